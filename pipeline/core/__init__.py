@@ -1,0 +1,1 @@
+"""Files, keys, manifests and engines: what every stage stands on."""

@@ -1,0 +1,530 @@
+"""The manifests: small JSON files that say what the files of a result are.
+
+An artifact is a frozen dataclass; `root` is the folder of its files and is not part of it, so a
+result can be moved. Its `content` is the digest of its logical content: every field, with each
+file standing by its own content digest and not by its encoding, size or SHA-256.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, TypeVar
+
+from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.keys import digest
+
+MANIFEST = "manifest.json"
+A = TypeVar("A", bound="Artifact")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of an artifact: its place below the root, its size, and two digests.
+
+    `content` is of what the file means (rows, ids, tensors); `sha256` only proves it whole.
+    """
+
+    path: str
+    num_bytes: int
+    content: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        pure = PurePosixPath(self.path)
+        if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in self.path:
+            raise ValueError(f"path is {self.path!r}; it must be relative and inside the artifact")
+        if self.num_bytes < 0:
+            raise ValueError(f"num_bytes is {self.num_bytes}; it must not be negative")
+
+    def logical(self) -> dict[str, Any]:
+        """What of this record belongs to the content of its artifact."""
+        return {"content": self.content}
+
+    @classmethod
+    def of(cls: type[F], root: Path, path: str, content: str | None = None, **more: Any) -> F:
+        """The record of the file at `root / path`; without `content`, its bytes are its content."""
+        sha256 = file_sha256(root / path)
+        size = (root / path).stat().st_size
+        return cls(path=path, num_bytes=size, content=content or sha256, sha256=sha256, **more)
+
+    def verify(self, root: Path) -> None:
+        """Check size and SHA-256.
+
+        Raises:
+            CorruptShard: the file is missing, is no plain file inside `root`, or differs.
+        """
+        path = root / self.path
+        if not path.is_file() or root.resolve() not in path.resolve().parents:
+            raise CorruptShard(path, None, "the file is missing from its artifact")
+        size = path.stat().st_size
+        if size != self.num_bytes:
+            raise CorruptShard(path, None, f"has {size} bytes; its manifest says {self.num_bytes}")
+        if file_sha256(path) != self.sha256:
+            raise CorruptShard(path, None, "its SHA-256 is not the one in its manifest")
+
+
+F = TypeVar("F", bound=StoredFile)
+
+
+@dataclass(frozen=True)
+class NamedFile(StoredFile):
+    """A file whose name is part of the content, as in a model folder others open by name."""
+
+    def logical(self) -> dict[str, Any]:
+        return {"path": self.path, "content": self.content}
+
+
+@dataclass(frozen=True)
+class Shard(StoredFile):
+    """A file of records; row i of shard k is one logical place in an artifact."""
+
+    num_records: int = 0
+
+    def logical(self) -> dict[str, Any]:
+        return {"content": self.content, "num_records": self.num_records}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Base of all manifests."""
+
+    root: Path = field(compare=False, repr=False)
+    content: str
+
+    KINDS: ClassVar[dict[str, type[Artifact]]] = {}
+    DERIVED: ClassVar[tuple[str, ...]] = ()  # fields that say where, not what
+
+    def __init_subclass__(cls) -> None:
+        Artifact.KINDS[cls.__name__] = cls
+
+    @classmethod
+    def of(cls: type[A], root: Path, **values: Any) -> A:
+        """Build the manifest from its fields, compute `content`, write `manifest.json`."""
+        draft = cls(root=Path(root), content="", **values)
+        made = dataclasses.replace(draft, content=draft.logical_digest())
+        write_json(Path(root) / MANIFEST, made.to_json())
+        return made
+
+    def logical_digest(self) -> str:
+        """Digest of what the artifact means, whatever the encoding of its files."""
+        form = {"artifact": type(self).__name__}
+        for each in dataclasses.fields(self):
+            if each.name not in ("root", "content", *self.DERIVED):
+                form[each.name] = _logical(getattr(self, each.name))
+        return digest(form)
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values, `artifact` and `content` first."""
+        form: dict[str, Any] = {"artifact": type(self).__name__, "content": self.content}
+        for each in dataclasses.fields(self):
+            if each.name not in ("root", "content"):
+                form[each.name] = _plain(getattr(self, each.name))
+        return form
+
+    @staticmethod
+    def load(root: Path) -> Artifact:
+        """Read the manifest in `root`; nothing it names is opened.
+
+        Raises:
+            CorruptShard: it is not a manifest, or its `content` is not the digest of its fields.
+        """
+        path = Path(root) / MANIFEST
+        try:
+            form = json.loads(path.read_text(encoding="utf-8"))
+            kind = Artifact.KINDS[form.pop("artifact")]
+            content = form.pop("content")
+            hints = typing.get_type_hints(kind)
+            names = {each.name for each in dataclasses.fields(kind)} - {"root", "content"}
+            if names != form.keys():
+                raise ValueError(f"its fields are {sorted(form)}; they must be {sorted(names)}")
+            values = {name: _built(hints[name], form[name], name) for name in names}
+            made = kind(root=Path(root), content=content, **values)
+        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise CorruptShard(path, None, f"not a manifest ({error})") from error
+        if made.logical_digest() != content:
+            raise CorruptShard(path, None, "its content digest is not that of its fields")
+        return made
+
+    def files(self) -> Iterator[StoredFile]:
+        """Every file the manifest names."""
+        for each in dataclasses.fields(self):
+            yield from _files(getattr(self, each.name))
+
+    def verify(self) -> None:
+        """Check every file against the manifest; raises CorruptShard for the first that differs."""
+        for each in self.files():
+            each.verify(self.root)
+
+    def canonical(self) -> dict[str, str]:
+        """An artifact stands in a content key by its content."""
+        return {"artifact": type(self).__name__, "content": self.content}
+
+
+# ---------------------------------------------------------------------------- text
+
+
+@dataclass(frozen=True)
+class SourceCount:
+    """What one source gave: the corpus's data sheet is made of these."""
+
+    source: str
+    licence: str
+    provenance: str
+    num_documents: int
+    num_text_bytes: int
+
+
+@dataclass(frozen=True)
+class Documents(Artifact):
+    """Text: Parquet shards of rows id, text, source, added, created, metadata (JSON text).
+
+    (source, id) is unique. `num_text_bytes` counts UTF-8. `num_malformed` records were set aside.
+    """
+
+    num_documents: int
+    num_text_bytes: int
+    sources: list[SourceCount]
+    shards: list[Shard]
+    num_malformed: int = 0
+
+
+@dataclass(frozen=True)
+class AttributeTable:
+    """What one tagger measured: a Parquet file a shard, row i about row i of the document shard.
+
+    `columns` gives each column's kind: "number" (float64 or int64) or "spans"
+    (list<struct<start: int32, end: int32, score: float64>>, half-open, in code points).
+    """
+
+    name: str
+    columns: dict[str, str]
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class Attributes(Artifact):
+    """Measures beside documents; a rule names a column as `<table>.<column>`.
+
+    `describes` is the content digest of the Documents.
+    """
+
+    describes: str
+    tables: list[AttributeTable]
+
+    def require_describes(self, documents: Documents) -> None:
+        """Raises MismatchedInputs unless these measures are of those documents."""
+        if self.describes != documents.content:
+            raise MismatchedInputs(
+                f"Attributes {self.content[:12]}",
+                f"Documents {documents.content[:12]}",
+                f"the attributes describe {self.describes[:12]}",
+            )
+
+
+@dataclass(frozen=True)
+class Questions(Artifact):
+    """Evaluation items: Parquet rows task, id, contexts, continuations, gold, text, licence."""
+
+    num_questions: int
+    tasks: dict[str, int]
+    licences: dict[str, str]
+    shards: list[Shard]
+
+
+# ---------------------------------------------------------------------------- tokens
+
+
+@dataclass(frozen=True)
+class Tokenizer(Artifact):
+    """A `tokenizer.json` that Hugging Face `tokenizers` loads, with its special ids named."""
+
+    file: StoredFile
+    vocab_size: int
+    end_id: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class TokenShard(Shard):
+    """Raw little-endian ids (`path`), and beside them `index_path`: a row a document.
+
+    `num_records` counts documents. The index has columns source, id, start, end (token offsets).
+    """
+
+    num_tokens: int = 0
+    index_path: str = ""
+    index_bytes: int = 0
+    index_sha256: str = ""
+
+    def verify(self, root: Path) -> None:
+        super().verify(root)
+        StoredFile(self.index_path, self.index_bytes, "", self.index_sha256).verify(root)
+
+
+@dataclass(frozen=True)
+class Tokens(Artifact):
+    """Token ids of documents, each ending in `end_id`."""
+
+    tokenizer: str  # content digest
+    dtype: str  # "uint16" or "uint32"
+    vocab_size: int
+    end_id: int
+    num_tokens: int
+    num_documents: int
+    sources: dict[str, int]  # tokens by source
+    shards: list[TokenShard]
+
+
+@dataclass(frozen=True)
+class MixPart:
+    """One of the Tokens of a mix: how many instances are drawn from it, in how many repeats."""
+
+    name: str
+    tokens: str  # content digest
+    num_instances: int  # it holds
+    num_drawn: int  # the mix reads of it in one epoch
+
+
+@dataclass(frozen=True)
+class TokenMix(Artifact):
+    """Several Tokens in given proportions: a manifest of its own that copies nothing.
+
+    `locations[i]` is the folder of part i relative to this one's root.
+    """
+
+    sequence_length: int
+    tokenizer: str
+    dtype: str
+    vocab_size: int
+    end_id: int
+    parts: list[MixPart]
+    locations: list[str]
+
+    DERIVED: ClassVar[tuple[str, ...]] = ("locations",)
+
+    def load_parts(self) -> list[Tokens]:
+        """The Tokens it draws on; raises CorruptShard where one is not what the mix was made of."""
+        loaded = []
+        for part, location in zip(self.parts, self.locations, strict=True):
+            tokens = Artifact.load(Path(os.path.normpath(self.root / location)))
+            if not isinstance(tokens, Tokens) or tokens.content != part.tokens:
+                raise CorruptShard(tokens.root, None, f"is not the part {part.name!r} of the mix")
+            loaded.append(tokens)
+        return loaded
+
+
+@dataclass(frozen=True)
+class OrderTable(Artifact):
+    """Who reads what and when: Parquet rows step, rank, row, part, source, id, start, end."""
+
+    num_steps: int
+    table: Shard
+
+
+@dataclass(frozen=True)
+class Examples(Artifact):
+    """Supervised sequences: Parquet rows id, input_ids (list<int32>), mask (list<int8>), num_answer_bytes.
+
+    Mask 1 marks a token that is learned.
+    """
+
+    tokenizer: str
+    num_examples: int
+    num_skipped: int  # longer than the limit, or with nothing to learn
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class Pairs(Artifact):
+    """Preferences: Parquet rows id, chosen_ids, chosen_mask, rejected_ids, rejected_mask,
+    chosen_bytes, rejected_bytes and, once computed, chosen_logprob, rejected_logprob (float64)
+    under the reference.
+    """
+
+    tokenizer: str
+    num_pairs: int
+    num_skipped: int
+    reference: str  # content digest of the reference's weights, "" before it is computed
+    shards: list[Shard]
+
+
+# ---------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved step of a series: its folder, and the digest of its weights."""
+
+    name: str  # "step000400"
+    step: int
+    num_tokens_seen: int
+    weights: str  # content digest of the weights alone
+
+
+@dataclass(frozen=True)
+class Checkpoints(Artifact):
+    """A view of a training series up to a step; the files stand in `<workspace>/series/<series>/`.
+
+    `<series>/step000400/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`.
+    """
+
+    series: str  # id: 64 hexadecimal digits
+    model: dict[str, Any]  # fields of OlmoConfig
+    tokenizer: str  # content digest
+    objective: str  # "next_token", "masked" or "dpo"
+    steps: list[Checkpoint]
+    history: StoredFile  # history.parquet, in this artifact's own folder
+
+    DERIVED: ClassVar[tuple[str, ...]] = ("series",)
+
+    @property
+    def series_root(self) -> Path:
+        """The folder of the series, found from where this manifest stands in the workspace."""
+        if len(self.series) != 64 or not set(self.series) <= set("0123456789abcdef"):
+            raise CorruptShard(self.root / MANIFEST, None, f"series is {self.series!r}, not an id")
+        return self.root.parent.parent / "series" / self.series
+
+    @property
+    def latest(self) -> Checkpoint:
+        return self.steps[-1]
+
+    def folder(self, checkpoint: Checkpoint) -> Path:
+        """Where the files of one checkpoint stand."""
+        return self.series_root / f"step{checkpoint.step:06d}"
+
+
+@dataclass(frozen=True)
+class Generations(Artifact):
+    """Text a model wrote: Parquet rows checkpoint, prompt, text, tokens, seed."""
+
+    settings: dict[str, Any]
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class HfModel(Artifact):
+    """A folder that `transformers` opens: config.json, model.safetensors, tokenizer.json."""
+
+    weights: str
+    model: dict[str, Any]
+    tokenizer: str
+    model_files: list[NamedFile]
+
+
+# ---------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class Scores(Artifact):
+    """Measures of checkpoints.
+
+    `answers`: a row a checkpoint, task and item. `scores`: rows model, step, task, metric, value,
+    unit, num_items, standard_error.
+    """
+
+    kind: str  # "rank" or "perplexity"
+    answers: Shard
+    scores: Shard
+
+
+@dataclass(frozen=True)
+class Report(Artifact):
+    """One page that needs no network."""
+
+    page: NamedFile
+
+
+# ---------------------------------------------------------------------------- JSON
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file under a temporary name, sync it and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, sort_keys=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        state = hashlib.sha256()
+        while block := file.read(1 << 20):
+            state.update(block)
+        return state.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def _logical(value: Any) -> Any:
+    if isinstance(value, StoredFile):
+        return value.logical()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _logical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, (list, tuple)):
+        return [_logical(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _logical(item) for name, item in value.items()}
+    return value
+
+
+def _files(value: Any) -> Iterator[StoredFile]:
+    if isinstance(value, StoredFile):
+        yield value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for each in dataclasses.fields(value):
+            yield from _files(getattr(value, each.name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _files(item)
+
+
+def _built(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _built(next(each for each in args if each is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
+        hints = typing.get_type_hints(hint)
+        names = {each.name for each in dataclasses.fields(hint)}
+        if names != value.keys():
+            raise ValueError(f"{path} has the fields {sorted(value)}; it must have {sorted(names)}")
+        return hint(**{n: _built(hints[n], value[n], f"{path}.{n}") for n in names})
+    if origin is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{path} is a {type(value).__name__}; it must be a list")
+        return [_built(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
+        return {name: _built(args[1], item, f"{path}.{name}") for name, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{path} is {value!r}; it must be of type {hint.__name__}")
+    return value

@@ -1,0 +1,57 @@
+"""The errors a caller can act on; everything else is a `ValueError` at construction or an `assert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PipelineError(Exception):
+    """The base of every error the pipeline raises on purpose."""
+
+
+class CorruptShard(PipelineError):
+    """A file breaks its own promise: not the size, digest, format or row it should be."""
+
+    def __init__(self, path: Path | str, record: int | str | None, reason: str) -> None:
+        place = f"{path}" if record is None else f"{path} record {record}"
+        super().__init__(f"{place}: {reason}")
+        self.path, self.record, self.reason = str(path), record, reason
+
+
+class MismatchedInputs(PipelineError):
+    """Two artifacts that do not belong together."""
+
+    def __init__(self, left: object, right: object, reason: str) -> None:
+        super().__init__(f"{left} and {right} do not belong together: {reason}")
+        self.left, self.right, self.reason = left, right, reason
+
+
+class MissingDependency(PipelineError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, needed_by: str) -> None:
+        super().__init__(
+            f"{needed_by} needs the package {package}, which is not installed; "
+            f"run: pip install {package}"
+        )
+        self.package, self.needed_by = package, needed_by
+
+
+class ShardFailed(PipelineError):
+    """The work on one shard failed; `__cause__` is the real error."""
+
+    def __init__(self, shard: object, error: BaseException) -> None:
+        super().__init__(f"shard {shard}: {type(error).__name__}: {error}")
+        self.shard = shard
+
+
+class DivergedTraining(PipelineError):
+    """The loss or the gradient norm is not finite."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        super().__init__(f"training diverged at step {step}: {reason}")
+        self.step, self.reason = step, reason
+
+
+class Unavailable(PipelineError):
+    """Outside data cannot be reached from this machine."""

@@ -1,0 +1,192 @@
+"""Parquet shards: written under a temporary name and renamed, with a digest of their rows.
+
+What has its final name is complete. The content digest is over the logical columns (names, types,
+lengths, values, nulls), so it does not depend on row groups, compression or the Parquet library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.artifacts import Shard, file_sha256
+from pipeline.core.errors import CorruptShard
+
+ROW_GROUP_BYTES = 16 << 20
+
+
+def shard_name(number: int, suffix: str = ".parquet") -> str:
+    """The file name of shard `number`."""
+    return f"{number:05d}{suffix}"
+
+
+class RowDigest:
+    """The content digest of a table, fed batch by batch; where batches begin does not matter."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self._columns = [(f.name, str(f.type), _ColumnDigest(f.type)) for f in schema]
+
+    def update(self, table: pa.Table | pa.RecordBatch) -> None:
+        for place, (_, _, state) in enumerate(self._columns):
+            column = table.column(place)
+            for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+                state.update(chunk)
+
+    def hexdigest(self) -> str:
+        whole = hashlib.sha256()
+        for name, kind, state in self._columns:
+            whole.update(f"{name}\0{kind}\0{state.hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+
+class _ColumnDigest:
+    """Separate running digests of a column's nulls, lengths and values."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self.kind = kind
+        self.valid, self.lengths, self.values = (hashlib.sha256() for _ in range(3))
+        self.below: list[_ColumnDigest] = []
+        if pa.types.is_struct(kind):
+            self.below = [_ColumnDigest(kind.field(i).type) for i in range(kind.num_fields)]
+        elif _is_list(kind):
+            self.below = [_ColumnDigest(kind.value_type)]
+
+    def update(self, array: pa.Array) -> None:
+        if len(array) == 0:
+            return
+        self.valid.update(np.asarray(array.is_valid()).astype(np.uint8).tobytes())
+        kind = self.kind
+        if pa.types.is_struct(kind):
+            for state, child in zip(self.below, array.flatten(), strict=True):
+                state.update(child)
+        elif _is_list(kind):
+            lengths = array.value_lengths().fill_null(0)
+            self.lengths.update(np.asarray(lengths).astype("<i8").tobytes())
+            self.below[0].update(array.flatten())
+        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            wide = array.fill_null("").cast(pa.large_string())
+            offsets = np.frombuffer(wide.buffers()[1], "<i8")[wide.offset :][: len(wide) + 1]
+            self.lengths.update(np.diff(offsets).tobytes())
+            if offsets[-1] > offsets[0]:
+                self.values.update(wide.buffers()[2][int(offsets[0]) : int(offsets[-1])])
+        else:
+            filled = array.fill_null(False if pa.types.is_boolean(kind) else 0)
+            plain = np.asarray(filled)
+            self.values.update(plain.astype(plain.dtype.newbyteorder("<")).tobytes())
+
+    def hexdigest(self) -> str:
+        whole = hashlib.sha256()
+        for state in (self.valid, self.lengths, self.values, *self.below):
+            whole.update(state.hexdigest().encode())
+        return whole.hexdigest()
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+class ShardWriter:
+    """Write one Parquet shard; on a clean exit it has its final name and `shard` is its record.
+
+    with ShardWriter(root, "00000.parquet", schema) as writer:
+        writer.write(table)
+    writer.shard
+    """
+
+    def __init__(self, root: Path, path: str, schema: pa.Schema) -> None:
+        self.root, self.path, self.schema = Path(root), path, schema
+        self.shard: Shard
+        self.num_records = 0
+        self._digest = RowDigest(schema)
+        self._final = self.root / path
+        self._final.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
+        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+
+    def write(self, rows: pa.Table | pa.RecordBatch | dict[str, list[Any]]) -> None:
+        """Add rows; a dict of columns is converted with the shard's schema."""
+        if isinstance(rows, dict):
+            rows = pa.table(rows, schema=self.schema)
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        table = table.select(self.schema.names).cast(self.schema)
+        self._digest.update(table)
+        self.num_records += table.num_rows
+        per_row = max(1, table.nbytes // max(1, table.num_rows))
+        self._writer.write_table(table, row_group_size=max(1, ROW_GROUP_BYTES // per_row))
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+        if kind is not None:
+            self._temporary.unlink(missing_ok=True)
+            return
+        with open(self._temporary, "rb") as file:
+            os.fsync(file.fileno())
+        size, sha256 = self._temporary.stat().st_size, file_sha256(self._temporary)
+        os.replace(self._temporary, self._final)
+        self.shard = Shard(self.path, size, self._digest.hexdigest(), sha256, self.num_records)
+
+
+def write_shard(
+    root: Path, path: str, rows: dict[str, list[Any]] | pa.Table, schema: pa.Schema
+) -> Shard:
+    """Write one whole Parquet shard."""
+    with ShardWriter(root, path, schema) as writer:
+        writer.write(rows)
+    return writer.shard
+
+
+def read_shard(root: Path, shard: Shard, columns: list[str] | None = None) -> pa.Table:
+    """Read one shard whole.
+
+    Raises:
+        CorruptShard: its size is not the manifest's, it is not Parquet, or rows are missing.
+    """
+    with _opened(root, shard) as file:
+        try:
+            table = file.read(columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
+    return table
+
+
+def read_batches(
+    root: Path, shard: Shard, columns: list[str] | None = None, batch_rows: int = 1024
+) -> Iterator[pa.RecordBatch]:
+    """Read one shard in batches of at most `batch_rows` rows, in order, with flat memory."""
+    with _opened(root, shard) as file:
+        try:
+            yield from file.iter_batches(batch_size=batch_rows, columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
+
+
+def _opened(root: Path, shard: Shard) -> pq.ParquetFile:
+    path = Path(root) / shard.path
+    try:
+        size = path.stat().st_size
+        if size != shard.num_bytes:
+            raise CorruptShard(path, None, f"has {size} bytes; its manifest says {shard.num_bytes}")
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptShard(path, None, f"not readable ({error})") from error
+    rows = file.metadata.num_rows
+    if rows != shard.num_records:
+        raise CorruptShard(path, None, f"has {rows} rows; its manifest says {shard.num_records}")
+    return file
