@@ -1,0 +1,1 @@
+"""Where results live and who may use them; knows nothing of Tango."""
