@@ -1,0 +1,1 @@
+"""Text to integers: tokenizers, token shards, mixtures, reading order and conversations."""

@@ -1,0 +1,356 @@
+"""Conversations and preferences become token ids with a mask of what is learned.
+
+Only what an assistant says, and the end token after it, is learned. The pieces of a conversation
+are tokenized apart, so that the mask is exact: no token is half learned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tokenizers
+from numpy.typing import NDArray
+
+from pipeline.core.artifacts import Documents, Examples, Pairs, Shard, Tokenizer
+from pipeline.core.engine import LOCAL, Engine
+from pipeline.core.errors import CorruptShard
+from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
+from pipeline.tokens.order import IntArray, Order
+from pipeline.tokens.tokenizer import encode, load_tokenizer
+
+Message = dict[str, str]  # role and content
+IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
+EXAMPLE = pa.schema(
+    [("id", pa.string()), ("input_ids", IDS), ("mask", MASK), ("num_answer_bytes", pa.int64())]
+)
+PAIR = pa.schema(
+    [("id", pa.string())]
+    + [("chosen_ids", IDS), ("chosen_mask", MASK), ("rejected_ids", IDS), ("rejected_mask", MASK)]
+    + [("chosen_bytes", pa.int64()), ("rejected_bytes", pa.int64())]
+    + [("chosen_logprob", pa.float64()), ("rejected_logprob", pa.float64())]
+)
+ROLES = ("system", "user", "assistant")
+BATCH_DOCUMENTS = 256
+
+
+def render(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    loaded: tokenizers.Tokenizer | None = None,
+    *,
+    learn_from: int = 0,
+) -> tuple[list[int], list[int]]:
+    """The ids of a conversation, the end token in front, and its mask: 1 where it is learned.
+
+    Args:
+        loaded: what `load_tokenizer` gave, for whoever renders more than one.
+        learn_from: the first message that may be learned.
+
+    Raises:
+        ValueError: a message is malformed.
+
+    Source: Wang et al. 2023, "How Far Can Camels Go?", 3.2; the code is `allenai/open-instruct`,
+        `_concat_messages` and `encode_with_messages_format`.
+    Differs: pieces are tokenized apart; the newline after an answer's end token is not learned;
+        text that spells a special token is ordinary text.
+    """
+    pieces = _pieces(_checked(messages), learn_from)
+    encoded = encode(loaded or load_tokenizer(tokenizer), [text for text, _, _ in pieces])
+    ids, mask = [tokenizer.end_id], [0]
+    for (_, learned, ends), piece in zip(pieces, encoded, strict=True):
+        ids += piece
+        mask += [int(learned)] * len(piece)
+        if ends:
+            ids.append(tokenizer.end_id)
+            mask.append(int(learned))
+    return ids, mask
+
+
+def prepare_examples(
+    documents: Documents,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    out: Path,
+    engine: Engine = LOCAL,
+) -> Examples:
+    """Render the conversation in each document's metadata, `messages`.
+
+    One longer than `max_length` tokens, or with no answer to learn, is counted in `num_skipped`.
+
+    Raises:
+        CorruptShard: a document has no well-formed conversation.
+    """
+    shards, num_skipped = _prepare(
+        documents, tokenizer, _example, EXAMPLE, max_length, Path(out), engine
+    )
+    return Examples.of(
+        Path(out),
+        tokenizer=tokenizer.content,
+        num_examples=sum(each.num_records for each in shards),
+        num_skipped=num_skipped,
+        shards=shards,
+    )
+
+
+def prepare_pairs(
+    documents: Documents,
+    tokenizer: Tokenizer,
+    *,
+    max_length: int,
+    out: Path,
+    engine: Engine = LOCAL,
+) -> Pairs:
+    """Render the preference in each document's metadata: `prompt`, `chosen` and `rejected`.
+
+    The prompt is a list of messages, the other two are answers to it; only they are learned. A pair
+    is counted in `num_skipped` where either side is longer than `max_length` tokens or is empty.
+    The log-probabilities are null until a reference computes them.
+
+    Raises:
+        CorruptShard: a document has no well-formed preference.
+    """
+    shards, num_skipped = _prepare(documents, tokenizer, _pair, PAIR, max_length, Path(out), engine)
+    return Pairs.of(
+        Path(out),
+        tokenizer=tokenizer.content,
+        num_pairs=sum(each.num_records for each in shards),
+        num_skipped=num_skipped,
+        reference="",
+        shards=shards,
+    )
+
+
+class ExampleBatches:
+    """Batches of examples in the order of a seed; rows are read when first asked for.
+
+    Args:
+        batch_size: examples of one optimizer step, over all ranks.
+        pad_id: what rows are filled with on the right, with mask 0.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, seed: int, pad_id: int = 0) -> None:
+        self.examples, self.pad_id = examples, pad_id
+        self.order = Order(examples.num_examples, batch_size, seed)
+        self._rows = _Rows(examples.root, examples.shards)
+
+    @property
+    def num_items(self) -> int:
+        """The examples of one epoch."""
+        return self.order.num_instances
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps that read every example."""
+        return self.order.steps_per_epoch
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, IntArray]:
+        """What `rank` reads at `step`.
+
+        Returns:
+            `input_ids` and `mask`, int64 [B, T], T the longest of these B rows.
+        """
+        rows = self._rows.read(self.order.at(step, rank, world_size), ["input_ids", "mask"])
+        return {
+            "input_ids": _padded([row["input_ids"] for row in rows], self.pad_id),
+            "mask": _padded([row["mask"] for row in rows], 0),
+        }
+
+
+class PairBatches:
+    """Batches of pairs in the order of a seed; rows are read when first asked for.
+
+    Args:
+        batch_size: pairs of one optimizer step, over all ranks.
+        pad_id: what rows are filled with on the right, with mask 0.
+    """
+
+    def __init__(self, pairs: Pairs, batch_size: int, seed: int, pad_id: int = 0) -> None:
+        self.pairs, self.pad_id = pairs, pad_id
+        self.order = Order(pairs.num_pairs, batch_size, seed)
+        self._rows = _Rows(pairs.root, pairs.shards)
+
+    @property
+    def num_items(self) -> int:
+        """The pairs of one epoch."""
+        return self.order.num_instances
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps that read every pair."""
+        return self.order.steps_per_epoch
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, NDArray[Any]]:
+        """What `rank` reads at `step`: the chosen of its B pairs, then their rejected.
+
+        Returns:
+            `input_ids` and `mask`, int64 [2B, T]; `reference`, float64 [2B], in nats, NaN before
+            the reference is computed.
+        """
+        names = PAIR.names[1:5] + PAIR.names[7:]
+        rows = self._rows.read(self.order.at(step, rank, world_size), names)
+        both = [(row, side) for side in ("chosen", "rejected") for row in rows]
+        return {
+            "input_ids": _padded([row[f"{side}_ids"] for row, side in both], self.pad_id),
+            "mask": _padded([row[f"{side}_mask"] for row, side in both], 0),
+            "reference": np.array([row[f"{side}_logprob"] for row, side in both], np.float64),
+        }
+
+
+class _Rows:
+    """Rows of an artifact's shards by number; a shard is read when first needed."""
+
+    def __init__(self, root: Path, shards: list[Shard]) -> None:
+        self.root, self.shards = root, shards
+        self.starts = np.cumsum([0, *(shard.num_records for shard in shards)])
+        self._tables: dict[int, pa.Table] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_tables": {}}
+
+    def read(self, numbers: Iterable[int], columns: list[str]) -> list[dict[str, Any]]:
+        """The rows of these numbers, in their order."""
+        rows = []
+        for number in numbers:
+            place = int(np.searchsorted(self.starts, number, side="right")) - 1
+            if place not in self._tables:
+                self._tables[place] = read_shard(self.root, self.shards[place])
+            table = self._tables[place].slice(int(number - self.starts[place]), 1)
+            rows += table.select(columns).to_pylist()
+        return rows
+
+
+def _padded(rows: list[list[int]], fill: int) -> IntArray:
+    array = np.full((len(rows), max(map(len, rows), default=0)), fill, np.int64)
+    for place, row in enumerate(rows):
+        array[place, : len(row)] = row
+    return array
+
+
+# ---------------------------------------------------------------------------- rendering
+
+
+def _pieces(messages: Sequence[Message], learn_from: int) -> list[tuple[str, bool, bool]]:
+    """Text to tokenize apart: is it learned, and does the end token follow?"""
+    pieces, pending = [], ""
+    for place, message in enumerate(messages):
+        content = message["content"].strip()
+        pending += f"<|{message['role']}|>\n"
+        if message["role"] == "assistant":
+            pieces += [(pending, False, False), (content, place >= learn_from, True)]
+            pending = "\n"
+        else:
+            pending += content + "\n"
+    return [*pieces, (pending.rstrip(), False, False)]  # the whole is stripped
+
+
+def _checked(messages: object) -> Sequence[Message]:
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise ValueError("messages is no list of messages; it must be one and not empty")
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise ValueError(f"message {place} is a {type(message).__name__}; must be an object")
+        if message.get("role") not in ROLES:
+            raise ValueError(f"role of message {place} is {message.get('role')!r}; one of {ROLES}")
+        if not isinstance(message.get("content"), str):
+            raise ValueError(f"content of message {place} is not text")
+    return messages
+
+
+def _num_answer_bytes(messages: Sequence[Message]) -> int:
+    said = (each["content"].strip() for each in messages if each["role"] == "assistant")
+    return sum(len(each.encode()) for each in said)
+
+
+# ---------------------------------------------------------------------------- shards
+
+Row = dict[str, Any]
+MakeRow = Callable[[Row, Tokenizer, tokenizers.Tokenizer, int], "Row | None"]
+
+
+def _example(
+    metadata: Row, tokenizer: Tokenizer, loaded: tokenizers.Tokenizer, max_length: int
+) -> Row | None:
+    messages = _checked(metadata.get("messages"))
+    ids, mask = render(messages, tokenizer, loaded)
+    num_bytes = _num_answer_bytes(messages)
+    if len(ids) > max_length or not num_bytes:
+        return None
+    return {"input_ids": ids, "mask": mask, "num_answer_bytes": num_bytes}
+
+
+def _pair(
+    metadata: Row, tokenizer: Tokenizer, loaded: tokenizers.Tokenizer, max_length: int
+) -> Row | None:
+    prompt = list(_checked(metadata.get("prompt")))
+    row: Row = {"chosen_logprob": None, "rejected_logprob": None}
+    kept = True
+    for side in ("chosen", "rejected"):
+        answer = metadata.get(side)
+        if not isinstance(answer, str):
+            raise ValueError(f"{side} is not text")
+        messages = [*prompt, {"role": "assistant", "content": answer}]
+        ids, mask = render(messages, tokenizer, loaded, learn_from=len(prompt))
+        num_bytes = len(answer.strip().encode())
+        kept = kept and len(ids) <= max_length and num_bytes > 0
+        row |= {f"{side}_ids": ids, f"{side}_mask": mask, f"{side}_bytes": num_bytes}
+    return row if kept else None
+
+
+@dataclass(frozen=True)
+class _PrepareShard:
+    documents: Documents
+    tokenizer: Tokenizer
+    make: MakeRow
+    schema: pa.Schema
+    max_length: int
+    out: Path
+
+    def __call__(self, number: int) -> tuple[Shard, int]:
+        shard, num_skipped = self.documents.shards[number], 0
+        loaded = load_tokenizer(self.tokenizer)
+        with ShardWriter(self.out, shard_name(number), self.schema) as writer:
+            columns = ["id", "metadata"]
+            for batch in read_batches(self.documents.root, shard, columns, BATCH_DOCUMENTS):
+                rows = []
+                for document in batch.to_pylist():
+                    row = self._made(shard, document, loaded)
+                    if row is None:
+                        num_skipped += 1
+                    else:
+                        rows.append({"id": document["id"], **row})
+                writer.write(pa.Table.from_pylist(rows, schema=self.schema))
+        return writer.shard, num_skipped
+
+    def _made(self, shard: Shard, document: Row, loaded: tokenizers.Tokenizer) -> Row | None:
+        try:
+            metadata = json.loads(document["metadata"] or "{}")
+            if not isinstance(metadata, dict):
+                raise ValueError("metadata is not an object")
+            return self.make(metadata, self.tokenizer, loaded, self.max_length)
+        except ValueError as error:
+            path = self.documents.root / shard.path
+            raise CorruptShard(path, document["id"], str(error)) from error
+
+
+def _prepare(
+    documents: Documents,
+    tokenizer: Tokenizer,
+    make: MakeRow,
+    schema: pa.Schema,
+    max_length: int,
+    out: Path,
+    engine: Engine,
+) -> tuple[list[Shard], int]:
+    if max_length < 2:
+        raise ValueError(f"max_length is {max_length}; it must be at least 2")
+    out.mkdir(parents=True, exist_ok=True)
+    work = _PrepareShard(documents, tokenizer, make, schema, max_length, out)
+    finished = engine.map(work, range(len(documents.shards)), label="prepare")
+    return [shard for shard, _ in finished], sum(skipped for _, skipped in finished)

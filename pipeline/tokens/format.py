@@ -1,0 +1,136 @@
+"""A token shard: raw little-endian ids that OLMo's own loader reads, and a row a document beside.
+
+The ids are `00000.npy`, which by OLMo's custom has no NumPy header; `00000.idx.parquet` has rows
+source, id, start, end, where start and end are places in the shard, the end token included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.core.artifacts import Shard, TokenShard
+from pipeline.core.errors import CorruptShard
+from pipeline.core.keys import digest
+from pipeline.core.shards import ShardWriter, read_shard, shard_name
+
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+INDEX = pa.schema(
+    [("source", pa.string()), ("id", pa.string()), ("start", pa.int64()), ("end", pa.int64())]
+)
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The narrowest dtype for ids below `vocab_size`: "uint16" or "uint32"."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+class TokenShardWriter:
+    """Write one token shard; on a clean exit both files have their names and `shard` is the record.
+
+    with TokenShardWriter(root, 0, "uint16") as writer:
+        writer.write(["books"], ["moby-dick"], [[17, 4, 0]])
+    writer.shard
+    """
+
+    def __init__(self, root: Path, number: int, dtype: str) -> None:
+        self.root, self.dtype, self.number = Path(root), dtype, number
+        self.shard: TokenShard
+        self.num_tokens = 0
+        self._type = DTYPES[dtype]
+        self._sha256 = hashlib.sha256()
+        self._index = ShardWriter(self.root, shard_name(number, ".idx.parquet"), INDEX)
+        self._final = self.root / shard_name(number, ".npy")
+        self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
+        self._file = open(self._temporary, "wb")
+
+    def write(
+        self, sources: Sequence[str], names: Sequence[str], token_ids: Sequence[Sequence[int]]
+    ) -> None:
+        """Add documents: where each is from, its id there, and its token ids.
+
+        Raises:
+            ValueError: a token id does not fit the dtype.
+        """
+        if not token_ids:
+            return
+        lengths = np.array([len(each) for each in token_ids], np.int64)
+        flat = np.concatenate([np.asarray(each, np.int64) for each in token_ids])
+        if flat.size and not 0 <= flat.min() <= flat.max() <= np.iinfo(self._type).max:
+            raise ValueError(f"token ids are {flat.min()} to {flat.max()}; must fit {self.dtype}")
+        ends = self.num_tokens + np.cumsum(lengths)
+        columns = {"source": list(sources), "id": list(names), "start": ends - lengths, "end": ends}
+        self._index.write(pa.table(columns, schema=INDEX))
+        content = flat.astype(self._type).tobytes()
+        self._sha256.update(content)
+        self._file.write(content)
+        self.num_tokens += flat.size
+
+    def __enter__(self) -> TokenShardWriter:
+        self._index.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._index.__exit__(kind, error, trace)
+        if kind is not None:
+            self._temporary.unlink(missing_ok=True)
+            return
+        os.replace(self._temporary, self._final)
+        index, sha256 = self._index.shard, self._sha256.hexdigest()
+        self.shard = TokenShard(
+            path=self._final.name,
+            num_bytes=self.num_tokens * self._type.itemsize,
+            content=digest({"ids": sha256, "dtype": self.dtype, "index": index.content}),
+            sha256=sha256,
+            num_records=index.num_records,
+            num_tokens=self.num_tokens,
+            index_path=index.path,
+            index_bytes=index.num_bytes,
+            index_sha256=index.sha256,
+        )
+
+
+def open_ids(tokens_root: Path, shard: TokenShard, dtype: str) -> NDArray[Any]:
+    """The ids of a shard as a read-only memory map; its digest is not computed.
+
+    Raises:
+        CorruptShard: it is missing, or its size is not the manifest's.
+    """
+    path = Path(tokens_root) / shard.path
+    must = shard.num_tokens * DTYPES[dtype].itemsize
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CorruptShard(path, None, f"not readable ({error})") from error
+    if not size == must == shard.num_bytes:
+        reason = f"has {size} bytes; {shard.num_tokens} {dtype} tokens must have {must}"
+        raise CorruptShard(path, None, reason)
+    if size == 0:  # which cannot be mapped
+        return np.empty(0, DTYPES[dtype])
+    return np.memmap(path, DTYPES[dtype], "r")
+
+
+def read_index(tokens_root: Path, shard: TokenShard) -> pa.Table:
+    """The index of a shard: source, id, start, end, a row a document.
+
+    Raises:
+        CorruptShard: it is missing, not the manifest's size, or lacks rows.
+    """
+    index = Shard(shard.index_path, shard.index_bytes, "", shard.index_sha256, shard.num_records)
+    return read_shard(tokens_root, index)

@@ -1,0 +1,302 @@
+"""Which instance is read at step s by rank r, and back: a pure function, not a state.
+
+A Feistel network keyed by (seed, epoch) permutes the instances of an epoch, so any place of 10⁹ is
+found without a shuffled array, and so is the place of any instance. Epochs follow each other
+without a gap: a batch may hold the end of one and the beginning of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.core.artifacts import OrderTable, TokenMix, Tokens
+from pipeline.core.shards import ShardWriter
+from pipeline.tokens.format import open_ids, read_index
+
+IntArray = NDArray[np.int64]
+WordArray = NDArray[np.uint64]
+
+NUM_ROUNDS = 8
+GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
+WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """The reading order of `num_instances` in batches, epoch after epoch.
+
+    Args:
+        num_instances: of one epoch.
+        batch_instances: of one optimizer step, over all ranks.
+        seed: 0 to 2**63 - 1.
+    """
+
+    num_instances: int
+    batch_instances: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("num_instances", "batch_instances"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps that read every instance; the last may begin the next epoch."""
+        return -(-self.num_instances // self.batch_instances)
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
+        """Instances read by `rank` at `step`, from 0: every `world_size`-th row of the batch."""
+        if step < 0:
+            raise ValueError(f"step is {step}; it must be at least 0")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank is {rank}; it must be from 0 to {world_size - 1}")
+        first = step * self.batch_instances
+        places = np.arange(first + rank, first + self.batch_instances, world_size, dtype=np.int64)
+        epochs, places = np.divmod(places, self.num_instances)
+        return self.shuffle(places, epochs)
+
+    def when(self, instance: int, epoch: int = 0) -> tuple[int, int]:
+        """The step, and the row of its batch, that read an instance in an epoch."""
+        place = epoch * self.num_instances + int(self.place(instance, epoch)[0])
+        return divmod(place, self.batch_instances)
+
+    def shuffle(self, places: ArrayLike, epochs: ArrayLike) -> IntArray:
+        """The instances at places of their epochs, shape of `places`, at least 1-d.
+
+        Source: Luby and Rackoff 1988 (the network); Black and Rogaway 2002, "Ciphers with Arbitrary
+            Finite Domains", 3 (cycle walking); Steele et al. 2014 (SplitMix64, the round function).
+        """
+        return self._walk(places, epochs, range(NUM_ROUNDS))
+
+    def place(self, instances: ArrayLike, epochs: ArrayLike) -> IntArray:
+        """The places in their epochs of instances: the inverse of `shuffle`."""
+        return self._walk(instances, epochs, range(NUM_ROUNDS - 1, -1, -1))
+
+    def _walk(self, numbers: ArrayLike, epochs: ArrayLike, rounds: range) -> IntArray:
+        given = np.atleast_1d(np.asarray(numbers, np.int64))
+        if given.size and not 0 <= given.min() <= given.max() < self.num_instances:
+            raise ValueError(
+                f"places are {given.min()} to {given.max()}; "
+                f"they must be from 0 to {self.num_instances - 1}"
+            )
+        wide = np.broadcast_to(np.asarray(epochs, np.int64), given.shape).astype(np.uint64)
+        seeds = scrambled(scrambled(np.full(given.shape, self.seed, np.uint64)) ^ wide)
+        values = self._rounds(given.astype(np.uint64), seeds, rounds)
+        # the network permutes a power of two below twice the size: walk on until inside
+        while (outside := np.flatnonzero(values >= np.uint64(self.num_instances))).size:
+            values.flat[outside] = self._rounds(values.flat[outside], seeds.flat[outside], rounds)
+        return values.astype(np.int64)
+
+    def _rounds(self, values: WordArray, seeds: WordArray, rounds: range) -> WordArray:
+        num_bits = max(2, (self.num_instances - 1).bit_length())
+        low_bits = np.uint64(num_bits // 2)
+        low_mask = np.uint64((1 << int(low_bits)) - 1)
+        high_mask = np.uint64((1 << (num_bits - int(low_bits))) - 1)
+        high, low = values >> low_bits, values & low_mask
+        for number in rounds:
+            key = seeds + np.uint64((number + 1) * GOLDEN & WORD)
+            if number % 2:
+                low = low ^ (scrambled(high ^ key) & low_mask)
+            else:
+                high = high ^ (scrambled(low ^ key) & high_mask)
+        return (high << low_bits) | low
+
+
+def scrambled(words: WordArray) -> WordArray:
+    """SplitMix64's output function, a bijection of 64-bit words.
+
+    Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators", figure 14.
+    """
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+class Piece(NamedTuple):
+    """Part of a document in an instance; start and end are token offsets in the document."""
+
+    part: str
+    source: str
+    id: str
+    start: int
+    end: int
+
+
+class MixReader:
+    """The instances of a mix by number; files are opened when first read, so it can be pickled."""
+
+    def __init__(self, mix: TokenMix) -> None:
+        self.mix = mix
+        self.num_instances = sum(part.num_drawn for part in mix.parts)
+        self._ends = np.cumsum([part.num_drawn for part in mix.parts])
+        self._parts: list[_PartReader] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_parts": None}
+
+    @property
+    def parts(self) -> list[_PartReader]:
+        """A reader of each part."""
+        if self._parts is None:
+            self._parts = [_PartReader(each) for each in self.mix.load_parts()]
+        return self._parts
+
+    def locate(self, instance: int) -> tuple[int, int]:
+        """The part of an instance of the mix, and the number of the instance in the part."""
+        if not 0 <= instance < self.num_instances:
+            raise ValueError(
+                f"instance is {instance}; it must be from 0 to {self.num_instances - 1}"
+            )
+        place = int(np.searchsorted(self._ends, instance, side="right"))
+        part = self.mix.parts[place]
+        return place, (instance - int(self._ends[place]) + part.num_drawn) % part.num_instances
+
+    def read(self, instances: IntArray) -> IntArray:
+        """The token ids of instances, one a row."""
+        length = self.mix.sequence_length
+        rows = np.empty((len(instances), length), np.int64)
+        for row, instance in zip(rows, instances, strict=True):
+            place, number = self.locate(int(instance))
+            self.parts[place].read(number * length, row)
+        return rows
+
+    def pieces(self, instance: int) -> Iterator[Piece]:
+        """The documents an instance holds, in order."""
+        length = self.mix.sequence_length
+        place, number = self.locate(instance)
+        name = self.mix.parts[place].name
+        for source, document, start, end in self.parts[place].pieces(number * length, length):
+            yield Piece(name, source, document, start, end)
+
+
+class _PartReader:
+    """Tokens as one long run of ids."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.starts = np.cumsum([0, *(shard.num_tokens for shard in tokens.shards)])
+        self._maps: dict[int, NDArray[Any]] = {}
+        self._index = lru_cache(maxsize=16)(self._read_index)
+
+    def read(self, start: int, row: IntArray) -> None:
+        """Fill `row` with the ids from `start` on."""
+        filled = 0
+        for number, low, high in self._spans(start, len(row)):
+            if number not in self._maps:
+                shard = self.tokens.shards[number]
+                self._maps[number] = open_ids(self.tokens.root, shard, self.tokens.dtype)
+            row[filled : filled + high - low] = self._maps[number][low:high]
+            filled += high - low
+        assert filled == len(row), f"{filled} tokens from {start}"
+
+    def pieces(self, start: int, length: int) -> Iterator[tuple[str, str, int, int]]:
+        """Source, id, and token offsets in the document, of what a run of ids holds."""
+        for number, low, high in self._spans(start, length):
+            table, starts, ends = self._index(number)
+            first = int(np.searchsorted(ends, low, side="right"))
+            last = int(np.searchsorted(starts, high, side="left"))
+            rows = table.slice(first, last - first).select(["source", "id"]).to_pylist()
+            for place, row in enumerate(rows, first):
+                begin, end = int(starts[place]), int(ends[place])
+                yield row["source"], row["id"], max(low, begin) - begin, min(high, end) - begin
+
+    def _spans(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Shard, and first and last offset in it, of a run of ids that may cross shards."""
+        stop = start + length
+        number = int(np.searchsorted(self.starts, start, side="right")) - 1
+        while start < stop and number < len(self.tokens.shards):
+            base, end = int(self.starts[number]), min(stop, int(self.starts[number + 1]))
+            if end > start:
+                yield number, start - base, end - base
+                start = end
+            number += 1
+
+    def _read_index(self, number: int) -> tuple[pa.Table, IntArray, IntArray]:
+        table = read_index(self.tokens.root, self.tokens.shards[number])
+        return table, table["start"].to_numpy(), table["end"].to_numpy()
+
+
+class TokenBatches:
+    """Batches of a mix, in the order of a seed.
+
+    Args:
+        batch_instances: of one optimizer step, over all ranks.
+    """
+
+    def __init__(self, mix: TokenMix, batch_instances: int, seed: int) -> None:
+        self.mix = mix
+        self.reader = MixReader(mix)
+        self.order = Order(self.reader.num_instances, batch_instances, seed)
+
+    @property
+    def num_instances(self) -> int:
+        """The instances of one epoch."""
+        return self.order.num_instances
+
+    @property
+    def num_items(self) -> int:
+        """As `num_instances`, under the name all batches have."""
+        return self.order.num_instances
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The steps that read every instance."""
+        return self.order.steps_per_epoch
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
+        """Token ids read by `rank` at `step`.
+
+        Returns:
+            int64 ids, a row an instance: [rows of this rank, sequence_length].
+        """
+        return self.reader.read(self.order.at(step, rank, world_size))
+
+
+ORDER = pa.schema(
+    [(name, pa.int64()) for name in ("step", "rank", "row")]
+    + [(name, pa.string()) for name in ("part", "source", "id")]
+    + [(name, pa.int64()) for name in ("start", "end")]
+)
+
+
+def inspect_order(
+    mix: TokenMix,
+    *,
+    batch_instances: int,
+    seed: int,
+    num_steps: int,
+    out: Path,
+    first_step: int = 0,
+    world_size: int = 1,
+) -> OrderTable:
+    """Tell which documents `num_steps` steps read: a row a document in an instance.
+
+    `row` is of the whole batch, so step and row do not depend on `world_size`; `rank` reads it.
+    `start` and `end` are token offsets in the document, its end token included.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; it must be at least 1")
+    if world_size < 1:
+        raise ValueError(f"world_size is {world_size}; it must be at least 1")
+    batches = TokenBatches(mix, batch_instances, seed)
+    with ShardWriter(Path(out), "order.parquet", ORDER) as writer:
+        for step in range(first_step, first_step + num_steps):
+            rows = [
+                (step, row % world_size, row, *piece)
+                for row, instance in enumerate(batches.order.at(step))
+                for piece in batches.reader.pieces(int(instance))
+            ]
+            columns = zip(*rows, strict=True)
+            writer.write({n: list(c) for n, c in zip(ORDER.names, columns, strict=True)})
+    return OrderTable.of(Path(out), num_steps=num_steps, table=writer.shard)

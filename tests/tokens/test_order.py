@@ -1,0 +1,116 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.shards import read_shard
+from pipeline.tokens.mixing import mix_tokens
+from pipeline.tokens.order import Order, TokenBatches, inspect_order
+from tests.tokens.test_mixing import write_tokens
+
+sizes = st.integers(1, 300)
+seeds = st.integers(0, 2**63 - 1)
+epochs = st.integers(0, 10**6)
+
+
+@given(sizes, seeds, epochs)
+def test_an_epoch_is_a_permutation(size, seed, epoch):
+    shuffled = Order(size, 1, seed).shuffle(np.arange(size), epoch)
+    assert sorted(shuffled) == list(range(size))
+
+
+@given(st.integers(1, 1 << 62), seeds, epochs, st.data())
+def test_place_is_the_inverse_of_shuffle(size, seed, epoch, data):
+    places = data.draw(st.lists(st.integers(0, size - 1), max_size=5))
+    order = Order(size, 1, seed)
+    assert order.place(order.shuffle(places, epoch), epoch).tolist() == places
+
+
+@given(sizes, st.integers(1, 40), st.integers(0, 50), st.integers(1, 50), seeds)
+def test_ranks_of_any_world_size_read_one_batch(size, batch, step, world_size, seed):
+    order = Order(size, batch, seed)
+    whole = order.at(step)
+    assert len(whole) == batch
+    for rank in range(world_size):
+        assert order.at(step, rank, world_size).tolist() == whole[rank::world_size].tolist()
+
+
+@given(sizes, st.integers(1, 40), st.integers(0, 50), seeds)
+def test_when_finds_the_step_and_row_that_read_an_instance(size, batch, step, seed):
+    order = Order(size, batch, seed)
+    for row, instance in enumerate(order.at(step)):
+        epoch = (step * batch + row) // size
+        assert order.when(int(instance), epoch) == (step, row)
+
+
+def test_the_order_is_the_reviewed_one():
+    assert Order(10, 4, 0).at(0).tolist() == GOLDEN_TEN
+    assert Order(1_200_000_000, 4, 6198).at(500_000_000).tolist() == GOLDEN_BILLION
+    assert Order(1 << 33, 3, 1).at(7).tolist() == GOLDEN_POWER
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {
+        tuple(Order(100, 100, seed).at(epoch).tolist()) for seed in range(9) for epoch in range(9)
+    }
+    assert len(orders) == 81
+
+
+@pytest.mark.parametrize("size", [3, 5, 10, 24])
+def test_every_instance_is_equally_likely_at_every_place(size):
+    num_epochs = 4000
+    order = Order(size, 1, 7)
+    places = np.tile(np.arange(size), num_epochs)
+    which = order.shuffle(places, np.repeat(np.arange(num_epochs), size))
+    counts = np.zeros((size, size))
+    np.add.at(counts, (places, which), 1)
+    expected = num_epochs / size
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = (size - 1) ** 2
+    assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom) + 5
+
+
+@pytest.mark.parametrize("values", [(0, 1, 0), (1, 0, 0), (1, 1, -1), (1, 1, 1 << 63)])
+def test_an_impossible_order_is_refused(values):
+    with pytest.raises(ValueError, match="it must be"):
+        Order(*values)
+
+
+def test_batches_hold_the_chunks_of_parts_that_cross_shards_and_repeat(tmp_path):
+    one = write_tokens(tmp_path / "cache" / "a", [[[1, 2, 3], [4]], [], [[5, 6, 7, 8, 9]]])
+    two = write_tokens(tmp_path / "cache" / "b", [[[11, 12, 13, 14, 15, 16, 17]]])
+    repeats = {"one": 2}
+    mix = mix_tokens(
+        {"one": one, "two": two}, sequence_length=3, repeats=repeats, out=tmp_path / "work" / "m"
+    )
+    batches = TokenBatches(mix, 4, seed=3)
+    assert batches.num_instances == 8
+    read = [row for step in range(2) for row in batches.at(step).tolist()]
+    chunks = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    assert sorted(read) == sorted([*chunks, *chunks, [11, 12, 13], [14, 15, 16]])
+    assert batches.at(0).dtype == np.int64
+    again = pickle.loads(pickle.dumps(batches))
+    assert again.at(5, 1, 3).tolist() == batches.at(5).tolist()[1::3]
+
+
+def test_inspection_names_the_document_of_every_token(tmp_path):
+    shards = [[[1, 2, 3], [0], [4, 5, 6, 7]], [[8, 9]]]
+    tokens = write_tokens(tmp_path / "cache" / "a", shards)
+    mix = mix_tokens({"a": tokens}, sequence_length=2, out=tmp_path / "work" / "m")
+    settings = {"batch_instances": 3, "seed": 1}
+    order = inspect_order(
+        mix, **settings, num_steps=2, first_step=1, world_size=2, out=tmp_path / "work" / "o"
+    )
+    documents = {f"{s}-{d}": ids for s, shard in enumerate(shards) for d, ids in enumerate(shard)}
+    found = {}
+    for row in read_shard(order.root, order.table).to_pylist():
+        assert (row["part"], row["rank"]) == ("a", row["row"] % 2)
+        piece = documents[row["id"]][row["start"] : row["end"]]
+        assert piece
+        found.setdefault((row["step"], row["row"]), []).extend(piece)
+    batches = TokenBatches(mix, **settings)
+    assert found == {
+        (step, row): ids for step in (1, 2) for row, ids in enumerate(batches.at(step).tolist())
+    }
