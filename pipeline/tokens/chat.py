@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -258,9 +258,19 @@ def _checked(messages: object) -> Sequence[Message]:
             raise ValueError(f"message {place} is a {type(message).__name__}; must be an object")
         if message.get("role") not in ROLES:
             raise ValueError(f"role of message {place} is {message.get('role')!r}; one of {ROLES}")
-        if not isinstance(message.get("content"), str):
+        if not _is_text(message.get("content")):
             raise ValueError(f"content of message {place} is not text")
     return messages
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        return False
+    return True
 
 
 def _num_answer_bytes(messages: Sequence[Message]) -> int:
@@ -293,9 +303,9 @@ def _pair(
     kept = True
     for side in ("chosen", "rejected"):
         answer = metadata.get(side)
-        if not isinstance(answer, str):
+        if not _is_text(answer):
             raise ValueError(f"{side} is not text")
-        messages = [*prompt, {"role": "assistant", "content": answer}]
+        messages: list[Message] = [*prompt, {"role": "assistant", "content": answer}]
         ids, mask = render(messages, tokenizer, loaded, learn_from=len(prompt))
         num_bytes = len(answer.strip().encode())
         kept = kept and len(ids) <= max_length and num_bytes > 0

@@ -54,10 +54,6 @@ def mix_tokens(
         _require_alike(names[0], first, name, tokens[name])
     held = {name: tokens[name].num_tokens // sequence_length for name in names}
     weights = _weights(held, proportions, repeats)
-    for name in names:
-        if weights[name] and not held[name]:
-            count = tokens[name].num_tokens
-            raise ValueError(f"{name!r} has {count} tokens; it must have at least one instance")
     if num_instances is None:
         num_instances = _natural_size(held, weights, proportions is not None)
     drawn = apportion(weights, num_instances)
@@ -101,7 +97,12 @@ def _weights(
             raise ValueError(f"{label} of {name!r} is {value}; it must be finite and at least 0")
     exact = {name: Fraction(repr(value)) for name, value in given.items()}  # 0.1 is a tenth
     if proportions is None:
-        exact = {name: exact.get(name, Fraction(1)) * held[name] for name in held}
+        exact = {name: exact.get(name, Fraction(1)) for name in held}
+    for name, weight in exact.items():
+        if weight and not held[name]:
+            raise ValueError(f"{name!r} has less than one instance; leave it out or give it 0")
+    if proportions is None:
+        exact = {name: exact[name] * held[name] for name in held}
     if not any(exact.values()):
         raise ValueError(f"{label} and tokens give no instance; one part must give some")
     return {name: exact[name] for name in held}

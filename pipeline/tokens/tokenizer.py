@@ -126,7 +126,8 @@ def _sample(documents: Documents, fraction: float) -> Iterator[str]:
     for shard in documents.shards:
         columns = ["source", "id", "text"]
         for batch in read_batches(documents.root, shard, columns, BATCH_DOCUMENTS):
-            for source, name, text in zip(*(batch[each].to_pylist() for each in columns)):  # noqa: B905
+            rows = (batch[each].to_pylist() for each in columns)
+            for source, name, text in zip(*rows, strict=True):
                 if xxhash.xxh3_64_intdigest(f"{source}\0{name}".encode()) < limit:
                     yield text
 
