@@ -1,0 +1,1 @@
+"""Measures of checkpoints: ranked choices, perplexity and text they write."""

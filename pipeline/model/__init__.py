@@ -1,0 +1,1 @@
+"""The OLMo transformer, its sizes, its start values and its Hugging Face form."""

@@ -1,0 +1,92 @@
+"""The shape of a model, checked once, and the two published shapes.
+
+Nothing here imports torch, so a plan can be made and counted without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OlmoConfig:
+    """The shape of an OLMo 1 transformer; `vocab_size` counts the rows of the embedding.
+
+    `mlp_hidden_size` is the doubled width, as OLMo writes it: the output of the projection whose
+    second half gates its first.
+
+    Source: Groeneveld et al. 2024, "OLMo", table 1; allenai/OLMo, `olmo/config.py`.
+    """
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    mlp_hidden_size: int
+    vocab_size: int
+    max_sequence_length: int
+    rope_theta: float = 10000.0
+    tie_embeddings: bool = False
+    clip_qkv: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "d_model",
+            "n_layers",
+            "n_heads",
+            "mlp_hidden_size",
+            "vocab_size",
+            "max_sequence_length",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.d_model % self.n_heads or self.head_size % 2:
+            raise ValueError(
+                f"d_model is {self.d_model}; it must be n_heads, {self.n_heads}, times an even "
+                "number"
+            )
+        if self.mlp_hidden_size % 2:
+            raise ValueError(
+                f"mlp_hidden_size is {self.mlp_hidden_size}; it must be even, as half of it gates "
+                "the other half"
+            )
+        if not self.rope_theta > 0:
+            raise ValueError(f"rope_theta is {self.rope_theta}; it must be positive")
+        if self.clip_qkv is not None and not self.clip_qkv > 0:
+            raise ValueError(f"clip_qkv is {self.clip_qkv}; it must be positive or null")
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.n_heads
+
+    def num_parameters(self) -> int:
+        """Parameters of the whole model; tied embeddings count once."""
+        d, hidden = self.d_model, self.mlp_hidden_size
+        block = 4 * d * d + d * hidden + hidden // 2 * d
+        return self.n_layers * block + self.vocab_size * d * (1 if self.tie_embeddings else 2)
+
+
+def padded_vocab(num_tokens: int, multiple: int = 128) -> int:
+    """Rows of an embedding for `num_tokens` ids, rounded up to `multiple` for fast kernels."""
+    if num_tokens < 1 or multiple < 1:
+        raise ValueError(f"num_tokens is {num_tokens}, multiple is {multiple}; both must be >= 1")
+    return -(-num_tokens // multiple) * multiple
+
+
+OLMO_1B = OlmoConfig(
+    d_model=2048,
+    n_layers=16,
+    n_heads=16,
+    mlp_hidden_size=16384,
+    vocab_size=50304,
+    max_sequence_length=2048,
+    tie_embeddings=True,
+)
+OLMO_7B = OlmoConfig(
+    d_model=4096,
+    n_layers=32,
+    n_heads=32,
+    mlp_hidden_size=22016,
+    vocab_size=50304,
+    max_sequence_length=2048,
+)
