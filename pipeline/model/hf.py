@@ -1,0 +1,348 @@
+"""Models as others store them: tensor names, folders that `transformers` opens, and back.
+
+Weights move as safetensors only; nothing here reads or writes a pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.core.artifacts import (
+    Checkpoint,
+    Checkpoints,
+    HfModel,
+    NamedFile,
+    Tokenizer,
+    write_json,
+)
+from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.model.config import OlmoConfig
+from pipeline.model.olmo import Olmo
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def to_hf_state(state: Mapping[str, Tensor], config: OlmoConfig) -> dict[str, Tensor]:
+    """Tensors under the names of `transformers`' OlmoForCausalLM; fused matrices are split.
+
+    Source: allenai/OLMo, `scripts/convert_olmo_to_hf_new.py`.
+    """
+    hf = {"model.embed_tokens.weight": state["embed.weight"]}
+    for layer in range(config.n_layers):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        for name, part in zip("qkv", state[f"{ours}.att_proj.weight"].chunk(3), strict=True):
+            hf[f"{theirs}.self_attn.{name}_proj.weight"] = part
+        up, gate = state[f"{ours}.ff_proj.weight"].chunk(2)
+        hf[f"{theirs}.mlp.up_proj.weight"] = up
+        hf[f"{theirs}.mlp.gate_proj.weight"] = gate
+        hf[f"{theirs}.self_attn.o_proj.weight"] = state[f"{ours}.attn_out.weight"]
+        hf[f"{theirs}.mlp.down_proj.weight"] = state[f"{ours}.ff_out.weight"]
+    if not config.tie_embeddings:
+        hf["lm_head.weight"] = state["head.weight"]
+    return {name: tensor.contiguous() for name, tensor in hf.items()}
+
+
+def from_hf_state(hf: Mapping[str, Tensor], config: OlmoConfig) -> dict[str, Tensor]:
+    """The inverse of `to_hf_state`."""
+    state = {"embed.weight": hf["model.embed_tokens.weight"]}
+    for layer in range(config.n_layers):
+        ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        qkv = [hf[f"{theirs}.self_attn.{name}_proj.weight"] for name in "qkv"]
+        state[f"{ours}.att_proj.weight"] = torch.cat(qkv)
+        state[f"{ours}.attn_out.weight"] = hf[f"{theirs}.self_attn.o_proj.weight"]
+        halves = [hf[f"{theirs}.mlp.{name}_proj.weight"] for name in ("up", "gate")]
+        state[f"{ours}.ff_proj.weight"] = torch.cat(halves)
+        state[f"{ours}.ff_out.weight"] = hf[f"{theirs}.mlp.down_proj.weight"]
+    if not config.tie_embeddings:
+        state["head.weight"] = hf["lm_head.weight"]
+    return state
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Content digest of tensors: names, types, shapes and values, whatever file holds them."""
+    whole = hashlib.sha256()
+    for name in sorted(state):
+        _feed(whole, name, state[name])
+    return whole.hexdigest()
+
+
+def load_checkpoint_model(checkpoints: Checkpoints, checkpoint: Checkpoint) -> Olmo:
+    """The model of one checkpoint, in float32 on the CPU.
+
+    Raises:
+        CorruptShard: the file is no safetensors, or has other tensors than the model.
+    """
+    path = checkpoints.folder(checkpoint) / WEIGHTS
+    return _filled(OlmoConfig(**checkpoints.model), _loaded(path), path)
+
+
+def load_hf(model: HfModel) -> Olmo:
+    """The model of a Hugging Face folder, in float32 on the CPU.
+
+    Raises:
+        CorruptShard: a file differs from the manifest, or the tensors from the model's.
+    """
+    model.verify()
+    config = OlmoConfig(**model.model)
+    hf: dict[str, Tensor] = {}
+    for file in model.model_files:
+        if file.path.endswith(".safetensors"):
+            hf |= _loaded(model.root / file.path)
+    _require_shapes({name: tuple(each.shape) for name, each in hf.items()}, config, model.root)
+    return _filled(config, from_hf_state(hf, config), model.root / WEIGHTS)
+
+
+def export_hf(
+    checkpoints: Checkpoints,
+    checkpoint: Checkpoint | None,
+    tokenizer: Tokenizer,
+    *,
+    out: Path,
+) -> HfModel:
+    """Write a folder that `transformers` opens; without `checkpoint`, of the latest.
+
+    Raises:
+        MismatchedInputs: the model was trained on ids of another tokenizer.
+    """
+    if checkpoints.tokenizer != tokenizer.content:
+        raise MismatchedInputs(
+            f"Checkpoints {checkpoints.content[:12]}",
+            f"Tokenizer {tokenizer.content[:12]}",
+            f"the model was trained with tokenizer {checkpoints.tokenizer[:12]}",
+        )
+    tokenizer.file.verify(tokenizer.root)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    chosen = checkpoint or checkpoints.latest
+    config = OlmoConfig(**checkpoints.model)
+    hf = to_hf_state(load_checkpoint_model(checkpoints, chosen).state_dict(), config)
+    temporary = out / f".{WEIGHTS}.{os.getpid()}.tmp"
+    save_file(hf, temporary, metadata={"format": "pt"})
+    os.replace(temporary, out / WEIGHTS)
+    write_json(out / "config.json", _hf_config(config, tokenizer))
+    write_json(
+        out / "generation_config.json",
+        {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id},
+    )
+    shutil.copyfile(tokenizer.root / tokenizer.file.path, out / "tokenizer.json")
+    write_json(out / "tokenizer_config.json", _tokenizer_config(config, tokenizer))
+    names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    return HfModel.of(
+        out,
+        weights=chosen.weights,
+        model=dataclasses.asdict(config),
+        tokenizer=tokenizer.content,
+        model_files=[
+            *(NamedFile.of(out, name) for name in names),
+            NamedFile.of(out, WEIGHTS, content=weights_digest(hf)),
+        ],
+    )
+
+
+def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None) -> HfModel:
+    """Take a released OLMo folder: its config is checked, its safetensors are copied.
+
+    Args:
+        tokenizer: the tokenizer it goes with; without one, any may be used to score it.
+
+    Raises:
+        CorruptShard: the config is not of an OLMo 1, there are no safetensors, or a tensor is
+            missing, unknown or of another shape.
+    """
+    source, out = Path(path), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    config = _read_config(source / "config.json")
+    files = _weight_files(source)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in files:
+        with _opened(source / name) as tensors:
+            for each in tensors.keys():
+                shapes[each] = tuple(tensors.get_slice(each).get_shape())
+    _require_shapes(shapes, config, source)
+    copied = [*files, "config.json"]
+    copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
+    for name in copied:
+        temporary = out / f".{name}.{os.getpid()}.tmp"
+        shutil.copyfile(source / name, temporary)
+        os.replace(temporary, out / name)
+    return HfModel.of(
+        out,
+        weights=_files_digest(out, files),
+        model=dataclasses.asdict(config),
+        tokenizer=tokenizer.content if tokenizer else "",
+        model_files=[NamedFile.of(out, name) for name in sorted(copied)],
+    )
+
+
+# ---------------------------------------------------------------------------- tensors
+
+
+def _loaded(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
+
+
+def _filled(config: OlmoConfig, state: Mapping[str, Tensor], path: Path) -> Olmo:
+    with torch.device("meta"):
+        model = Olmo(config)
+    wanted = {name: tuple(each.shape) for name, each in model.state_dict().items()}
+    _require({name: tuple(each.shape) for name, each in state.items()}, wanted, path)
+    wide = {name: each.to(torch.float32) for name, each in state.items()}
+    model.load_state_dict(wide, assign=True)
+    return model
+
+
+def _require_shapes(shapes: dict[str, tuple[int, ...]], config: OlmoConfig, path: Path) -> None:
+    with torch.device("meta"):
+        wanted = to_hf_state(Olmo(config).state_dict(), config)
+    _require(shapes, {name: tuple(each.shape) for name, each in wanted.items()}, path)
+
+
+def _require(
+    found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], path: Path
+) -> None:
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise CorruptShard(path, missing[0], f"missing, and {len(missing) - 1} other tensors")
+    if extra := sorted(found.keys() - wanted.keys()):
+        raise CorruptShard(path, extra[0], f"unknown, and {len(extra) - 1} other tensors")
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise CorruptShard(path, name, f"has shape {found[name]}; must have {shape}")
+
+
+def _feed(whole: Any, name: str, tensor: Tensor) -> None:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    whole.update(f"{name}\0{kind}\0{list(tensor.shape)}\n".encode())
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    for part in flat.split(1 << 26):
+        whole.update(part.numpy())
+
+
+def _files_digest(root: Path, files: list[str]) -> str:
+    """`weights_digest` of tensors in several files, one tensor in memory at a time."""
+    whole, places = hashlib.sha256(), {}
+    handles = {name: _opened(root / name) for name in files}
+    for name, handle in handles.items():
+        places |= dict.fromkeys(handle.keys(), name)
+    for tensor in sorted(places):
+        _feed(whole, tensor, handles[places[tensor]].get_tensor(tensor))
+    return whole.hexdigest()
+
+
+def _weight_files(source: Path) -> list[str]:
+    if (source / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not (source / INDEX).is_file():
+        raise CorruptShard(source, None, f"has neither {WEIGHTS} nor {INDEX}")
+    names = sorted(set(_read_json(source / INDEX).get("weight_map", {}).values()))
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise CorruptShard(source / INDEX, None, f"names {name!r}, which is not in its folder")
+        if not name.endswith(".safetensors"):
+            raise CorruptShard(source / INDEX, None, f"names {name!r}, which is not safetensors")
+    return names
+
+
+# ---------------------------------------------------------------------------- config files
+
+
+def _hf_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {
+        "architectures": ["OlmoForCausalLM"],
+        "model_type": "olmo",
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_heads,
+        "intermediate_size": config.mlp_hidden_size // 2,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_sequence_length,
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "tie_word_embeddings": config.tie_embeddings,
+        "clip_qkv": config.clip_qkv,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.end_id,
+        "pad_token_id": tokenizer.pad_id,
+        "torch_dtype": "float32",
+        "use_cache": True,
+    }
+
+
+def _tokenizer_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    loaded = _read_json(tokenizer.root / tokenizer.file.path)
+    names = {each["id"]: each["content"] for each in loaded.get("added_tokens", [])}
+    vocabulary = loaded.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, dict):
+        names = {number: token for token, number in vocabulary.items()} | names
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": names[tokenizer.end_id],
+        "pad_token": names[tokenizer.pad_id],
+        "model_max_length": config.max_sequence_length,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _read_config(path: Path) -> OlmoConfig:
+    form = _read_json(path)
+    fixed = {"model_type": "olmo", "hidden_act": "silu", "attention_bias": False}
+    for name, value in fixed.items():
+        if form.get(name, value if name != "model_type" else None) != value:
+            raise CorruptShard(path, name, f"is {form.get(name)!r}; an OLMo 1 has {value!r}")
+    rope = {"rope_theta": form.get("rope_theta", 10000.0), **(form.get("rope_parameters") or {})}
+    kind = rope.get("rope_type", "default")
+    if kind != "default" or form.get("rope_scaling"):
+        raise CorruptShard(path, "rope", f"is {kind!r} or scaled; only 'default' is known")
+    try:
+        heads = form["num_attention_heads"]
+        if form.get("num_key_value_heads") not in (None, heads):
+            raise ValueError("num_key_value_heads must be num_attention_heads")
+        return OlmoConfig(
+            d_model=form["hidden_size"],
+            n_layers=form["num_hidden_layers"],
+            n_heads=heads,
+            mlp_hidden_size=2 * form["intermediate_size"],
+            vocab_size=form["vocab_size"],
+            max_sequence_length=form["max_position_embeddings"],
+            rope_theta=float(rope["rope_theta"]),
+            tie_embeddings=bool(form.get("tie_word_embeddings", False)),
+            clip_qkv=form.get("clip_qkv"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptShard(path, None, f"not the config of an OLMo 1 ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptShard(path, None, f"not readable JSON ({error})") from error
+    if not isinstance(form, dict):
+        raise CorruptShard(path, None, f"is a JSON {type(form).__name__}; it must be an object")
+    return form
