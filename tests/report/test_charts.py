@@ -1,0 +1,60 @@
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.report.charts import escaped, line_chart, linear_ticks, log_ticks, thinned
+
+numbers = st.floats(allow_nan=True, allow_infinity=True, width=32)
+
+
+@given(
+    st.dictionaries(st.text(max_size=40), st.lists(st.tuples(numbers, numbers), max_size=20)),
+    st.text(max_size=50),
+    st.booleans(),
+    st.booleans(),
+)
+def test_any_series_under_any_name_is_well_formed_svg(series, title, log_x, log_y):
+    svg = line_chart(series, title=title, log_x=log_x, log_y=log_y)
+    ElementTree.fromstring(svg)
+    places = re.findall(r' (?:x1|x2|y1|y2|cx|cy|d)="([^"]*)"', svg)
+    assert not any("nan" in place or "inf" in place for place in places)
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+def test_ticks_are_few_and_inside_the_axis(low, length):
+    high = low + length
+    ticks = linear_ticks(low, high)
+    assert 1 <= len(ticks) <= 7
+    slack = 1e-6 * max(abs(low), abs(high))
+    assert all(low - slack <= tick <= high + slack for tick in ticks) or low == high
+
+
+@given(st.floats(1e-9, 1e9), st.floats(1.1, 1e9))
+def test_ticks_of_a_logarithmic_axis_are_inside_it(low, ratio):
+    ticks = log_ticks(low, low * ratio)
+    assert 1 <= len(ticks) <= 8
+    assert all(low * 0.999 <= tick <= low * ratio * 1.001 for tick in ticks)
+
+
+def test_a_gap_breaks_the_line():
+    svg = line_chart({"a": [(0, 1), (1, 2), (2, math.nan), (3, 1), (4, 2)]})
+    (path,) = re.findall(r'<path d="([^"]*)"', svg)
+    assert path.count("M") == 2
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=3000))
+def test_thinning_leaves_few_points_and_stays_in_their_range(points):
+    few = thinned(points, 100)
+    assert len(few) <= 100
+    assert min(y for _, y in points) - 1e-9 <= min(y for _, y in few)
+    assert max(y for _, y in few) <= max(y for _, y in points) + 1e-9
+
+
+@given(st.text())
+def test_escaped_text_is_no_markup(text):
+    shown = escaped(text)
+    assert not set("<>\"'") & set(shown)
+    ElementTree.fromstring(f"<p>{shown}</p>")
