@@ -47,7 +47,7 @@ def linear_ticks(low: float, high: float, target: int = 5) -> list[float]:
         return [low]
     rough = (high - low) / target
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.7)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
@@ -131,6 +131,8 @@ def line_chart(
     right = width - (max(map(len, names)) * CHARACTER + 22 if several else 14)
     top = (30 if title else 12) + (18 if y_label else 0)
     x_low, x_high = _range([x for x, _ in drawn], log_x, margin=0.0)
+    if not log_x and 0 < x_low < 0.1 * x_high:
+        x_low = 0.0
     y_low, y_high = _range([y for _, y in drawn], log_y, margin=0.05)
     x = _Axis(x_low, x_high, log_x, 58, right)
     y = _Axis(y_low, y_high, log_y, height - (44 if x_label else 28), top)

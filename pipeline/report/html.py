@@ -38,6 +38,7 @@ PAGE = "index.html"
 MAX_ROWS = 200  # of a table; the rest is in the result
 MAX_TEXT = 2000  # characters of a document or a generation
 MAX_CELL = 160
+MAX_TILES = 12
 NUM_REMOVED = 12
 NUM_GENERATIONS = 12
 OPEN_ROWS = 12  # a data sheet this short is shown without a click
@@ -147,6 +148,7 @@ class _Page:
                 if row["metric"] == "bits_per_byte" and row["model"] == models[-1]:
                     label = f"bits per byte, {name}: {row['task']}, {row['model']}"
                     tiles.append((_float(row["value"]), label))
+        tiles = tiles[:MAX_TILES]
         shown = (tag("div", tag("b", n), tag("span", label), class_="tile") for n, label in tiles)
         self.tiles = tag("div", *shown, class_="tiles")
 
@@ -217,6 +219,8 @@ class _Page:
                         y_label="nats per pair"
                         if training[name].objective == "dpo"
                         else "nats per token",
+                        width=520,
+                        height=280,
                         log_y=_is_wide(columns.get("loss", [])),
                     )
                 )
@@ -396,10 +400,9 @@ def shown_cell(cell: Cell) -> Html:
     if isinstance(cell, Share):
         percent = 100 * cell.fraction
         width = min(100.0, max(0.0, percent))
-        bar = Html(
-            f'<span class="track"><span class="bar" style="width:{width:.1f}%"></span></span>'
-        )
-        return joined([f"{percent:.1f}%" if percent >= 0.05 or not percent else "<0.1%", bar])
+        bar = tag("span", class_="bar", style=f"width:{width:.1f}%")
+        shown = f"{percent:.1f}%" if percent >= 0.05 or not percent else "<0.1%"
+        return joined([tag("span", bar, class_="track"), shown])
     if isinstance(cell, bool):
         return Html("yes" if cell else "no")
     if isinstance(cell, int):
