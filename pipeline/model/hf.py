@@ -236,13 +236,14 @@ def _feed(whole: Any, name: str, tensor: Tensor) -> None:
     kind = str(tensor.dtype).removeprefix("torch.")
     whole.update(f"{name}\0{kind}\0{list(tensor.shape)}\n".encode())
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    for part in flat.split(1 << 26):
+    for part in torch.split(flat, 1 << 26):
         whole.update(part.numpy())
 
 
 def _files_digest(root: Path, files: list[str]) -> str:
     """`weights_digest` of tensors in several files, one tensor in memory at a time."""
-    whole, places = hashlib.sha256(), {}
+    whole = hashlib.sha256()
+    places: dict[str, str] = {}
     handles = {name: _opened(root / name) for name in files}
     for name, handle in handles.items():
         places |= dict.fromkeys(handle.keys(), name)

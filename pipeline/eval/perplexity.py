@@ -1,0 +1,302 @@
+"""How well a model predicts text: documents whole, answers to prompts, and preferred answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.artifacts import (
+    Artifact,
+    Checkpoints,
+    Documents,
+    Examples,
+    HfModel,
+    Pairs,
+    Scores,
+    Shard,
+    Tokenizer,
+)
+from pipeline.core.shards import read_batches
+from pipeline.eval.ranking import SCORES_SCHEMA, append, error_of_mean, stored
+from pipeline.eval.scoring import BATCH_TOKENS, Row, named_models, row, score_rows
+from pipeline.eval.tasks import sample
+from pipeline.model.olmo import Olmo
+from pipeline.tokens.tokenizer import encode, load_tokenizer
+
+ANSWERS, PAIRS = "answers", "pairs"
+ITEM = [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("id", pa.string())]
+TEXT_SCHEMA = pa.schema(
+    [*ITEM, ("logprob", pa.float64()), ("num_tokens", pa.int64()), ("num_bytes", pa.int64())]
+    + [("value", pa.float64())]
+)
+PAIR_SCHEMA = pa.schema(
+    [*ITEM, ("chosen_logprob", pa.float64()), ("rejected_logprob", pa.float64())]
+    + [("chosen_bytes", pa.int64()), ("rejected_bytes", pa.int64())]
+    + [("margin", pa.float64()), ("value", pa.float64())]
+)
+ROWS_AT_ONCE = 4096
+
+
+class _Item(NamedTuple):
+    id: str
+    rows: list[Row]
+    num_bytes: int
+
+
+def perplexity(
+    models: Mapping[str, Checkpoints | HfModel],
+    tokenizer: Tokenizer,
+    documents: Mapping[str, Documents],
+    *,
+    steps: Sequence[int] | str | None = None,
+    max_documents: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    out: Path,
+) -> Scores:
+    """Perplexity and bits per byte of each domain's documents, micro-averaged over its documents.
+
+    A document is read alone, the end token in front and not after it. One longer than the model is
+    read in windows; the last is extended to the left, so that every token of it has as much context
+    as fits, and only its new tokens are scored. Empty documents are left out. `value` of an answer
+    row is the document's bits per byte; `num_items` counts documents.
+
+    Args:
+        steps: of each series; "all", or without it the latest.
+        max_documents: at most so many of each domain, chosen by the hash of source and id.
+
+    Source: Magnusson et al. 2023, "Paloma", section 3; allenai/ai2-olmo-eval, `perplexity`.
+    """
+    if max_documents is not None and max_documents < 1:
+        raise ValueError(f"max_documents is {max_documents}; it must be at least 1 or null")
+    loaded = load_tokenizer(tokenizer)
+    ids: dict[str, list[tuple[str, list[int], int]]] = {}
+    for domain, each in documents.items():
+        texts = sample(_texts(each), max_documents, lambda item: f"{item[0]}\0{item[1]}")
+        encoded = encode(loaded, [text for _, _, text in texts])
+        ids[domain] = [
+            (name, [tokenizer.end_id, *found], len(text.encode()))
+            for (_, name, text), found in zip(texts, encoded, strict=True)
+            if found
+        ]
+    answers: dict[str, list[Any]] = {name: [] for name in TEXT_SCHEMA.names}
+    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    for named in named_models(models, tokenizer.content, steps):
+        model = named.load()
+        length = model.config.max_sequence_length
+        for domain, found in ids.items():
+            items = [_Item(name, windows(each, length), size) for name, each, size in found]
+            _score_texts(
+                model, items, named.name, named.step, domain, answers, scores, batch_tokens
+            )
+    return stored("perplexity", answers, TEXT_SCHEMA, scores, Path(out))
+
+
+def answer_scores(
+    models: Mapping[str, Checkpoints | HfModel],
+    examples: Examples,
+    *,
+    steps: Sequence[int] | str | None = None,
+    limit: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    out: Path,
+) -> Scores:
+    """Bits per byte of the answers in conversations, given all before them.
+
+    The tokens scored are those the examples' mask learns, so the end token of each answer counts in
+    the bits, and the bytes are of the answer's text alone.
+
+    Args:
+        limit: at most so many examples, chosen by the hash of their ids.
+    """
+    answers: dict[str, list[Any]] = {name: [] for name in TEXT_SCHEMA.names}
+    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    rows = sample(list(_rows(examples, examples.shards)), limit, lambda each: str(each["id"]))
+    for named in named_models(models, examples.tokenizer, steps):
+        model = named.load()
+        length = model.config.max_sequence_length
+        items = [
+            _Item(each["id"], [_masked(each["input_ids"], each["mask"], length)], size)
+            for each in rows
+            if (size := each["num_answer_bytes"])
+        ]
+        _score_texts(model, items, named.name, named.step, ANSWERS, answers, scores, batch_tokens)
+    return stored("perplexity", answers, TEXT_SCHEMA, scores, Path(out))
+
+
+def pair_scores(
+    models: Mapping[str, Checkpoints | HfModel],
+    pairs: Pairs,
+    *,
+    steps: Sequence[int] | str | None = None,
+    limit: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    out: Path,
+) -> Scores:
+    """The share of pairs whose chosen answer is likelier per byte than the rejected one.
+
+    `preferred_per_byte` counts a tie as half; `margin_per_byte` is the mean difference, in nats per
+    byte. Log-probabilities include the answers' end tokens, bytes do not.
+
+    Args:
+        limit: at most so many pairs, chosen by the hash of their ids.
+    """
+    answers: dict[str, list[Any]] = {name: [] for name in PAIR_SCHEMA.names}
+    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    rows = sample(list(_rows(pairs, pairs.shards)), limit, lambda each: str(each["id"]))
+    for named in named_models(models, pairs.tokenizer, steps):
+        model = named.load()
+        length = model.config.max_sequence_length
+        asked = [
+            _masked(each[f"{side}_ids"], each[f"{side}_mask"], length)
+            for each in rows
+            for side in ("chosen", "rejected")
+        ]
+        sums = _sums(model, asked, batch_tokens)
+        values, margins = [], []
+        for place, each in enumerate(rows):
+            chosen, rejected = sums[2 * place], sums[2 * place + 1]
+            margin = chosen / each["chosen_bytes"] - rejected / each["rejected_bytes"]
+            values.append(0.5 if margin == 0 else float(margin > 0))
+            margins.append(margin)
+            append(
+                answers,
+                model=named.name,
+                step=named.step,
+                task=PAIRS,
+                id=each["id"],
+                chosen_logprob=chosen,
+                rejected_logprob=rejected,
+                chosen_bytes=each["chosen_bytes"],
+                rejected_bytes=each["rejected_bytes"],
+                margin=margin,
+                value=values[-1],
+            )
+        for metric, numbers, unit in (
+            ("preferred_per_byte", values, "fraction"),
+            ("margin_per_byte", margins, "nats per byte"),
+        ):
+            append(
+                scores,
+                model=named.name,
+                step=named.step,
+                task=PAIRS,
+                metric=metric,
+                value=float(np.mean(numbers)) if numbers else None,
+                unit=unit,
+                num_items=len(numbers),
+                standard_error=error_of_mean(numbers),
+            )
+    return stored("rank", answers, PAIR_SCHEMA, scores, Path(out))
+
+
+def windows(ids: Sequence[int], max_sequence_length: int) -> list[Row]:
+    """Rows that score every id but the first once; the last reaches left to the full length."""
+    made = []
+    for start in range(1, len(ids), max_sequence_length):
+        stop = min(start + max_sequence_length, len(ids))
+        left = max(0, stop - 1 - max_sequence_length)
+        places = tuple(range(start - left, stop - left))
+        made.append(Row(tuple(ids[left:stop]), places))
+    return made
+
+
+def _masked(ids: Sequence[int], mask: Sequence[int], max_sequence_length: int) -> Row:
+    return row(ids, [i for i, kept in enumerate(mask) if kept and i], max_sequence_length)
+
+
+def _score_texts(
+    model: Olmo,
+    items: Sequence[_Item],
+    name: str,
+    step: int,
+    task: str,
+    answers: dict[str, list[Any]],
+    scores: dict[str, list[Any]],
+    batch_tokens: int,
+) -> None:
+    """Rows for these items, and the measures over them."""
+    sums = iter(_sums(model, [each for item in items for each in item.rows], batch_tokens))
+    nats, tokens, sizes = [], [], []
+    for item in items:
+        logprob = sum(next(sums) for _ in item.rows)
+        nats.append(-logprob)
+        tokens.append(sum(len(each.scored) for each in item.rows))
+        sizes.append(item.num_bytes)
+        append(
+            answers,
+            model=name,
+            step=step,
+            task=task,
+            id=item.id,
+            logprob=logprob,
+            num_tokens=tokens[-1],
+            num_bytes=item.num_bytes,
+            value=-logprob / (item.num_bytes * math.log(2)),
+        )
+    if not items:
+        return
+    per_token, token_error = ratio(nats, tokens)
+    per_byte, byte_error = ratio(nats, sizes)
+    bits = 1 / math.log(2)
+    surprise = math.exp(min(per_token, 700.0))  # beyond, a float64 overflows
+    for metric, value, unit, error in (
+        ("bits_per_byte", per_byte * bits, "bits per byte", byte_error * bits),
+        ("perplexity", surprise, "per token", surprise * token_error),
+        ("num_tokens", float(sum(tokens)), "tokens", 0.0),
+        ("num_bytes", float(sum(sizes)), "bytes", 0.0),
+    ):
+        append(
+            scores,
+            model=name,
+            step=step,
+            task=task,
+            metric=metric,
+            value=value,
+            unit=unit,
+            num_items=len(items),
+            standard_error=error,
+        )
+
+
+def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
+    """The sum of `sums` over the sum of `counts`, and its standard error over items."""
+    total = sum(counts)
+    value = sum(sums) / total
+    number = len(sums)
+    if number < 2:
+        return value, 0.0
+    spread = sum((a - value * n) ** 2 for a, n in zip(sums, counts, strict=True))
+    return value, math.sqrt(spread * number / (number - 1)) / total
+
+
+def _sums(model: Olmo, rows: Sequence[Row], batch_tokens: int) -> list[float]:
+    """Summed log-probabilities of rows, a bounded number of rows in memory."""
+    found: list[float] = []
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[first : first + ROWS_AT_ONCE]
+        found += (
+            float(each.logprobs.sum())
+            for each in score_rows(model, part, batch_tokens=batch_tokens)
+        )
+    return found
+
+
+def _texts(documents: Documents) -> list[tuple[str, str, str]]:
+    columns = ("source", "id", "text")
+    return [
+        (each["source"], each["id"], each["text"])
+        for each in _rows(documents, documents.shards, list(columns))
+    ]
+
+
+def _rows(
+    artifact: Artifact, shards: Sequence[Shard], columns: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        for batch in read_batches(artifact.root, shard, columns):
+            yield from batch.to_pylist()

@@ -1,0 +1,162 @@
+"""Multiple choice: the choice a model finds likeliest, under every usual way to compare lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.artifacts import Checkpoints, HfModel, Questions, Scores, Tokenizer
+from pipeline.core.shards import write_shard
+from pipeline.eval.scoring import BATCH_TOKENS, Likelihood, loglikelihoods, named_models
+from pipeline.eval.tasks import Question, primary_metric, read_questions
+
+SCORES_SCHEMA = pa.schema(
+    [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("metric", pa.string())]
+    + [("value", pa.float64()), ("unit", pa.string()), ("num_items", pa.int64())]
+    + [("standard_error", pa.float64())]
+)
+NUMBERS = pa.list_(pa.float64())
+ANSWERS_SCHEMA = pa.schema(
+    [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("id", pa.string())]
+    + [("logprobs", NUMBERS), ("unconditional_logprobs", NUMBERS)]
+    + [("num_tokens", pa.list_(pa.int32())), ("gold", pa.int32()), ("chosen", pa.int32())]
+    + [("value", pa.float64()), ("num_cut", pa.int64())]
+)
+
+
+def rank_eval(
+    models: Mapping[str, Checkpoints | HfModel],
+    tokenizer: Tokenizer,
+    questions: Questions,
+    *,
+    steps: Sequence[int] | str | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    out: Path,
+) -> Scores:
+    """Accuracy on every task, under all normalizations from one pass.
+
+    `accuracy` is the task's primary measure and the one `chosen` and `value` (1 if right) follow;
+    `accuracy_raw`, `_per_token`, `_per_character`, `_per_byte` and `_unconditional` are all of
+    them; `chance` is what guessing gives. The first wins a tie.
+
+    Args:
+        steps: of each series; "all", or without it the latest.
+
+    Source: allenai/catwalk, `metrics/accuracy.py`; Groeneveld et al. 2024, "OLMo", table 3.
+    """
+    asked = read_questions(questions)
+    requests = [
+        (context, continuation)
+        for each in asked
+        for contexts in (each.contexts, each.unconditional or [])
+        for context, continuation in zip(contexts, each.continuations, strict=bool(contexts))
+    ]
+    answers: dict[str, list[Any]] = {name: [] for name in ANSWERS_SCHEMA.names}
+    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    for named in named_models(models, tokenizer.content, steps):
+        found = loglikelihoods(named.load(), tokenizer, requests, batch_tokens=batch_tokens)
+        right: dict[str, dict[str, list[float]]] = {}
+        first = 0
+        for question in asked:
+            count = len(question.contexts)
+            own = found[first : first + count]
+            first += count
+            alone = found[first : first + count] if question.unconditional else None
+            first += count if question.unconditional else 0
+            chosen = chosen_by(question, own, alone)
+            primary = chosen[primary_metric(question.task)]
+            of_task = right.setdefault(question.task, {})
+            for metric, place in chosen.items():
+                of_task.setdefault(f"accuracy_{metric}", []).append(float(place == question.gold))
+            of_task.setdefault("accuracy", []).append(float(primary == question.gold))
+            of_task.setdefault("chance", []).append(1 / count)
+            append(
+                answers,
+                model=named.name,
+                step=named.step,
+                task=question.task,
+                id=question.id,
+                logprobs=[each.logprob for each in own],
+                unconditional_logprobs=[each.logprob for each in alone] if alone else None,
+                num_tokens=[each.num_tokens for each in own],
+                gold=question.gold,
+                chosen=primary,
+                value=float(primary == question.gold),
+                num_cut=sum(each.num_cut for each in own),
+            )
+        for task, measures in right.items():
+            for metric in ["accuracy", *sorted(measures.keys() - {"accuracy"})]:
+                values = measures[metric]
+                append(
+                    scores,
+                    model=named.name,
+                    step=named.step,
+                    task=task,
+                    metric=metric,
+                    value=float(np.mean(values)),
+                    unit="fraction",
+                    num_items=len(values),
+                    standard_error=0.0 if metric == "chance" else error_of_mean(values),
+                )
+    return stored("rank", answers, ANSWERS_SCHEMA, scores, Path(out))
+
+
+def chosen_by(
+    question: Question, own: Sequence[Likelihood], alone: Sequence[Likelihood] | None
+) -> dict[str, int]:
+    """The place of the chosen continuation under each measure.
+
+    Without unconditional likelihoods, "unconditional" is left out. Lengths in characters and bytes
+    count the continuation's leading space.
+    """
+    raw = [each.logprob for each in own]
+    texts = question.continuations
+    lengths = {
+        "per_token": [each.num_tokens for each in own],
+        "per_character": [len(text) for text in texts],
+        "per_byte": [len(text.encode()) for text in texts],
+    }
+    measures = {"raw": raw}
+    for name, counts in lengths.items():
+        measures[name] = [value / max(1, n) for value, n in zip(raw, counts, strict=True)]
+    if alone is not None:
+        measures["unconditional"] = [a - b.logprob for a, b in zip(raw, alone, strict=True)]
+    return {name: values.index(max(values)) for name, values in measures.items()}
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def error_of_mean(values: Sequence[float]) -> float:
+    """Standard error of a mean; of one value, zero."""
+    if len(values) < 2:
+        return 0.0
+    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def append(columns: dict[str, list[Any]], **values: Any) -> None:
+    """Add one row to columns; a name without a value is null."""
+    for name, column in columns.items():
+        column.append(values.pop(name, None))
+    assert not values, f"no column for {sorted(values)}"
+
+
+def stored(
+    kind: str,
+    answers: dict[str, list[Any]],
+    answers_schema: pa.Schema,
+    scores: dict[str, list[Any]],
+    out: Path,
+) -> Scores:
+    """Write both tables and the manifest."""
+    return Scores.of(
+        out,
+        kind=kind,
+        answers=write_shard(out, "answers.parquet", answers, answers_schema),
+        scores=write_shard(out, "scores.parquet", scores, SCORES_SCHEMA),
+    )

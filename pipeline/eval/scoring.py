@@ -1,0 +1,204 @@
+"""Log-probabilities of chosen tokens, batched by length and projected only where they are scored.
+
+Rows are sorted by length and content before they are batched, so the order in which they are asked
+for changes nothing. Shapes: B rows, T tokens, D width, N scored places, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
+from pipeline.core.errors import MismatchedInputs
+from pipeline.model.hf import load_checkpoint_model, load_hf
+from pipeline.model.olmo import Olmo
+from pipeline.tokens.tokenizer import encode, load_tokenizer
+
+LOGIT_FLOATS = 1 << 24  # at most so many logits in memory at once
+BATCH_TOKENS = 4096
+Model = Checkpoints | HfModel
+
+
+class Row(NamedTuple):
+    """Ids, and the places (1 or later) whose tokens are scored, given all before them."""
+
+    ids: tuple[int, ...]
+    scored: tuple[int, ...]
+    num_cut: int = 0  # tokens lost on the left
+
+
+class Scored(NamedTuple):
+    """Natural log-probabilities of the scored tokens, and whether each is the likeliest."""
+
+    logprobs: NDArray[np.float64]
+    greedy: NDArray[np.bool_]
+
+
+class Likelihood(NamedTuple):
+    """How likely a continuation is: summed natural log-probability, over so many tokens.
+
+    `is_greedy`: every token is the likeliest at its place. `num_cut` tokens did not fit on the
+    left and were not seen.
+    """
+
+    logprob: float
+    num_tokens: int
+    is_greedy: bool
+    num_cut: int
+
+
+class NamedModel(NamedTuple):
+    """A model to score: the name and step its rows carry. A Hugging Face folder is step 0."""
+
+    name: str
+    step: int
+    source: Model
+    checkpoint: Checkpoint | None
+
+    def load(self) -> Olmo:
+        """The model in float32, on a GPU if there is one, ready to score."""
+        if isinstance(self.source, HfModel):
+            model = load_hf(self.source)
+        else:
+            assert self.checkpoint is not None
+            model = load_checkpoint_model(self.source, self.checkpoint)
+        return model.to(default_device()).eval()
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def named_models(
+    models: Mapping[str, Model], tokenizer: str, steps: Sequence[int] | str | None
+) -> Iterator[NamedModel]:
+    """Every model and step to score.
+
+    Args:
+        tokenizer: content digest of the tokenizer the ids are of.
+        steps: of each series; "all", or without it the latest.
+
+    Raises:
+        MismatchedInputs: a model was trained with another tokenizer.
+        ValueError: a series has no such step.
+    """
+    chosen = []
+    for name, source in models.items():
+        if source.tokenizer not in ("", tokenizer):
+            raise MismatchedInputs(
+                f"model {name!r}",
+                f"Tokenizer {tokenizer[:12]}",
+                f"the model was trained with tokenizer {source.tokenizer[:12]}",
+            )
+        if isinstance(source, HfModel):
+            chosen.append(NamedModel(name, 0, source, None))
+            continue
+        by_step = {each.step: each for each in source.steps}
+        wanted = [source.latest.step] if steps is None else by_step if steps == "all" else steps
+        for step in wanted:
+            if step not in by_step:
+                raise ValueError(f"step {step} of {name!r} is not saved; one of {sorted(by_step)}")
+            chosen.append(NamedModel(name, int(step), source, by_step[int(step)]))
+    yield from chosen
+
+
+def row(ids: Sequence[int], scored: Sequence[int], max_sequence_length: int) -> Row:
+    """A row that fits the model, cut on the left; the first token is context for the rest."""
+    excess = max(0, len(ids) - max_sequence_length - 1)
+    kept = tuple(place - excess for place in scored if place - excess >= 1)
+    return Row(tuple(ids[excess:]), kept, excess)
+
+
+def loglikelihoods(
+    model: Olmo,
+    tokenizer: Tokenizer,
+    requests: Sequence[tuple[str, str]],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Likelihood]:
+    """The likelihood of each continuation after its context, in the order of the requests.
+
+    Context and continuation are tokenized apart, and the end token stands before the context.
+
+    Source: allenai/catwalk, `rank_classification`.
+    Differs: `is_greedy` looks at the whole vocabulary; the end token stands before every context
+        and not only before an empty one.
+    """
+    loaded = load_tokenizer(tokenizer)
+    texts = list(dict.fromkeys(text for request in requests for text in request))
+    ids = dict(zip(texts, encode(loaded, texts), strict=True))
+    rows = []
+    for context, continuation in requests:
+        start = [tokenizer.end_id, *ids[context]]
+        places = range(len(start), len(start) + len(ids[continuation]))
+        rows.append(row(start + ids[continuation], places, model.config.max_sequence_length))
+    return [
+        Likelihood(float(s.logprobs.sum()), len(s.logprobs), bool(s.greedy.all()), each.num_cut)
+        for each, s in zip(rows, score_rows(model, rows, batch_tokens=batch_tokens), strict=True)
+    ]
+
+
+@torch.inference_mode()
+def score_rows(
+    model: Olmo, rows: Sequence[Row], *, batch_tokens: int = BATCH_TOKENS
+) -> list[Scored]:
+    """Score rows, in their order; equal rows are computed once.
+
+    Args:
+        batch_tokens: tokens of a batch, its padding included; a longer row is a batch of its own.
+    """
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
+    found: dict[tuple[tuple[int, ...], tuple[int, ...]], Scored] = {}
+    asked = {(each.ids[: each.scored[-1] + 1], each.scored) for each in rows if each.scored}
+    ordered = sorted(asked, key=lambda key: (-len(key[0]), key))
+    first = 0
+    while first < len(ordered):
+        count = max(1, batch_tokens // (len(ordered[first][0]) - 1))
+        batch = ordered[first : first + count]
+        found |= zip(batch, _score_batch(model, batch), strict=True)
+        first += count
+    nothing = Scored(np.zeros(0), np.zeros(0, bool))
+    return [
+        found[each.ids[: each.scored[-1] + 1], each.scored] if each.scored else nothing
+        for each in rows
+    ]
+
+
+def _score_batch(
+    model: Olmo, batch: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> list[Scored]:
+    device = next(model.parameters()).device
+    ids_BT = np.zeros((len(batch), len(batch[0][0]) - 1), np.int64)  # causal: padding is unseen
+    rows, places, targets = [], [], []
+    for number, (ids, scored) in enumerate(batch):
+        ids_BT[number, : len(ids) - 1] = ids[:-1]
+        rows += [number] * len(scored)
+        places += [place - 1 for place in scored]
+        targets += [ids[place] for place in scored]
+    hidden_BTD = model(torch.from_numpy(ids_BT).to(device))
+    hidden_ND = hidden_BTD[torch.tensor(rows, device=device), torch.tensor(places, device=device)]
+    targets_N = torch.tensor(targets, device=device)
+    logprobs, greedy = [], []
+    at_once = max(1, LOGIT_FLOATS // model.config.vocab_size)
+    for first in range(0, len(targets), at_once):
+        logits_NV = model.logits(hidden_ND[first : first + at_once]).float()
+        wanted_N = targets_N[first : first + at_once]
+        chosen_N = torch.log_softmax(logits_NV, -1).gather(1, wanted_N[:, None])[:, 0]
+        logprobs.append(chosen_N.double().cpu().numpy())
+        greedy.append((logits_NV.argmax(-1) == wanted_N).cpu().numpy())
+    bounds = np.cumsum([len(scored) for _, scored in batch])[:-1]
+    return [
+        Scored(*parts)
+        for parts in zip(
+            np.split(np.concatenate(logprobs), bounds),
+            np.split(np.concatenate(greedy), bounds),
+            strict=True,
+        )
+    ]
