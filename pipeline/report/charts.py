@@ -150,7 +150,8 @@ def line_chart(
         colour = f"var(--s{place % NUM_COLOURS})"
         parts.append(_line(name, segments, x, y, colour, dashed=place >= NUM_COLOURS))
         if segments:
-            ends.append((y(segments[-1][-1][1]), names[place], colour, name))
+            last_x, last_y = segments[-1][-1]
+            ends.append((y(last_y), x(last_x), names[place], colour, name))
     if several:
         parts += _labels(ends, x.end, top, y.start)
     return "".join(parts) + "</svg>"
@@ -220,7 +221,7 @@ def _line(
 
 
 def _labels(
-    ends: list[tuple[float, str, str, str]], right: float, top: float, bottom: float
+    ends: list[tuple[float, float, str, str, str]], right: float, top: float, bottom: float
 ) -> Iterable[str]:
     """Names beside the ends of their lines, moved apart where they would touch."""
     ends = sorted(ends)
@@ -232,9 +233,12 @@ def _labels(
     for i in reversed(range(len(places))):
         limit = bottom if i == len(places) - 1 else places[i + 1] - gap
         places[i] = min(places[i], limit) if over > 0 else places[i]
-    for at, (_, short, colour, name) in zip(places, ends, strict=True):
+    for at, (end_y, end_x, short, colour, name) in zip(places, ends, strict=True):
+        if end_x > right - 1:
+            yield _stroke(end_x, end_y, right + 13, at, colour)
+        else:  # the line ends early: its colour alone leads to its name
+            yield _stroke(right + 4, at, right + 13, at, colour)
         yield (
-            f'<circle cx="{right + 9:.1f}" cy="{at:.1f}" r="3.5" fill="{colour}"/>'
             f'<text x="{right + 17:.1f}" y="{at + 4:.1f}" fill="var(--ink)">{escaped(short)}'
             f"<title>{escaped(name)}</title></text>"
         )

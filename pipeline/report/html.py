@@ -32,7 +32,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_batches
 from pipeline.report import tables
 from pipeline.report.charts import escaped, line_chart, shortened, tick_label
-from pipeline.report.tables import Cell, Link, Measure, Share, Table
+from pipeline.report.tables import Cell, Change, Link, Measure, Share, Table
 
 PAGE = "index.html"
 MAX_ROWS = 200  # of a table; the rest is in the result
@@ -140,8 +140,6 @@ class _Page:
                 loss = tables.last_loss(tables.history(run).get("loss", []))
                 tiles.append((_float(loss), f"last loss of {name}, {seen}"))
         for name, each in scores.items():
-            if each.kind == "rank":
-                continue
             rows = tables.last_rows(tables.score_rows(each))
             models = tables.ordered_models(rows, tables.ordered_runs(training))
             for row in rows:
@@ -245,8 +243,11 @@ class _Page:
         for name, each in scores.items():
             rows = tables.score_rows(each)
             head = tag("h3", name, " ", shown_cell(self.place(each)))
-            if each.kind == "rank":
+            if tables.is_multiple_choice(rows):
                 choice += [head, shown_table(tables.multiple_choice(each, runs))]
+                every = tables.multiple_choice(each, runs, every_measure=True)
+                summary = tag("summary", "Under every normalization of likelihood")
+                choice.append(tag("details", summary, shown_table(every)))
                 continue
             series = tables.over_steps(rows, "bits_per_byte")
             if any(len({x for x, _ in points}) > 1 for points in series.values()):
@@ -269,16 +270,18 @@ class _Page:
                 tag(
                     "p",
                     "Change is the mean, over items that both models answered, of the difference "
-                    "to the model in the row above; after ± stands a standard error. A change "
-                    "within two standard errors is called no clear change.",
+                    "to the model in the row above; after ± stands a standard error. Bits per byte "
+                    "weighs items by their bytes and a change weighs them alike. A change within "
+                    "two standard errors is called no clear change.",
                     class_="note",
                 ),
             )
         self.section("stages", "Stages compared", compared)
         if choice:
             note = (
-                "Chance is one over the number of choices. Within two standard errors of it, "
-                "an accuracy is marked: it says nothing about the model."
+                "Chance is one over the number of choices. An accuracy within two standard errors "
+                "of it is marked: it does not show that the model knows anything. Change is to the "
+                "model in the row above, on the same items."
             )
             choice.insert(0, tag("p", note, class_="note"))
         if overlaps:
@@ -361,7 +364,7 @@ def joined(parts: Iterable[str]) -> Html:
 def shown_table(table: Table) -> Html:
     """A table whose number columns are right-aligned; long ones end in a count of the rest."""
     numeric = [
-        any(isinstance(row[i], (int, float, Measure, Share)) for row in table.rows)
+        any(isinstance(row[i], (int, float, Measure, Change, Share)) for row in table.rows)
         for i in range(len(table.heads))
     ]
     heads = (
@@ -397,6 +400,9 @@ def shown_cell(cell: Cell) -> Html:
             return Html(_float(cell.value))
         error = tag("span", f" ± {_float(cell.standard_error)}", class_="error")
         return joined([_float(cell.value), error])
+    if isinstance(cell, Change):
+        sign = "−" if cell.value < 0 else "+"
+        return joined([sign, shown_cell(Measure(abs(cell.value), cell.standard_error))])
     if isinstance(cell, Share):
         percent = 100 * cell.fraction
         width = min(100.0, max(0.0, percent))

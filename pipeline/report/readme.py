@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, Scores
 from pipeline.report import tables
 from pipeline.report.charts import line_chart
-from pipeline.report.tables import Cell, Link, Measure, Share, Table
+from pipeline.report.tables import Cell, Change, Link, Measure, Share, Table
 
 
 def run_artifacts(run: Path) -> dict[str, Artifact]:
@@ -45,42 +44,23 @@ def loss_chart(training: dict[str, Checkpoints]) -> str:
 
 
 def score_table(scores: dict[str, Scores], runs: list[str]) -> str:
-    """A Markdown row for each model, task and measure at the model's last step."""
+    """A Markdown row for each task, measure and model, at the model's last step."""
     rows: list[list[Cell]] = []
     for name, each in scores.items():
-        if each.kind == "rank":
-            for task, metric, model, value, chance, number, mark in tables.multiple_choice(
-                each, runs
-            ).rows:
-                note = f"chance {chance:.3f}" if isinstance(chance, float) else ""
-                note += ", **at chance**" if mark else ""
-                rows.append([name, task, metric, model, value, number, note])
-            continue
-        last = tables.last_rows(tables.score_rows(each))
-        counts = {
-            (r["task"], r["metric"].replace("_", " "), r["model"]): r["num_items"] for r in last
-        }
-        for task, metric, model, value, change, _, verdict in tables.compared(each, runs).rows:
-            note = f"{cell_text(change)}, {verdict}" if isinstance(change, Measure) else ""
-            if isinstance(change, Measure) and change.value > 0:
-                note = f"+{note}"
-            rows.append([name, task, metric, model, value, counts[task, metric, model], note])
-    heads = [
-        "scores",
-        "task",
-        "measure",
-        "model",
-        "value",
-        "items",
-        "chance, or change to the row above",
-    ]
+        if tables.is_multiple_choice(tables.score_rows(each)):
+            for *about, chance, mark, change, _ in tables.multiple_choice(each, runs).rows:
+                rows.append([name, *about, chance, change, mark])
+        else:
+            for *about, change, _, verdict in tables.compared(each, runs).rows:
+                rows.append([name, *about, None, change, verdict])
+    heads = ["scores", "task", "measure", "model", "value", "chance", "change to the row above", ""]
     return markdown(Table(heads, rows))
 
 
 def markdown(table: Table) -> str:
     """A table as Markdown; text cannot break out of its cell."""
     numeric = [
-        any(isinstance(row[i], (int, float, Measure, Share)) for row in table.rows)
+        any(isinstance(row[i], (int, float, Measure, Change, Share)) for row in table.rows)
         for i in range(len(table.heads))
     ]
     lines = [table.heads, ["--:" if n else "---" for n in numeric]]
@@ -94,6 +74,9 @@ def cell_text(cell: Cell) -> str:
         return ""
     if isinstance(cell, Link):
         return f"[{_safe(cell.text)}]({cell.href})"
+    if isinstance(cell, Change):
+        sign = "−" if cell.value < 0 else "+"
+        return sign + cell_text(Measure(abs(cell.value), cell.standard_error))
     if isinstance(cell, Measure):
         if math.isnan(cell.standard_error):
             return f"{cell.value:.3f}"
@@ -124,12 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     scores = {n: a for n, a in artifacts.items() if isinstance(a, Scores)}
     options.chart.parent.mkdir(parents=True, exist_ok=True)
     options.chart.write_text(loss_chart(training) + "\n", encoding="utf-8", newline="\n")
-    for line in _lines(score_table(scores, tables.ordered_runs(training))):
-        print(line)
-
-
-def _lines(text: str) -> Iterator[str]:
-    yield from text.splitlines()
+    print(score_table(scores, tables.ordered_runs(training)))
 
 
 if __name__ == "__main__":

@@ -16,11 +16,25 @@ from pipeline.core.artifacts import Attributes, Checkpoints, Documents, Scores, 
 from pipeline.core.shards import read_batches, read_shard
 
 OBJECTIVES = ("next_token", "masked", "dpo")
-LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss")
+LOWER_IS_BETTER = ("bits_per_byte",)
+# The column of the answers that holds, for one item, what a measure is the mean of.
+ITEM_COLUMNS = {
+    "accuracy": "value",
+    "bits_per_byte": "value",
+    "preferred_per_byte": "value",
+    "margin_per_byte": "margin",
+}
 
 
 class Measure(NamedTuple):
     """A number with its standard error, NaN where it is not known."""
+
+    value: float
+    standard_error: float = math.nan
+
+
+class Change(NamedTuple):
+    """A difference, shown with its sign, and its standard error."""
 
     value: float
     standard_error: float = math.nan
@@ -39,7 +53,7 @@ class Link(NamedTuple):
     href: str
 
 
-Cell = str | int | float | Measure | Share | Link | None
+Cell = str | int | float | Measure | Change | Share | Link | None
 
 
 @dataclass(frozen=True)
@@ -177,9 +191,14 @@ def training_runs(training: Mapping[str, Checkpoints]) -> Table:
 
 
 def score_rows(scores: Scores) -> list[dict[str, Any]]:
-    """The rows of `scores.parquet`."""
+    """The rows of `scores.parquet` that measure; those that count (`num_…`) are left out."""
     rows: list[dict[str, Any]] = read_shard(scores.root, scores.scores).to_pylist()
-    return rows
+    return [row for row in rows if not row["metric"].startswith("num_")]
+
+
+def is_multiple_choice(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether these are accuracies."""
+    return any(row["metric"] == "accuracy" for row in rows)
 
 
 def answers(scores: Scores) -> pa.Table:
@@ -262,10 +281,8 @@ def compared(scores: Scores, runs: list[str]) -> Table:
         present = [model for model in models if (task, metric, model) in last]
         for before, model in zip([None, *present], present, strict=False):
             row = last[task, metric, model]
-            difference, number, verdict = None, None, ""
-            if before is not None and metric in ("bits_per_byte", "preferred_per_byte"):
-                difference, number = _paired(items, task, metric, before, model)
-                verdict = _verdict(difference, metric)
+            difference, number = _paired(items, task, metric, before, model)
+            verdict = _verdict(difference, metric)
             measure = Measure(_number(row["value"]), _number(row["standard_error"]))
             shown = metric.replace("_", " ")
             table.append([task, shown, model, measure, difference, number, verdict])
@@ -274,21 +291,22 @@ def compared(scores: Scores, runs: list[str]) -> Table:
 
 
 def _paired(
-    items: pa.Table, task: str, metric: str, before: str, model: str
-) -> tuple[Measure | None, int | None]:
+    items: pa.Table, task: str, metric: str, before: str | None, model: str
+) -> tuple[Change | None, int | None]:
+    column = ITEM_COLUMNS.get(metric)
+    if before is None or column not in items.column_names:
+        return None, None
     chosen = items.filter(pc.equal(items["task"], task))
-    if "metric" in chosen.column_names:
-        chosen = chosen.filter(pc.equal(chosen["metric"], metric))
-    if "value" not in chosen.column_names:
-        return None, None
+    values = chosen.select(["model", "step", "task", "id", column])
     try:
-        difference, error, number = paired_difference(chosen, before, model)
-    except ValueError:
+        named = values.rename_columns(["model", "step", "task", "id", "value"])
+        difference, error, number = paired_difference(named, before, model)
+    except ValueError:  # the two were asked different items
         return None, None
-    return Measure(difference, error), number
+    return Change(difference, error), number
 
 
-def _verdict(difference: Measure | None, metric: str) -> str:
+def _verdict(difference: Change | None, metric: str) -> str:
     if difference is None or not math.isfinite(difference.standard_error):
         return ""
     if abs(difference.value) <= 2 * difference.standard_error:
@@ -296,26 +314,43 @@ def _verdict(difference: Measure | None, metric: str) -> str:
     return "better" if (difference.value < 0) == (metric in LOWER_IS_BETTER) else "worse"
 
 
-def multiple_choice(scores: Scores, runs: list[str]) -> Table:
-    """Accuracies beside what guessing gives, with a mark where they cannot be told apart."""
+def multiple_choice(scores: Scores, runs: list[str], *, every_measure: bool = False) -> Table:
+    """Accuracies beside what guessing gives, with a mark where they cannot be told apart.
+
+    Args:
+        every_measure: also accuracies under the other normalizations of likelihood.
+    """
     rows = last_rows(score_rows(scores))
-    chances = chance_levels(answers(scores))
+    items = answers(scores)
+    chances = chance_levels(items)
+    chances |= {row["task"]: float(row["value"]) for row in rows if row["metric"] == "chance"}
     models = ordered_models(rows, runs)
+    last = {(row["task"], row["metric"], row["model"]): row for row in rows}
     table: list[list[Cell]] = []
-    for row in sorted(rows, key=lambda r: (r["task"], r["metric"], models.index(r["model"]))):
-        accuracy = Measure(_number(row["value"]), _number(row["standard_error"]))
-        is_share = row["unit"] == "fraction" or str(row["metric"]).startswith("acc")
-        chance = chances.get(row["task"]) if is_share else None
-        mark = "at chance" if chance is not None and at_chance(accuracy, chance) else ""
-        metric = str(row["metric"]).replace("_", " ")
-        table.append([row["task"], metric, row["model"], accuracy, chance, row["num_items"], mark])
-    heads = ["task", "measure", "model", "value", "chance", "items", ""]
+    for task, metric in sorted({(row["task"], row["metric"]) for row in rows}):
+        if metric == "chance" or (metric != "accuracy" and not every_measure):
+            continue
+        present = [model for model in models if (task, metric, model) in last]
+        for before, model in zip([None, *present], present, strict=False):
+            row = last[task, metric, model]
+            accuracy = Measure(_number(row["value"]), _number(row["standard_error"]))
+            chance, number = chances.get(task), row["num_items"]
+            is_guess = chance is not None and at_chance(accuracy, chance, number)
+            difference, _ = _paired(items, task, metric, before, model)
+            name = metric.replace("_", " ")
+            mark = "at chance" if is_guess else ""
+            table.append([task, name, model, accuracy, chance, mark, difference, number])
+    heads = ["task", "measure", "model", "value", "chance", "", "change", "items"]
     return Table(heads, table)
 
 
-def at_chance(accuracy: Measure, chance: float) -> bool:
-    """Whether the accuracy is within two standard errors of guessing."""
-    return abs(accuracy.value - chance) < 2 * accuracy.standard_error
+def at_chance(accuracy: Measure, chance: float, num_items: int) -> bool:
+    """Whether the accuracy is within two standard errors of guessing.
+
+    Where all items were right or all wrong, the error is that of guessing.
+    """
+    error = accuracy.standard_error or math.sqrt(chance * (1 - chance) / max(1, num_items))
+    return abs(accuracy.value - chance) < 2 * error
 
 
 def chance_levels(answers: pa.Table) -> dict[str, float]:

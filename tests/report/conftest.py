@@ -43,6 +43,7 @@ ANSWER_ROWS = pa.schema(
         ("value", pa.float64()),
     ]
 )
+PAIR_ROWS = ANSWER_ROWS.append(pa.field("margin", pa.float64()))
 CHOICE_ROWS = ANSWER_ROWS.append(pa.field("logprobs", pa.list_(pa.float64())))
 
 
@@ -168,23 +169,31 @@ def make_inputs(root):
     ):
         values = [hard[id] - gain + rng.gauss(0, 0.1) for id in ids]
         mean = sum(values) / len(values)
-        answer_scores.append(score(model, step, "functions", "bits_per_byte", mean, "bits", 200))
+        answer_scores += [
+            score(model, step, "functions", "bits_per_byte", mean, "bits per byte", 200),
+            score(model, step, "functions", "num_bytes", 12345.0, "bytes", 200, 0.0),
+        ]
         for id, value in zip(ids, values, strict=True):
             row = {"model": model, "step": step, "task": "functions", "id": id, "value": value}
             answer_rows.append(row)
         wins = [float(rng.random() < preferred) for _ in ids]
         share = sum(wins) / len(wins)
-        pair_scores.append(score(model, step, "pairs", "preferred_per_byte", share, "fraction"))
+        pair_scores += [
+            score(model, step, "pairs", "preferred_per_byte", share, "fraction"),
+            score(model, step, "pairs", "margin_per_byte", share - 0.5, "nats per byte"),
+        ]
         for id, value in zip(ids, wins, strict=True):
             row = {"model": model, "step": step, "task": "pairs", "id": id, "value": value}
-            pair_rows.append(row)
+            pair_rows.append({**row, "margin": value - 0.5})
     choices, choice_scores = [], []
     for model, step, accuracy in (("base", 400, 0.26), ("sft", 200, 0.41), ("dpo", 100, 0.40)):
         for task in ("functions", EVIL):
             error = math.sqrt(accuracy * (1 - accuracy) / 400)
-            choice_scores.append(
-                score(model, step, task, "accuracy", accuracy, "fraction", 400, error)
-            )
+            choice_scores += [
+                score(model, step, task, "accuracy", accuracy, "fraction", 400, error),
+                score(model, step, task, "accuracy_raw", accuracy, "fraction", 400, error),
+                score(model, step, task, "chance", 0.25, "fraction", 400, 0.0),
+            ]
             for id in ids[:4]:
                 choices.append(
                     {
@@ -222,7 +231,7 @@ def make_inputs(root):
                 cache / "AnswerScores-001-e2", "perplexity", answer_scores, answer_rows
             ),
             "held-out pairs": make_scores(
-                cache / "PairScores-001-e3", "perplexity", pair_scores, pair_rows
+                cache / "PairScores-001-e3", "rank", pair_scores, pair_rows, PAIR_ROWS
             ),
             "held-out functions": make_scores(
                 cache / "RankEval-001-e4", "rank", choice_scores, choices, CHOICE_ROWS

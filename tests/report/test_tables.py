@@ -81,10 +81,15 @@ def test_models_are_compared_with_the_one_before(inputs):
 
 def test_an_accuracy_within_two_standard_errors_of_guessing_is_marked(inputs):
     table = tables.multiple_choice(inputs["scores"]["held-out functions"], ["base", "sft", "dpo"])
-    marks = {(row[0], row[2]): (row[4], row[6]) for row in table.rows}
+    marks = {(row[0], row[2]): (row[4], row[5]) for row in table.rows}
     assert marks["functions", "base"] == (0.25, "at chance")
     assert marks["functions", "sft"] == (0.25, "")
-    assert not tables.at_chance(Measure(0.25, math.nan), 0.25)
+    assert len(table.rows) == 6
+
+
+@pytest.mark.parametrize(("num_items", "marked"), [(3, True), (100, False)])
+def test_no_right_answer_out_of_few_is_still_chance(num_items, marked):
+    assert tables.at_chance(Measure(0.0, 0.0), 0.25, num_items) is marked
 
 
 def test_chance_is_the_mean_over_items_with_different_numbers_of_choices():
