@@ -1,0 +1,181 @@
+import math
+
+import pytest
+import torch
+
+from pipeline.core.shards import read_shard
+from pipeline.eval.generate import generate_text
+from pipeline.eval.perplexity import answer_scores, pair_scores, perplexity, ratio, windows
+from pipeline.eval.ranking import chosen_by, rank_eval
+from pipeline.eval.scoring import Likelihood, score_rows
+from pipeline.eval.tasks import Question, function_questions
+from pipeline.model.hf import export_hf
+from pipeline.tokens.chat import prepare_examples, prepare_pairs
+from tests.eval.conftest import conversations, sentence, write_documents
+from tests.model.fakes import TINY, tiny_model, write_checkpoints
+
+
+def scores_of(made):
+    return read_shard(made.root, made.scores).to_pylist()
+
+
+def answers_of(made):
+    return read_shard(made.root, made.answers).to_pylist()
+
+
+def uniform_model():
+    model = tiny_model()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    return model
+
+
+def test_a_uniform_model_has_perplexity_equal_to_its_vocabulary(tmp_path, documents, tokenizer):
+    checkpoints = write_checkpoints(tmp_path, [uniform_model()], tokenizer.content)
+    made = perplexity({"flat": checkpoints}, tokenizer, {"words": documents}, out=tmp_path / "s")
+    found = {row["metric"]: row for row in scores_of(made)}
+    assert found["perplexity"]["value"] == pytest.approx(TINY.vocab_size, rel=1e-5)
+    assert found["perplexity"]["standard_error"] == pytest.approx(0, abs=1e-3)
+    assert found["perplexity"]["num_items"] == 24  # the empty document is left out
+    bits = found["num_tokens"]["value"] * math.log2(TINY.vocab_size) / found["num_bytes"]["value"]
+    assert found["bits_per_byte"]["value"] == pytest.approx(bits, rel=1e-5)
+    assert found["num_bytes"]["value"] == documents.num_text_bytes
+
+
+@pytest.mark.parametrize("count", [1, 2, 47, 48, 49, 50, 96, 97, 131])
+def test_windows_score_every_token_once_with_full_context(count):
+    ids = list(range(count + 1))
+    rows = windows(ids, 48)
+    assert [row.ids[place] for row in rows for place in row.scored] == ids[1:]
+    assert all(len(row.ids) <= 49 for row in rows)
+    assert all(len(row.ids) == 49 for row in rows[1:])
+
+
+def test_windows_of_a_document_that_fits_are_the_document():
+    model = tiny_model()
+    (row,) = windows(list(range(30)), 48)
+    (scored,) = score_rows(model, [row])
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(
+            model.logits(model(ids[:, :-1]))[0], ids[0, 1:], reduction="sum"
+        )
+    assert scored.logprobs.sum() == pytest.approx(-losses.item(), rel=1e-5)
+
+
+def test_perplexity_over_steps_is_of_each_steps_weights(
+    tmp_path, documents, tokenizer, checkpoints
+):
+    models, texts = {"a": checkpoints}, {"words": documents}
+    both = perplexity(models, tokenizer, texts, steps="all", max_documents=5, out=tmp_path / "s")
+    one = perplexity(models, tokenizer, texts, steps=[2], max_documents=5, out=tmp_path / "t")
+    assert len(answers_of(both)) == 10
+    assert [row for row in scores_of(both) if row["step"] == 2] == scores_of(one)
+    by_step = {r["step"]: r["value"] for r in scores_of(both) if r["metric"] == "perplexity"}
+    assert by_step[1] != by_step[2]
+
+
+def test_an_exported_model_scores_as_its_checkpoint(tmp_path, documents, tokenizer, checkpoints):
+    exported = export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf")
+    models = {"own": checkpoints, "exported": exported}
+    made = perplexity(models, tokenizer, {"w": documents}, max_documents=4, out=tmp_path / "s")
+    values = [row["value"] for row in scores_of(made) if row["metric"] == "perplexity"]
+    assert values[0] == values[1]
+
+
+def test_a_ratio_is_of_sums_and_its_error_shrinks_with_items():
+    value, error = ratio([1.0, 3.0], [2, 2])
+    assert (value, error) == (1.0, pytest.approx(0.5))
+    assert ratio([1.0, 3.0] * 50, [2, 2] * 50)[1] < error / 5
+    assert ratio([5.0], [2]) == (2.5, 0.0)
+
+
+def test_answers_are_scored_by_their_mask_and_bytes(tmp_path, tokenizer):
+    talks = conversations(12)
+    documents = write_documents(tmp_path / "d", [str(n) for n in range(12)], talks)
+    examples = prepare_examples(documents, tokenizer, max_length=48, out=tmp_path / "e")
+    checkpoints = write_checkpoints(tmp_path, [uniform_model()], tokenizer.content)
+    made = answer_scores({"flat": checkpoints}, examples, out=tmp_path / "s")
+    rows = answers_of(made)
+    assert len(rows) == examples.num_examples > 0
+    for row in rows:
+        answer = talks[int(row["id"][1:])]["messages"][1]["content"]
+        assert row["num_bytes"] == len(answer.encode())
+        assert row["logprob"] == pytest.approx(-row["num_tokens"] * math.log(384), rel=1e-5)
+    assert len(answers_of(answer_scores({"f": checkpoints}, examples, limit=3, out=tmp_path))) == 3
+
+
+def test_a_pair_turned_round_is_preferred_the_other_way(tmp_path, tokenizer, checkpoints):
+    talks = conversations(16)
+    sides = [(t["messages"][1]["content"], sentence(n + 1, 6)) for n, t in enumerate(talks)]
+    made = []
+    for name, (left, right) in {"a": (0, 1), "b": (1, 0)}.items():
+        metadata = [
+            {"prompt": talk["messages"][:1], "chosen": both[left], "rejected": both[right]}
+            for talk, both in zip(talks, sides, strict=True)
+        ]
+        root = tmp_path / name
+        documents = write_documents(root / "d", [str(n) for n in range(16)], metadata)
+        pairs = prepare_pairs(documents, tokenizer, max_length=48, out=root / "p")
+        made.append(pair_scores({"m": checkpoints}, pairs, out=root / "s"))
+    straight, turned = (answers_of(each) for each in made)
+    assert len(straight) > 3
+    assert [1 - row["value"] for row in straight] == [row["value"] for row in turned]
+    preferred, margin = scores_of(made[0])
+    assert preferred["metric"] == "preferred_per_byte"
+    share = sum(row["value"] for row in straight) / len(straight)
+    assert preferred["value"] == pytest.approx(share)
+    assert margin["value"] == pytest.approx(-scores_of(made[1])[1]["value"])
+
+
+def test_every_normalization_can_choose_another():
+    texts = ["ab", "abcdefgh", "éééé"]
+    question = Question("t", "q", [""] * 3, texts, 0, [""] * 3, "", "MIT")
+    own = [Likelihood(p, n, False, 0) for p, n in ((-2.0, 1), (-4.0, 5), (-2.4, 2))]
+    alone = [Likelihood(p, 1, False, 0) for p in (-1.0, -9.0, -2.0)]
+    assert chosen_by(question, own, alone) == {
+        "raw": 0,
+        "per_token": 1,
+        "per_character": 1,
+        "per_byte": 2,
+        "unconditional": 1,
+    }
+    assert "unconditional" not in chosen_by(question, own, None)
+
+
+def test_ranks_are_recorded_by_item_and_sum_to_the_scores(tmp_path, tokenizer, checkpoints):
+    documents = write_documents(tmp_path / "d", [str(n) for n in range(30)], conversations(30))
+    questions = function_questions(documents, limit=20, out=tmp_path / "q")
+    made = rank_eval({"m": checkpoints}, tokenizer, questions, steps="all", out=tmp_path / "s")
+    rows = answers_of(made)
+    assert len(rows) == 40
+    for step in (1, 2):
+        found = {r["metric"]: r for r in scores_of(made) if r["step"] == step}
+        right = [r["chosen"] == r["gold"] for r in rows if r["step"] == step]
+        assert found["accuracy"]["value"] == pytest.approx(sum(right) / 20)
+        assert found["accuracy"]["value"] == found["accuracy_per_byte"]["value"]
+        assert found["chance"]["value"] == 0.25
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_generation_is_a_function_of_its_seed(tmp_path, tokenizer, checkpoints, temperature):
+    prompts = ["the quick", "", " ".join(sentence(n, 9) for n in range(9))]
+
+    def written(seed, name):
+        made = generate_text(
+            checkpoints,
+            tokenizer,
+            prompts,
+            max_new_tokens=12,
+            temperature=temperature,
+            seed=seed,
+            out=tmp_path / name,
+        )
+        return read_shard(made.root, made.shards[0]).to_pylist()
+
+    first, again, other = written(0, "a"), written(0, "b"), written(1, "c")
+    assert first == again
+    assert [row["prompt"] for row in first] == prompts
+    assert all(max(row["tokens"], default=0) < tokenizer.vocab_size for row in first)
+    same = [row["tokens"] for row in first] == [row["tokens"] for row in other]
+    assert same == (temperature == 0)
