@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
@@ -19,9 +19,9 @@ MAX_LABEL = 24  # characters of a series' name beside its line
 CHARACTER = 6.6  # mean width of a character of 12 px, in px
 
 _STANDALONE = """<style>
-svg{--ink:#1f2328;--muted:#656d76;--grid:#d8dee4;--paper:#ffffff;--s0:#2563a8;--s1:#b4520f;
+svg{--ink:#1f2328;--muted:#656d76;--grid:#d8dee4;--faint:#b9cbe0;--paper:#ffffff;--s0:#2563a8;--s1:#b4520f;
 --s2:#2a7d4f;--s3:#8a4fa3;--s4:#a8324a;--s5:#6b6a1f;font-family:system-ui,sans-serif}
-@media (prefers-color-scheme:dark){svg{--ink:#e6edf3;--muted:#9198a1;--grid:#343b44;
+@media (prefers-color-scheme:dark){svg{--ink:#e6edf3;--muted:#9198a1;--grid:#343b44;--faint:#38506b;
 --paper:#14171b;--s0:#6cb0f2;--s1:#f0985a;--s2:#6cc795;--s3:#c79be0;--s4:#f08a9d;--s5:#cdca6a}}
 </style>"""
 
@@ -77,6 +77,19 @@ def thinned(points: Points, limit: int = MAX_POINTS) -> list[tuple[float, float]
     ]
 
 
+def running_mean(points: Points, reach: int) -> list[tuple[float, float]]:
+    """Each y as the mean of it and its neighbours up to `reach` away; a gap stays a gap.
+
+    Near an end the reach is shorter on both sides, so that a slope is not bent.
+    """
+    means = []
+    for place, (x, y) in enumerate(points):
+        away = min(reach, place, len(points) - 1 - place)
+        near = [v for _, v in points[place - away : place + away + 1] if math.isfinite(v)]
+        means.append((x, math.fsum(near) / len(near) if math.isfinite(y) else math.nan))
+    return means
+
+
 class _Axis(NamedTuple):
     low: float
     high: float
@@ -102,6 +115,7 @@ def line_chart(
     y_label: str = "",
     log_x: bool = False,
     log_y: bool = False,
+    faint: Collection[str] = (),
     width: int = 640,
     height: int = 300,
     standalone: bool = False,
@@ -112,6 +126,7 @@ def line_chart(
     than 400 points are drawn as means of neighbours. With `standalone` it is a file by itself.
 
     Args:
+        faint: names of series that are only background: pale, and not named.
         width: of the drawing in px, as `height`; a page may scale it.
     """
     lines = {name: _segments(points, log_x, log_y) for name, points in series.items()}
@@ -126,9 +141,9 @@ def line_chart(
         note = f'<text x="{width / 2}" y="{height / 2}" text-anchor="middle" fill="var(--muted)">'
         return f"{root}{style}{paper}{note}no points to draw</text></svg>"
 
-    names = [shortened(name, MAX_LABEL) for name in series]
-    several = len(series) > 1
-    right = width - (max(map(len, names)) * CHARACTER + 22 if several else 14)
+    names = {name: shortened(name, MAX_LABEL) for name in series if name not in faint}
+    several = len(names) > 1
+    right = width - (max(map(len, names.values())) * CHARACTER + 22 if several else 14)
     top = (30 if title else 12) + (18 if y_label else 0)
     x_low, x_high = _range([x for x, _ in drawn], log_x, margin=0.0)
     if not log_x and 0 < x_low < 0.1 * x_high:
@@ -146,12 +161,14 @@ def line_chart(
         parts.append(_text((x.start + x.end) / 2, height - 8, x_label, "middle", muted=True))
     parts += _grid(x, y, max(2, int((x.end - x.start) / 90)))
     ends = []
-    for place, (name, segments) in enumerate(lines.items()):
-        colour = f"var(--s{place % NUM_COLOURS})"
+    for name in faint:
+        parts.append(_line(name, lines[name], x, y, "var(--faint)", dashed=False))
+    for place, name in enumerate(names):
+        segments, colour = lines[name], f"var(--s{place % NUM_COLOURS})"
         parts.append(_line(name, segments, x, y, colour, dashed=place >= NUM_COLOURS))
         if segments:
             last_x, last_y = segments[-1][-1]
-            ends.append((y(last_y), x(last_x), names[place], colour, name))
+            ends.append((y(last_y), x(last_x), names[name], colour, name))
     if several:
         parts += _labels(ends, x.end, top, y.start)
     return "".join(parts) + "</svg>"

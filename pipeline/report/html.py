@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
@@ -31,7 +32,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_batches
 from pipeline.report import tables
-from pipeline.report.charts import escaped, line_chart, shortened, tick_label
+from pipeline.report.charts import escaped, line_chart, running_mean, shortened, thinned, tick_label
 from pipeline.report.tables import Cell, Change, Link, Measure, Share, Table
 
 PAGE = "index.html"
@@ -112,10 +113,10 @@ class _Page:
         if kept:
             self.sections.append((id, name, kept))
 
-    def place(self, artifact: Artifact, text: str = "") -> Link:
+    def place(self, artifact: Artifact) -> Link:
         """A link to the folder of a result, named by the folder."""
         folder = os.path.relpath(artifact.root, self.out).replace(os.sep, "/")
-        return Link(text or shortened(artifact.root.name, 40), f"{folder}/{MANIFEST}")
+        return Link(shortened(artifact.root.name, 40), quote(f"{folder}/{MANIFEST}"))
 
     # ------------------------------------------------------------------------ sections
 
@@ -206,24 +207,11 @@ class _Page:
         charts = []
         for row, name in zip(table.rows, tables.ordered_runs(training), strict=True):
             row.append(self.place(training[name]))
-            columns = tables.history(training[name])
-            points = list(zip(columns.get("step", []), columns.get("loss", []), strict=False))
-            charts.append(
-                Html(
-                    line_chart(
-                        {name: points},
-                        title=f"Loss of {name}",
-                        x_label="step",
-                        y_label="nats per pair"
-                        if training[name].objective == "dpo"
-                        else "nats per token",
-                        width=520,
-                        height=280,
-                        log_y=_is_wide(columns.get("loss", [])),
-                    )
-                )
-            )
-        note = "Last loss is the mean of the last tenth of the steps."
+            charts.append(_loss_chart(name, training[name]))
+        note = (
+            "Last loss is the mean of the last tenth of the steps. Pale: the loss of each step; "
+            "dark: the mean over a twentieth of the run around it."
+        )
         self.section(
             "training",
             "Training",
@@ -272,7 +260,8 @@ class _Page:
                     "Change is the mean, over items that both models answered, of the difference "
                     "to the model in the row above; after ± stands a standard error. Bits per byte "
                     "weighs items by their bytes and a change weighs them alike. A change within "
-                    "two standard errors is called no clear change.",
+                    "two standard errors is called no clear change. Preferred per byte is the "
+                    "share of pairs whose chosen answer is the likelier one; a coin gives 0.5.",
                     class_="note",
                 ),
             )
@@ -314,6 +303,8 @@ class _Page:
             prompt, text = str(row["prompt"]), str(row["text"])
             if text.startswith(prompt):
                 text = text[len(prompt) :]
+            about = f"{row['checkpoint']}, seed {row['seed']}"
+            parts.append(tag("p", about, class_="note"))
             parts.append(
                 tag(
                     "pre",
@@ -425,6 +416,25 @@ def shown_cell(cell: Cell) -> Html:
 
 
 # ---------------------------------------------------------------------------- parts
+
+
+def _loss_chart(name: str, checkpoints: Checkpoints) -> Html:
+    columns = tables.history(checkpoints)
+    losses = columns.get("loss", [])
+    points = thinned(list(zip(columns.get("step", []), losses, strict=False)))
+    mean = running_mean(points, len(points) // 40)
+    return Html(
+        line_chart(
+            {"each step": points, "mean": mean},
+            faint=["each step"],
+            title=f"Loss of {name}",
+            x_label="step",
+            y_label="nats per pair" if checkpoints.objective == "dpo" else "nats per token",
+            width=520,
+            height=280,
+            log_y=_is_wide(losses),
+        )
+    )
 
 
 def _final_scores(rows: list[dict[str, Any]], runs: list[str]) -> Table:

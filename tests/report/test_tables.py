@@ -3,7 +3,7 @@ import statistics
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.report import tables
@@ -21,6 +21,7 @@ def rows_of(model, values, step=1, task="t"):
 values = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-10, 10), min_size=3, max_size=8)
 
 
+@settings(deadline=None, max_examples=50)
 @given(values, st.floats(-5, 5), st.randoms())
 def test_a_constant_gain_has_no_error_however_hard_the_items_and_whatever_the_order(
     hard, gain, random
@@ -33,6 +34,7 @@ def test_a_constant_gain_has_no_error_however_hard_the_items_and_whatever_the_or
     assert number == len(hard)
 
 
+@settings(deadline=None, max_examples=50)
 @given(values, values)
 def test_paired_difference_turns_its_sign_with_its_models(left, right):
     answers = as_table(rows_of("a", left) + rows_of("b", right), ANSWER_ROWS)
