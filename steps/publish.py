@@ -1,0 +1,71 @@
+"""Steps at the end: the page, and models others can open."""
+
+from __future__ import annotations
+
+from tango.step import Step
+
+from pipeline.core.artifacts import (
+    Attributes,
+    Checkpoints,
+    Documents,
+    Generations,
+    HfModel,
+    Report,
+    Scores,
+    Tokenizer,
+    Tokens,
+)
+from pipeline.report.html import write_report
+from steps.base import PipelineStep
+
+
+@Step.register("report")
+class WriteReport(PipelineStep):
+    """One page of everything that was made, which needs no network."""
+
+    VERSION = "001"
+
+    def run(
+        self,
+        title: str,
+        corpus: dict[str, Documents],
+        tokens: dict[str, Tokens],
+        training: dict[str, Checkpoints],
+        scores: dict[str, Scores],
+        overlaps: dict[str, Attributes] = {},  # noqa: B006  Tango reads defaults; nothing writes it
+        generations: Generations | None = None,
+    ) -> Report:
+        return write_report(
+            title=title,
+            corpus=corpus,
+            tokens=tokens,
+            training=training,
+            scores=scores,
+            overlaps=overlaps,
+            generations=generations,
+            out=self.out,
+        )
+
+
+@Step.register("export_hf")
+class ExportHf(PipelineStep):
+    """The latest checkpoint as a folder that `transformers` opens."""
+
+    VERSION = "001"
+
+    def run(self, checkpoints: Checkpoints, tokenizer: Tokenizer) -> HfModel:
+        from pipeline.model.hf import export_hf
+
+        return export_hf(checkpoints, None, tokenizer, out=self.out)
+
+
+@Step.register("import_hf")
+class ImportHf(PipelineStep):
+    """A released OLMo folder (config.json, safetensors) as a model that can be scored."""
+
+    VERSION = "001"
+
+    def run(self, path: str) -> HfModel:
+        from pipeline.model.hf import import_hf
+
+        return import_hf(path, out=self.out)

@@ -1,0 +1,135 @@
+"""Steps from text to the integers that training reads."""
+
+from __future__ import annotations
+
+from tango.step import Step
+
+from pipeline.core.artifacts import (
+    Documents,
+    Examples,
+    OrderTable,
+    Pairs,
+    Tokenizer,
+    TokenMix,
+    Tokens,
+)
+from pipeline.core.engine import LOCAL, Engine
+from pipeline.tokens.chat import prepare_examples, prepare_pairs
+from pipeline.tokens.mixing import mix_tokens
+from pipeline.tokens.order import inspect_order
+from pipeline.tokens.tokenizer import import_tokenizer, train_tokenizer
+from pipeline.tokens.tokenizing import tokenize_documents
+from steps.base import PipelineStep
+
+
+@Step.register("train_tokenizer")
+class TrainTokenizer(PipelineStep):
+    """A byte-level BPE tokenizer trained on a sample of documents, chosen by hash."""
+
+    VERSION = "001"
+
+    def run(self, documents: Documents, vocab_size: int, sample_fraction: float = 1.0) -> Tokenizer:
+        return train_tokenizer(
+            documents, vocab_size=vocab_size, sample_fraction=sample_fraction, out=self.out
+        )
+
+
+@Step.register("import_tokenizer")
+class ImportTokenizer(PipelineStep):
+    """A published tokenizer.json."""
+
+    VERSION = "001"
+
+    def run(
+        self,
+        path: str,
+        end_token: str = "<|endoftext|>",
+        pad_token: str = "<|padding|>",
+    ) -> Tokenizer:
+        return import_tokenizer(path, end_token=end_token, pad_token=pad_token, out=self.out)
+
+
+@Step.register("tokenize")
+class Tokenize(PipelineStep):
+    """Documents become token ids, each ending in the end token."""
+
+    VERSION = "001"
+
+    def run(self, documents: Documents, tokenizer: Tokenizer, engine: Engine = LOCAL) -> Tokens:
+        return tokenize_documents(documents, tokenizer, out=self.out, engine=engine)
+
+
+@Step.register("mix")
+class Mix(PipelineStep):
+    """Several Tokens in given proportions; copies nothing."""
+
+    VERSION = "001"
+
+    def run(
+        self,
+        tokens: dict[str, Tokens],
+        sequence_length: int,
+        proportions: dict[str, float] | None = None,
+        num_instances: int | None = None,
+    ) -> TokenMix:
+        return mix_tokens(
+            tokens,
+            sequence_length=sequence_length,
+            proportions=proportions,
+            num_instances=num_instances,
+            out=self.out,
+        )
+
+
+@Step.register("inspect_order")
+class InspectOrder(PipelineStep):
+    """Which documents each optimizer step reads."""
+
+    VERSION = "001"
+
+    def run(
+        self,
+        mix: TokenMix,
+        batch_size: int,
+        seed: int,
+        num_steps: int,
+        first_step: int = 0,
+        world_size: int = 1,
+    ) -> OrderTable:
+        return inspect_order(
+            mix,
+            batch_instances=batch_size,
+            seed=seed,
+            num_steps=num_steps,
+            first_step=first_step,
+            world_size=world_size,
+            out=self.out,
+        )
+
+
+@Step.register("prepare_examples")
+class PrepareExamples(PipelineStep):
+    """Conversations become token ids with a mask of what is learned."""
+
+    VERSION = "001"
+
+    def run(
+        self, documents: Documents, tokenizer: Tokenizer, max_length: int, engine: Engine = LOCAL
+    ) -> Examples:
+        return prepare_examples(
+            documents, tokenizer, max_length=max_length, out=self.out, engine=engine
+        )
+
+
+@Step.register("prepare_pairs")
+class PreparePairs(PipelineStep):
+    """Preferences become pairs of token ids, chosen and rejected."""
+
+    VERSION = "001"
+
+    def run(
+        self, documents: Documents, tokenizer: Tokenizer, max_length: int, engine: Engine = LOCAL
+    ) -> Pairs:
+        return prepare_pairs(
+            documents, tokenizer, max_length=max_length, out=self.out, engine=engine
+        )

@@ -1,0 +1,312 @@
+"""From the JSON of an experiment to typed arguments, checked before anything runs.
+
+Tango matches JSON to type hints loosely: it ignores `Literal`, takes a string for a list, passes a
+step of the wrong kind and a misspelled `key`. Here every value is held against its hint and every
+fault is one message with its path in the experiment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+from tango.common.exceptions import CliRunError
+from tango.common.params import Params
+from tango.step import Step, StepIndexer
+
+from pipeline.core.artifacts import Artifact
+
+COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
+
+
+class WiringError(CliRunError):
+    """The experiment is not one that can run; the message is for its author."""
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the list of what there is."""
+    known = sorted(names)
+    close = difflib.get_close_matches(str(name), known, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(known)}" if known else ""
+
+
+def build_steps(steps: Mapping[str, Any]) -> dict[str, Step[Any]]:
+    """The steps of an experiment, in an order in which each follows those that it reads.
+
+    Raises:
+        WiringError: a type, parameter, value or reference is wrong.
+    """
+    plain = steps.as_dict(quiet=True) if isinstance(steps, Params) else dict(steps)
+    built: dict[str, Step[Any]] = {}
+    for name in _ordered(plain):
+        built[name] = _step(name, plain[name], built)
+    return built
+
+
+def _ordered(steps: dict[str, Any]) -> list[str]:
+    needs = {}
+    for name, config in steps.items():
+        if not isinstance(config, dict):
+            raise WiringError(f"steps.{name} is {config!r}; it must be an object with a type")
+        if "/" in name or "\\" in name or name in ("", ".", "..") or name.startswith("."):
+            raise WiringError(f"steps.{name}: {name!r} cannot be the name of a step")
+        needs[name] = dict(_references(config, f"steps.{name}"))
+        for path, target in needs[name].items():
+            if target not in steps:
+                raise WiringError(
+                    f"{path}.ref is {target!r}, which is no step{nearest(target, steps)}"
+                )
+    done: list[str] = []
+    left = list(steps)
+    while left:
+        ready = [name for name in left if set(needs[name].values()) <= set(done)]
+        if not ready:
+            raise WiringError(f"steps {', '.join(sorted(left))} wait for each other in a circle")
+        done += ready
+        left = [name for name in left if name not in ready]
+    return done
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and "ref" in value and value.get("type", "ref") == "ref"
+
+
+def _references(value: Any, path: str) -> Iterable[tuple[str, str]]:
+    if _is_reference(value):
+        yield path, value["ref"]
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _references(item, f"{path}.{name}")
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _references(item, f"{path}[{place}]")
+
+
+def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Step[Any]:
+    config = dict(config)
+    path = f"steps.{name}"
+    kind = config.pop("type", None)
+    if kind not in Step.list_available() or kind == "ref":
+        names = [n for n in Step.list_available() if n != "ref"]
+        raise WiringError(f"{path}.type is {kind!r}, which is no step type{nearest(kind, names)}")
+    cls, _ = Step.resolve_class_name(kind)
+    if not hasattr(cls, "UNKEYED"):  # somebody else's step: Tango builds it
+        params = Params({"type": kind, **_resolved(config, path, built)})
+        return Step.from_params(params, step_name=name)
+    resources = config.pop("step_resources", None)
+    metadata = config.pop("step_metadata", None)
+    hints = typing.get_type_hints(cls.run)
+    hints.pop("return", None)
+    defaults = {
+        p.name: p.default
+        for p in inspect.signature(cls.run).parameters.values()
+        if p.default is not inspect.Parameter.empty
+    }
+    for each in config:
+        if each not in hints:
+            raise WiringError(f"{path}.{each}: {kind} has no such parameter{nearest(each, hints)}")
+    for each in hints:
+        if each not in config and each not in defaults:
+            raise WiringError(f"{path}.{each} is missing; {kind} needs it")
+    values = {n: _value(hints[n], v, f"{path}.{n}", built) for n, v in config.items()}
+    original = {"type": kind, **config}
+    step: Step[Any] = cls(step_name=name, step_config=original, step_metadata=metadata, **values)
+    if resources is not None:
+        from tango.step import StepResources
+
+        step.step_resources = StepResources(**resources)
+    check: Callable[[str], None] | None = getattr(step, "check", None)
+    if check is not None:
+        try:
+            check(path)
+        except ValueError as error:
+            raise WiringError(str(error)) from error
+    return step
+
+
+def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
+    if _is_reference(value):
+        step = built[value["ref"]]
+        return StepIndexer(step, value["key"]) if "key" in value else step
+    if isinstance(value, dict):
+        return {n: _resolved(v, f"{path}.{n}", built) for n, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(v, f"{path}[{i}]", built) for i, v in enumerate(value)]
+    return value
+
+
+def _shown(hint: Any) -> str:
+    if isinstance(hint, type) and typing.get_origin(hint) is None:
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("NoneType", "null")
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
+    """The typed value for a piece of JSON, or WiringError."""
+    if _is_reference(value):
+        return _reference(hint, value, path, built)
+    members = _members(hint)
+    if hint in COMPONENTS:
+        return _component(COMPONENTS[hint], value, path, built)
+    if len(members) > 1:
+        return _one_of(members, hint, value, path, built)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if hint is type(None):
+        if value is None:
+            return None
+    elif origin is Literal:
+        if any(type(value) is type(each) and value == each for each in args):
+            return value
+        options = ", ".join(repr(each) for each in args)
+        raise WiringError(f"{path} is {value!r}; it must be one of {options}")
+    elif origin in (list, tuple) or origin is typing.get_origin(typing.Sequence[int]):
+        if isinstance(value, list):
+            return _sequence(origin, args, value, path, built)
+    elif origin is dict or hint is dict:
+        if isinstance(value, dict):
+            inner = args[1] if args else Any
+            return {n: _value(inner, v, f"{path}.{n}", built) for n, v in value.items()}
+    elif isinstance(hint, type) and issubclass(hint, Artifact):
+        raise WiringError(
+            f"{path} is {value!r}; it must be a reference to a step that makes {_shown(hint)}"
+        )
+    elif dataclasses.is_dataclass(hint):
+        return _component({hint.__name__: hint}, value, path, built, named=False)
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise WiringError(f"{path} is {value!r}; it must be of type {_shown(hint)}")
+
+
+def _sequence(
+    origin: Any, args: tuple[Any, ...], value: list[Any], path: str, built: dict[str, Step[Any]]
+) -> Any:
+    if origin is tuple and args[-1] is not Ellipsis:
+        if len(value) != len(args):
+            raise WiringError(f"{path} has {len(value)} items; it must have {len(args)}")
+        return tuple(
+            _value(h, v, f"{path}[{i}]", built) for i, (h, v) in enumerate(zip(args, value))
+        )
+    items = [_value(args[0], v, f"{path}[{i}]", built) for i, v in enumerate(value)]
+    return tuple(items) if origin is tuple else items
+
+
+def _one_of(
+    members: tuple[Any, ...], hint: Any, value: Any, path: str, built: dict[str, Step[Any]]
+) -> Any:
+    if value is None and type(None) in members:
+        return None
+    kinds = [each for each in members if each is not type(None)]
+    if isinstance(value, dict) and all(dataclasses.is_dataclass(each) for each in kinds):
+        # told apart by their fields: the one that shares most with what was written
+        def shared(kind: Any) -> int:
+            names = [f.name for f in dataclasses.fields(kind)]
+            required = [
+                f.name
+                for f in dataclasses.fields(kind)
+                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+            ]
+            close = sum(bool(difflib.get_close_matches(n, names, 1)) for n in value)
+            return (
+                2 * sum(n in names for n in value) + close + 4 * all(n in value for n in required)
+            )
+
+        return _value(max(kinds, key=shared), value, path, built)
+    if len(kinds) == 1:
+        return _value(kinds[0], value, path, built)
+    for each in kinds:
+        try:
+            return _value(each, value, path, built)
+        except WiringError:
+            continue
+    raise WiringError(f"{path} is {value!r}; it must be of type {_shown(hint)}")
+
+
+def _component(
+    classes: dict[str, type], value: Any, path: str, built: dict[str, Step[Any]], named: bool = True
+) -> Any:
+    if isinstance(value, str) and named:
+        value = {"type": value}
+    if not isinstance(value, dict):
+        options = " or ".join(sorted(classes))
+        raise WiringError(f"{path} is {value!r}; it must be an object ({options})")
+    value = dict(value)
+    if named:
+        kind = value.pop("type", None)
+        if kind not in classes:
+            raise WiringError(
+                f"{path}.type is {kind!r}, which is not known{nearest(kind, classes)}"
+            )
+        cls = classes[kind]
+    else:
+        (kind, cls), *_ = classes.items()
+        value.pop("type", None)
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for each in value:
+        if each not in fields:
+            raise WiringError(f"{path}.{each}: {kind} has no such field{nearest(each, fields)}")
+    for name, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and name not in value:
+            raise WiringError(f"{path}.{name} is missing; {kind} needs it")
+    values = {n: _value(hints[n], v, f"{path}.{n}", built) for n, v in value.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise WiringError(f"{path}: {error}") from error
+
+
+def _reference(hint: Any, value: dict[str, Any], path: str, built: dict[str, Step[Any]]) -> Any:
+    step = built[value["ref"]]
+    extra = set(value) - {"type", "ref", "key"}
+    if extra:
+        raise WiringError(f"{path}.{min(extra)}: a reference has ref and key only")
+    made = made_by(step)
+    if "key" in value:
+        keys = getattr(made, "KEYS", ())
+        if value["key"] not in keys:
+            name = made.__name__ if made else "its result"
+            say = nearest(value["key"], keys) if keys else f"; {name} has no keys: leave it out"
+            raise WiringError(f"{path}.key is {value['key']!r}{say}")
+        return StepIndexer(step, value["key"])
+    wanted = [each for each in _members(hint) if isinstance(each, type)]
+    artifacts = [each for each in wanted if issubclass(each, Artifact)]
+    if hint is not Any and (
+        not artifacts or made is None or not issubclass(made, tuple(artifacts))
+    ):
+        name = made.__name__ if made else "something unknown"
+        raise WiringError(
+            f"{path} is the step {value['ref']!r}, which makes {name}; it must be {_shown(hint)}"
+        )
+    return step
+
+
+def made_by(step: Step[Any]) -> type[Artifact] | None:
+    """The artifact that a step says it returns."""
+    returned = typing.get_type_hints(type(step).run).get("return")
+    return returned if isinstance(returned, type) and issubclass(returned, Artifact) else None

@@ -1,0 +1,169 @@
+"""`pipeline/store` as Tango's Workspace: state is read from lease, manifest and record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import ParseResult
+
+import petname
+import tango.workspaces  # noqa: F401  registers "local" first, so that ours can take its place
+from tango.common.logging import file_handler
+from tango.step import Step
+from tango.step_cache import StepCache
+from tango.step_info import EnvironmentMetadata, PlatformMetadata, StepInfo
+from tango.workspace import Run, Workspace
+
+from pipeline.core.artifacts import Artifact, write_json
+from pipeline.store.results import Results
+
+
+class ResultCache(StepCache):
+    """A step is cached when its manifest stands; results are always read back, never kept."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+
+    def __contains__(self, step: Any) -> bool:
+        return isinstance(step, (Step, StepInfo)) and step.unique_id in self.results
+
+    def __getitem__(self, step: Any) -> Artifact:
+        return self.results.load(step.unique_id)
+
+    def __setitem__(self, step: Step[Any], value: Any) -> None:
+        raise ValueError(f"step {step.name} is not a PipelineStep; its result cannot be stored")
+
+    def __delitem__(self, step: Any) -> None:
+        shutil.rmtree(self.results.folder(step.unique_id))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.results)
+
+
+@Workspace.register("local", exist_ok=True)
+class ResultWorkspace(Workspace):
+    """Results in one folder that can be moved, copied and looked at.
+
+    Args:
+        dir: the folder; relative to the working directory.
+    """
+
+    def __init__(self, dir: str) -> None:
+        super().__init__()
+        self.dir = Path(dir).resolve()
+        self.results = Results(self.dir)
+        self._cache = ResultCache(self.results)
+
+    @property
+    def url(self) -> str:
+        return f"local://{self.dir}"
+
+    @classmethod
+    def from_parsed_url(cls, parsed_url: ParseResult) -> Workspace:
+        return cls(
+            os.path.join(parsed_url.netloc, parsed_url.path.lstrip("/"))
+            if parsed_url.netloc
+            else parsed_url.path or "."
+        )
+
+    @property
+    def step_cache(self) -> StepCache:
+        return self._cache
+
+    def work_dir(self, step: Step[Any]) -> Path:
+        return self.results.work(step.unique_id)
+
+    def step_info(self, step_or_unique_id: Step[Any] | str) -> StepInfo:
+        step = None if isinstance(step_or_unique_id, str) else step_or_unique_id
+        id = (
+            step_or_unique_id if isinstance(step_or_unique_id, str) else step_or_unique_id.unique_id
+        )
+        folder = self.results.folder(id)
+        info = StepInfo(
+            unique_id=id,
+            step_class_name=id.split("-")[0],
+            dependencies={d.unique_id for d in step.dependencies} if step else set(),
+            cacheable=True,
+            step_name=step.name if step else None,
+            version=id.split("-")[1],
+            platform=PlatformMetadata(),
+            environment=EnvironmentMetadata(packages=None, git=None),
+        )
+        if id in self.results:
+            try:
+                record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                record = {}
+            start = float(record.get("started", folder.stat().st_mtime))
+            info.start_time = datetime.fromtimestamp(start, timezone.utc)
+            end = start + float(record.get("seconds", 0))
+            info.end_time = datetime.fromtimestamp(end, timezone.utc)
+            info.result_location = str(folder)
+        return info
+
+    def step_starting(self, step: Step[Any]) -> None:
+        """Nothing to note: the lease says who works on what."""
+
+    def step_finished(self, step: Step[Any], result: Any) -> Any:
+        return result
+
+    def step_failed(self, step: Step[Any], e: BaseException) -> None:
+        """Nothing to note: `Results.fail` did."""
+
+    def register_run(self, targets: Iterable[Step[Any]], name: str | None = None) -> Run:
+        steps = list(targets)
+        if name is None:
+            name = str(petname.generate())
+            while (self._run_dir(name)).exists():
+                name = str(petname.generate())
+        folder = self._run_dir(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            if old.is_symlink():
+                old.unlink()
+        for step in steps:
+            link = folder / step.name
+            _relink(link, os.path.relpath(self.results.folder(step.unique_id), folder))
+        write_json(folder / "steps.json", {s.name: s.unique_id for s in steps})
+        _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
+        return self.registered_run(name)
+
+    def registered_runs(self) -> dict[str, Run]:
+        runs = self.dir / "runs"
+        names = sorted(p.name for p in runs.iterdir()) if runs.is_dir() else []
+        return {n: self.registered_run(n) for n in names if (runs / n / "steps.json").is_file()}
+
+    def registered_run(self, name: str) -> Run:
+        folder = self._run_dir(name)
+        if not (folder / "steps.json").is_file():
+            raise KeyError(name)
+        ids = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+        start = datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc)
+        return Run(name, {step: self.step_info(id) for step, id in ids.items()}, start)
+
+    def remove_step(self, step_unique_id: str) -> None:
+        if step_unique_id not in self.results:
+            raise KeyError(step_unique_id)
+        shutil.rmtree(self.results.folder(step_unique_id))
+
+    def capture_logs_for_run(self, name: str) -> AbstractContextManager[None]:
+        handler: AbstractContextManager[None] = file_handler(self._run_dir(name) / "out.log")
+        return handler
+
+    def _run_dir(self, name: str) -> Path:
+        if "/" in name or name in ("", ".", ".."):
+            raise ValueError(f"{name!r} cannot be the name of a run")
+        return self.dir / "runs" / name
+
+
+def _relink(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
