@@ -1,7 +1,10 @@
 """Log-probabilities of chosen tokens, batched by length and projected only where they are scored.
 
-Rows are sorted by length and content before they are batched, so the order in which they are asked
-for changes nothing. Shapes: B rows, T tokens, D width, N scored places, V vocabulary.
+Rows that differ only in what is scored, as the choices of a question do, are one sequence with
+branches: the shared context is computed once. Rows are sorted by length and content before they
+are batched, so the order in which they are asked for changes nothing.
+
+Shapes: B rows, T tokens, D width, N scored places, V vocabulary.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pipeline.model.olmo import Olmo
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 LOGIT_FLOATS = 1 << 24  # at most so many logits in memory at once
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 Model = Checkpoints | HfModel
 
 
@@ -155,34 +158,80 @@ def score_rows(
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
-    found: dict[tuple[tuple[int, ...], tuple[int, ...]], Scored] = {}
-    asked = {(each.ids[: each.scored[-1] + 1], each.scored) for each in rows if each.scored}
-    ordered = sorted(asked, key=lambda key: (-len(key[0]), key))
+    found: dict[_Key, Scored] = {}
+    branches: dict[tuple[int, ...], list[_Key]] = {}
+    longest = min(batch_tokens, model.config.max_sequence_length)
+    for key in sorted({_key(each) for each in rows if each.scored}):
+        branches.setdefault(key[0][: key[1][0]], []).append(key)
+    packs = [each for keys in branches.values() for each in _packs(keys, longest)]
+    packs.sort(key=lambda pack: (-_width(pack), pack))
     first = 0
-    while first < len(ordered):
-        count = max(1, batch_tokens // (len(ordered[first][0]) - 1))
-        batch = ordered[first : first + count]
-        found |= zip(batch, _score_batch(model, batch), strict=True)
-        first += count
+    while first < len(packs):
+        batch = packs[first : first + max(1, batch_tokens // _width(packs[first]))]
+        keys = [key for pack in batch for key in pack]
+        found |= zip(keys, _score_batch(model, batch), strict=True)
+        first += len(batch)
     nothing = Scored(np.zeros(0), np.zeros(0, bool))
-    return [
-        found[each.ids[: each.scored[-1] + 1], each.scored] if each.scored else nothing
-        for each in rows
-    ]
+    return [found[_key(each)] if each.scored else nothing for each in rows]
 
 
-def _score_batch(
-    model: Olmo, batch: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> list[Scored]:
+_Key = tuple[tuple[int, ...], tuple[int, ...]]  # ids up to the last scored, and the scored places
+
+
+def _key(each: Row) -> _Key:
+    return each.ids[: each.scored[-1] + 1], each.scored
+
+
+def _width(pack: Sequence[_Key]) -> int:
+    """Tokens the model reads for rows that share all before the first scored place."""
+    return pack[0][1][0] + sum(len(ids) - 1 - scored[0] for ids, scored in pack)
+
+
+def _packs(keys: list[_Key], longest: int) -> Iterator[list[_Key]]:
+    """Rows with one context, as many together as fit and as pays.
+
+    Branches cost attention to each other's masked places, so one more than twice as long as the
+    context, such as a document after the end token, stays alone.
+    """
+    pack: list[_Key] = []
+    for key in keys:
+        alone = len(key[0]) - 1 > 3 * key[1][0]
+        if pack and (alone or _width([*pack, key]) > longest):
+            yield pack
+            pack = []
+        pack.append(key)
+    yield pack
+
+
+def _score_batch(model: Olmo, batch: Sequence[list[_Key]]) -> list[Scored]:
+    """The scores of every row of every pack, in order."""
     device = next(model.parameters()).device
-    ids_BT = np.zeros((len(batch), len(batch[0][0]) - 1), np.int64)  # causal: padding is unseen
+    shape = (len(batch), _width(batch[0]))
+    ids_BT, places_BT = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    branch_BT = np.zeros(shape, np.int64)  # 0 is the shared context
     rows, places, targets = [], [], []
-    for number, (ids, scored) in enumerate(batch):
-        ids_BT[number, : len(ids) - 1] = ids[:-1]
-        rows += [number] * len(scored)
-        places += [place - 1 for place in scored]
-        targets += [ids[place] for place in scored]
-    hidden_BTD = model(torch.from_numpy(ids_BT).to(device))
+    for number, pack in enumerate(batch):
+        start = end = pack[0][1][0]
+        ids_BT[number, :start] = pack[0][0][:start]
+        places_BT[number, :start] = range(start)
+        for branch, (ids, scored) in enumerate(pack, start=1):
+            shift, first = end - start, end
+            end += len(ids) - 1 - start
+            ids_BT[number, first:end] = ids[start:-1]
+            places_BT[number, first:end] = range(start, len(ids) - 1)
+            branch_BT[number, first:end] = branch
+            rows += [number] * len(scored)
+            # the first scored token is predicted by the end of the context
+            places += [place - 1 if place == start else place - 1 + shift for place in scored]
+            targets += [ids[place] for place in scored]
+    inputs = [torch.from_numpy(ids_BT).to(device)]
+    if any(len(pack) > 1 for pack in batch):  # else causal: padding on the right is unseen
+        branches_BT = torch.from_numpy(branch_BT).to(device)
+        same_BTT = branches_BT[:, :, None] == branches_BT[:, None, :]
+        before_TT = torch.ones(shape[1], shape[1], dtype=torch.bool, device=device).tril()
+        inputs.append(torch.from_numpy(places_BT).to(device))
+        inputs.append(before_TT & (same_BTT | (branches_BT == 0)[:, None, :]))
+    hidden_BTD = model(*inputs)
     hidden_ND = hidden_BTD[torch.tensor(rows, device=device), torch.tensor(places, device=device)]
     targets_N = torch.tensor(targets, device=device)
     logprobs, greedy = [], []
@@ -193,7 +242,7 @@ def _score_batch(
         chosen_N = torch.log_softmax(logits_NV, -1).gather(1, wanted_N[:, None])[:, 0]
         logprobs.append(chosen_N.double().cpu().numpy())
         greedy.append((logits_NV.argmax(-1) == wanted_N).cpu().numpy())
-    bounds = np.cumsum([len(scored) for _, scored in batch])[:-1]
+    bounds = np.cumsum([len(scored) for pack in batch for _, scored in pack])[:-1]
     return [
         Scored(*parts)
         for parts in zip(

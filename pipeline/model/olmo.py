@@ -47,13 +47,16 @@ class Block(nn.Module):
         self.ff_proj = _Linear(d, config.mlp_hidden_size)
         self.ff_out = _Linear(config.mlp_hidden_size // 2, d)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attn_out(self._attend(self.att_proj(_norm(x_BTD))))
+    def forward(
+        self, x_BTD: Tensor, places_BT: Tensor | None = None, seen_BTT: Tensor | None = None
+    ) -> Tensor:
+        qkv_BTX = self.att_proj(_norm(x_BTD))
+        x_BTD = x_BTD + self.attn_out(self._attend(qkv_BTX, places_BT, seen_BTT))
         up_BTF, gate_BTF = self.ff_proj(_norm(x_BTD)).chunk(2, dim=-1)
         added_BTD: Tensor = self.ff_out(F.silu(gate_BTF) * up_BTF)
         return x_BTD + added_BTD
 
-    def _attend(self, qkv_BTX: Tensor) -> Tensor:
+    def _attend(self, qkv_BTX: Tensor, places_BT: Tensor | None, seen_BTT: Tensor | None) -> Tensor:
         config = self.config
         if config.clip_qkv is not None:
             qkv_BTX = qkv_BTX.clamp(-config.clip_qkv, config.clip_qkv)
@@ -63,9 +66,14 @@ class Block(nn.Module):
             for part_BTD in qkv_BTX.chunk(3, dim=-1)
         )
         # made in each block: FSDP casts a block's floating inputs, and these must stay float32
-        cos_TK, sin_TK = rope_tables(T, config.head_size, config.rope_theta, qkv_BTX.device)
+        places = torch.arange(T, device=qkv_BTX.device) if places_BT is None else places_BT[:, None]
+        cos, sin = rope_tables(places, config.head_size, config.rope_theta)
         mixed_BHTK = F.scaled_dot_product_attention(
-            _rotate(q_BHTK, cos_TK, sin_TK), _rotate(k_BHTK, cos_TK, sin_TK), v_BHTK, is_causal=True
+            _rotate(q_BHTK, cos, sin),
+            _rotate(k_BHTK, cos, sin),
+            v_BHTK,
+            attn_mask=None if seen_BTT is None else seen_BTT[:, None],
+            is_causal=seen_BTT is None,
         )
         return mixed_BHTK.transpose(1, 2).reshape(B, T, config.d_model)
 
@@ -89,16 +97,23 @@ class Olmo(nn.Module):
         if seed is not None:
             self.init_weights(seed)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Hidden states after the last norm, shape BTD; position t sees ids 0 to t."""
-        if ids_BT.shape[1] > self.config.max_sequence_length:
+    def forward(
+        self, ids_BT: Tensor, places_BT: Tensor | None = None, seen_BTT: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states after the last norm, shape BTD; position t sees ids 0 to t.
+
+        Args:
+            places_BT: where each id stands in its sequence, for rows that are not one sequence.
+            seen_BTT: true where the first T may attend to the second, in place of what is before.
+        """
+        if places_BT is None and ids_BT.shape[1] > self.config.max_sequence_length:
             raise ValueError(
                 f"sequence has {ids_BT.shape[1]} tokens; it must have at most "
                 f"{self.config.max_sequence_length}"
             )
         x_BTD = self.embed(ids_BT)
         for block in self.blocks:
-            x_BTD = block(x_BTD)
+            x_BTD = block(x_BTD, places_BT, seen_BTT)
         return _norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -130,21 +145,19 @@ class Olmo(nn.Module):
             _fill(block.ff_proj.weight, d**-0.5, generator)
 
 
-def rope_tables(
-    num_tokens: int, head_size: int, theta: float, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, float32, shapes TK and TK."""
+def rope_tables(places_T: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions, float32, each of the places' shape and K."""
+    device = places_T.device
     powers = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size
-    places_T = torch.arange(num_tokens, device=device, dtype=torch.float32)
-    angles = places_T[:, None] * (1.0 / theta**powers)[None, :]  # a matmul would be autocast
+    angles = places_T.float()[..., None] * (1.0 / theta**powers)  # a matmul would be autocast
     angles_TK = torch.cat((angles, angles), dim=-1)
     return angles_TK.cos(), angles_TK.sin()
 
 
-def _rotate(x_BHTK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+def _rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     wide_BHTK = x_BHTK.float()
     first, second = wide_BHTK.chunk(2, dim=-1)
-    turned_BHTK = wide_BHTK * cos_TK + torch.cat((-second, first), dim=-1) * sin_TK
+    turned_BHTK = wide_BHTK * cos + torch.cat((-second, first), dim=-1) * sin
     return turned_BHTK.to(x_BHTK.dtype)
 
 

@@ -68,3 +68,16 @@ def test_models_are_named_by_step_and_must_share_the_tokenizer(checkpoints, toke
         steps([9])
     with pytest.raises(MismatchedInputs):
         list(named_models({"m": checkpoints}, "other", None))
+
+
+def test_branches_of_one_context_are_scored_as_if_alone():
+    model = tiny_model(clip_qkv=1.0)
+    context = list(range(50, 62))
+    ends = [[1], [2], [3, 4, 5], [3, 4, 6], [7] * 9, list(range(30)), [1]]
+    rows = [row(context + end, range(12, 12 + len(end)), 48) for end in ends]
+    rows.append(row([*context, 9, 8, 7, 6], [12, 15], 48))
+    together = score_rows(model, rows)
+    alone = [score_rows(model, [each])[0] for each in rows]
+    for one, two in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, two.logprobs, rtol=0, atol=1e-5)
+        assert (one.greedy == two.greedy).all()
