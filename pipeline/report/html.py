@@ -180,6 +180,8 @@ class _Page:
             heads, rows = _funnel_rows(form)
             if rows:
                 parts.append(tag("h3", name))
+                whole = [f"{n.replace('_', ' ')}: {v:,}" for n, v in form.items() if _is_int(v)]
+                parts.append(tag("p", " · ".join(whole), class_="note") if whole else None)
                 parts.append(shown_table(Table(heads, rows)))
         path = documents.root / REMOVED
         if path.is_file():
@@ -464,6 +466,10 @@ def _funnel_rows(form: Any) -> tuple[list[str], list[list[Cell]]]:
     names = list(dict.fromkeys(name for rule in rules for name in rule))
     heads = [name.removeprefix("num_").replace("_", " ") for name in names]
     return heads, [[_plain_cell(rule.get(name)) for name in names] for rule in rules]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain_cell(value: Any) -> Cell:
