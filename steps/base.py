@@ -88,8 +88,8 @@ class PipelineStep(Step[Artifact]):
             earlier = results.memo.find(content_key)
             if earlier is not None and earlier in results:
                 cli_logger.info(
-                    '[green]\N{CHECK MARK} Step [bold]"%s"[/] has the content of an earlier result; '
-                    "linked, not computed[/]",
+                    '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
+                    "the content of its inputs is the same[/]",
                     self.name,
                 )
                 return results.link(earlier, self.unique_id, self.key(), content_key)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tango.step import Step
-
-from pipeline.core.artifacts import Attributes, Documents
-from pipeline.core.engine import LOCAL, Engine
 from pipeline.data.decontaminate import find_overlaps
 from pipeline.data.dedup import deduplicate
 from pipeline.data.filtering import Rule, filter_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
 from pipeline.data.sources import Source
-from pipeline.data.tagging import tag_documents
 from pipeline.data.taggers import Tagger
+from pipeline.data.tagging import tag_documents
+from tango.step import Step
+
+from pipeline.core.artifacts import Attributes, Documents
+from pipeline.core.engine import LOCAL, Engine
 from steps.base import PipelineStep
 
 

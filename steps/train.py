@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pipeline.train.config import Launch, TrainConfig
 from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import Launch, TrainConfig
 from steps.base import PipelineStep
+
+ONE_PROCESS = Launch()
 
 
 @Step.register("pretrain")
@@ -18,7 +20,7 @@ class Pretrain(PipelineStep):
     SERIES = True
 
     def run(
-        self, mix: TokenMix, model: OlmoConfig, train: TrainConfig, launch: Launch = Launch()
+        self, mix: TokenMix, model: OlmoConfig, train: TrainConfig, launch: Launch = ONE_PROCESS
     ) -> Checkpoints:
         from pipeline.train.pretrain import pretrain
 
@@ -37,7 +39,7 @@ class Sft(PipelineStep):
         checkpoints: Checkpoints,
         examples: Examples,
         train: TrainConfig,
-        launch: Launch = Launch(),
+        launch: Launch = ONE_PROCESS,
     ) -> Checkpoints:
         from pipeline.train.sft import sft
 
@@ -69,7 +71,7 @@ class Dpo(PipelineStep):
         pairs: Pairs,
         train: TrainConfig,
         beta: float = 0.1,
-        launch: Launch = Launch(),
+        launch: Launch = ONE_PROCESS,
     ) -> Checkpoints:
         from pipeline.train.dpo import dpo
 

@@ -96,7 +96,7 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
     if kind not in Step.list_available() or kind == "ref":
         names = [n for n in Step.list_available() if n != "ref"]
         raise WiringError(f"{path}.type is {kind!r}, which is no step type{nearest(kind, names)}")
-    cls, _ = Step.resolve_class_name(kind)
+    cls: Any = Step.resolve_class_name(kind)[0]
     if not hasattr(cls, "UNKEYED"):  # somebody else's step: Tango builds it
         params = Params({"type": kind, **_resolved(config, path, built)})
         return Step.from_params(params, step_name=name)
@@ -186,7 +186,7 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
             f"{path} is {value!r}; it must be a reference to a step that makes {_shown(hint)}"
         )
     elif dataclasses.is_dataclass(hint):
-        return _component({hint.__name__: hint}, value, path, built, named=False)
+        return _component({_shown(hint): hint}, value, path, built, named=False)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
@@ -207,7 +207,8 @@ def _sequence(
         if len(value) != len(args):
             raise WiringError(f"{path} has {len(value)} items; it must have {len(args)}")
         return tuple(
-            _value(h, v, f"{path}[{i}]", built) for i, (h, v) in enumerate(zip(args, value))
+            _value(h, v, f"{path}[{i}]", built)
+            for i, (h, v) in enumerate(zip(args, value, strict=True))
         )
     items = [_value(args[0], v, f"{path}[{i}]", built) for i, v in enumerate(value)]
     return tuple(items) if origin is tuple else items

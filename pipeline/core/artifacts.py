@@ -331,9 +331,9 @@ class OrderTable(Artifact):
 
 @dataclass(frozen=True)
 class Examples(Artifact):
-    """Supervised sequences: Parquet rows id, input_ids (list<int32>), mask (list<int8>), num_answer_bytes.
+    """Supervised sequences; mask 1 marks a token that is learned.
 
-    Mask 1 marks a token that is learned.
+    Parquet rows id, input_ids (list<int32>), mask (list<int8>), num_answer_bytes.
     """
 
     tokenizer: str

@@ -1,4 +1,4 @@
-"""Engines map a function over the shards of one step, in order; the result does not depend on which."""
+"""Engines map a function over the shards of one step, in order; none changes the result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from pipeline.core.errors import PipelineError, ShardFailed
@@ -44,12 +45,12 @@ class Local:
     def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
         items = list(items)
         if self.workers == 1 or len(items) <= 1:
-            return list(_shown(map(_Guarded(function), items), len(items), label))
+            return list(_shown(map(partial(_guarded, function), items), len(items), label))
         context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(items))
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             try:
-                return list(_shown(pool.map(_Guarded(function), items), len(items), label))
+                return list(_shown(pool.map(partial(_guarded, function), items), len(items), label))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -58,19 +59,14 @@ class Local:
 LOCAL = Local()
 
 
-class _Guarded:
-    """The function, with the item named in its error; picklable between our own processes."""
-
-    def __init__(self, function: Callable[[T], R]) -> None:
-        self.function = function
-
-    def __call__(self, item: T) -> R:
-        try:
-            return self.function(item)
-        except PipelineError:
-            raise
-        except Exception as error:
-            raise ShardFailed(item, error) from error
+def _guarded(function: Callable[[T], R], item: T) -> R:
+    """`function(item)`, with the item named in its error."""
+    try:
+        return function(item)
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise ShardFailed(item, error) from error
 
 
 def _shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:

@@ -1,4 +1,4 @@
-"""The errors a caller can act on; everything else is a `ValueError` at construction or an `assert`."""
+"""The errors a caller can act on; anything else is a `ValueError` or an `assert`."""
 
 from __future__ import annotations
 

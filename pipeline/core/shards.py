@@ -85,8 +85,9 @@ class _ColumnDigest:
 
     def hexdigest(self) -> str:
         whole = hashlib.sha256()
-        for state in (self.valid, self.lengths, self.values, *self.below):
-            whole.update(state.hexdigest().encode())
+        digests = [state.hexdigest() for state in (self.valid, self.lengths, self.values)]
+        for each in digests + [state.hexdigest() for state in self.below]:
+            whole.update(each.encode())
         return whole.hexdigest()
 
 

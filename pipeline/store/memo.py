@@ -19,7 +19,7 @@ class ResultMemo:
         self.root = Path(root)
 
     def find(self, content_key: str) -> str | None:
-        """The id of an earlier result, if one is remembered; whether it still stands is not asked."""
+        """The id of an earlier result, if one is remembered; it may be gone by now."""
         try:
             found = json.loads(self._path(content_key).read_text(encoding="utf-8"))["result"]
             return found if isinstance(found, str) else None
