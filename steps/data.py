@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-from pipeline.data.decontaminate import find_overlaps
-from pipeline.data.dedup import deduplicate
-from pipeline.data.filtering import Rule, filter_documents
-from pipeline.data.ingest import concat_documents, ingest_documents
-from pipeline.data.sources import Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.tagging import tag_documents
 from tango.step import Step
 
 from pipeline.core.artifacts import Attributes, Documents
 from pipeline.core.engine import LOCAL, Engine
+from pipeline.data.decontaminate import COLUMNS as OVERLAPS
+from pipeline.data.decontaminate import find_overlaps
+from pipeline.data.dedup import By, columns_by, deduplicate
+from pipeline.data.filtering import filter_documents
+from pipeline.data.ingest import concat_documents, ingest_documents
+from pipeline.data.rules import Rule, check_rules
+from pipeline.data.sources import Source
 from steps.base import PipelineStep
 
 
@@ -37,6 +37,7 @@ class Ingest(PipelineStep):
             shard_bytes=shard_bytes,
             max_malformed=max_malformed,
             engine=engine,
+            memo=self.memo,
         )
 
 
@@ -61,6 +62,11 @@ class Tag(PipelineStep):
     ) -> Attributes:
         return tag_documents(documents, taggers, out=self.out, engine=engine, memo=self.memo)
 
+    def measures(self) -> dict[str, str]:
+        """Column -> kind of everything that it will have measured."""
+        taggers: list[Tagger] = self.kwargs["taggers"]
+        return {f"{each.name}.{n}": kind for each in taggers for n, kind in each.COLUMNS.items()}
+
 
 @Step.register("dedup")
 class Dedup(PipelineStep):
@@ -71,10 +77,14 @@ class Dedup(PipelineStep):
     def run(
         self,
         documents: Documents,
-        by: list[Literal["document", "paragraph", "url"]],
+        by: list[By],
         engine: Engine = LOCAL,
     ) -> Attributes:
         return deduplicate(documents, by=by, out=self.out, engine=engine)
+
+    def measures(self) -> dict[str, str]:
+        """Column -> kind of everything that it will have measured."""
+        return {f"dedup.{n}": kind for n, kind in columns_by(self.kwargs["by"]).items()}
 
 
 @Step.register("decontaminate")
@@ -94,6 +104,10 @@ class Decontaminate(PipelineStep):
             documents, evaluation, min_words=min_words, out=self.out, engine=engine
         )
 
+    def measures(self) -> dict[str, str]:
+        """Column -> kind of everything that it will have measured."""
+        return {f"decontamination.{n}": kind for n, kind in OVERLAPS.items()}
+
 
 @Step.register("filter")
 class Filter(PipelineStep):
@@ -108,4 +122,15 @@ class Filter(PipelineStep):
         attributes: list[Attributes] = [],  # noqa: B006  Tango reads defaults; nothing writes it
         engine: Engine = LOCAL,
     ) -> Documents:
-        return filter_documents(documents, attributes, rules, out=self.out, engine=engine)
+        return filter_documents(
+            documents, attributes, rules, out=self.out, engine=engine, memo=self.memo
+        )
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for a rule on what its inputs will not have measured."""
+        measured: dict[str, str] = {}
+        for each in self.kwargs.get("attributes", []):
+            if not hasattr(each, "measures"):
+                return  # somebody else's step: its tables are known once it ran
+            measured |= each.measures()
+        check_rules(self.kwargs["rules"], measured, f"{path}.rules")

@@ -56,7 +56,7 @@ class Tokenize(PipelineStep):
     VERSION = "001"
 
     def run(self, documents: Documents, tokenizer: Tokenizer, engine: Engine = LOCAL) -> Tokens:
-        return tokenize_documents(documents, tokenizer, out=self.out, engine=engine)
+        return tokenize_documents(documents, tokenizer, out=self.out, engine=engine, memo=self.memo)
 
 
 @Step.register("mix")

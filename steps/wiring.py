@@ -20,21 +20,13 @@ from tango.common.params import Params
 from tango.step import Step, StepIndexer
 
 from pipeline.core.artifacts import Artifact
+from pipeline.core.errors import nearest
 
 COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
 
 
 class WiringError(CliRunError):
     """The experiment is not one that can run; the message is for its author."""
-
-
-def nearest(name: object, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of what there is."""
-    known = sorted(names)
-    close = difflib.get_close_matches(str(name), known, 1)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(known)}" if known else ""
 
 
 def build_steps(steps: Mapping[str, Any]) -> dict[str, Step[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -55,3 +57,12 @@ class DivergedTraining(PipelineError):
 
 class Unavailable(PipelineError):
     """Outside data cannot be reached from this machine."""
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or the list of what there is: the end of a message on a wrong name."""
+    known = sorted(names)
+    close = difflib.get_close_matches(str(name), known, 1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there is {', '.join(known)}" if known else ""

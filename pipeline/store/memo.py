@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,30 +35,59 @@ class ResultMemo:
 
 
 class FileMemo:
-    """(component, version, parameters, content) -> the shard that the work gave."""
+    """(component, version, parameters, content) -> the files that the work gave, and a note.
+
+    This is also how a killed step goes on: what it had finished is remembered.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
     def fetch(self, key: dict[str, Json], root: Path, path: str) -> Shard | None:
         """Link the remembered shard to `root / path`; None if there is none or it is damaged."""
-        folder = self._folder(key)
+        record = self.note(key)
         try:
-            record = json.loads((folder / "shard.json").read_text(encoding="utf-8"))
             shard = Shard(**{**record, "path": path})
-            kept = folder / "shard"
-            if kept.stat().st_size != shard.num_bytes:
-                return None
-        except (OSError, ValueError, TypeError):
+        except TypeError:
             return None
-        place_file(kept, root / path)
-        return shard
+        return shard if self.place(key, root, [path]) else None
 
     def keep(self, key: dict[str, Json], root: Path, shard: Shard) -> None:
         """Remember a finished shard; its file is linked, not copied."""
+        self.keep_files(key, root, [shard.path], asdict(shard))
+
+    def note(self, key: dict[str, Json]) -> Json:
+        """What was noted of the remembered work; None if there is none."""
+        try:
+            return json.loads((self._folder(key) / "note.json").read_text("utf-8"))["note"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def place(self, key: dict[str, Json], root: Path, paths: Sequence[str]) -> bool:
+        """Link the remembered files to `root / path`, in the order they were kept in.
+
+        False if there are none, or if they are not as many or as large as they were.
+        """
         folder = self._folder(key)
-        place_file(root / shard.path, folder / "shard")
-        write_json(folder / "shard.json", asdict(shard))
+        try:
+            sizes = json.loads((folder / "note.json").read_text("utf-8"))["sizes"]
+            if sizes != [(folder / str(i)).stat().st_size for i in range(len(paths))]:
+                return False
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+        for place, path in enumerate(paths):
+            place_file(folder / str(place), Path(root) / path)
+        return True
+
+    def keep_files(
+        self, key: dict[str, Json], root: Path, paths: Sequence[str], note: Json
+    ) -> None:
+        """Remember finished files, linked and not copied, and a note on them."""
+        folder = self._folder(key)
+        for place, path in enumerate(paths):
+            place_file(Path(root) / path, folder / str(place))
+        sizes = [(folder / str(i)).stat().st_size for i in range(len(paths))]
+        write_json(folder / "note.json", {"sizes": sizes, "note": note})
 
     def _folder(self, key: dict[str, Json]) -> Path:
         name = digest(key)

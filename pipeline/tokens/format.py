@@ -33,6 +33,11 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
+def shard_paths(number: int) -> tuple[str, str]:
+    """The names of shard `number`: its ids and its index."""
+    return shard_name(number, ".npy"), shard_name(number, ".idx.parquet")
+
+
 class TokenShardWriter:
     """Write one token shard; on a clean exit both files have their names and `shard` is the record.
 
@@ -47,8 +52,9 @@ class TokenShardWriter:
         self.num_tokens = 0
         self._type = DTYPES[dtype]
         self._sha256 = hashlib.sha256()
-        self._index = ShardWriter(self.root, shard_name(number, ".idx.parquet"), INDEX)
-        self._final = self.root / shard_name(number, ".npy")
+        ids, index = shard_paths(number)
+        self._index = ShardWriter(self.root, index, INDEX)
+        self._final = self.root / ids
         self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
         self._file = open(self._temporary, "wb")
 

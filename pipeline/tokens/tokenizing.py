@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.artifacts import (
     Documents,
@@ -14,34 +12,41 @@ from pipeline.core.artifacts import (
     Tokenizer,
     Tokens,
     TokenShard,
-    write_json,
 )
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
-from pipeline.core.shards import read_batches, shard_name
-from pipeline.tokens.format import TokenShardWriter, token_dtype
+from pipeline.core.keys import Json
+from pipeline.core.shards import read_batches
+from pipeline.store.memo import FileMemo
+from pipeline.tokens.format import TokenShardWriter, shard_paths, token_dtype
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
+VERSION = "001"
 BATCH_DOCUMENTS = 256
 
 
 def tokenize_documents(
-    documents: Documents, tokenizer: Tokenizer, *, out: Path, engine: Engine = LOCAL
+    documents: Documents,
+    tokenizer: Tokenizer,
+    *,
+    out: Path,
+    engine: Engine = LOCAL,
+    memo: FileMemo | None = None,
 ) -> Tokens:
     """Tokenize every document and end each with the end token; empty text is just that token.
 
     Text that spells a special token is ordinary text. Memory is flat: a batch of documents at a
-    time. A shard finished by a run that was killed is found in `out`, verified and kept.
+    time. A shard that `memo` remembers is linked.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    work = _TokenizeShard(documents, tokenizer, out)
+    work = _TokenizeShard(documents, tokenizer, out, memo)
     finished = engine.map(work, range(len(documents.shards)), label="tokenize")
     sources: Counter[str] = Counter()
     for _, counts in finished:
         sources.update(counts)
     shards = [shard for shard, _ in finished]
-    tokens = Tokens.of(
+    return Tokens.of(
         out,
         tokenizer=tokenizer.content,
         dtype=token_dtype(tokenizer.vocab_size),
@@ -52,9 +57,6 @@ def tokenize_documents(
         sources=dict(sorted(sources.items())),
         shards=shards,
     )
-    for number in range(len(shards)):
-        _record_path(out, number).unlink(missing_ok=True)
-    return tokens
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,19 @@ class _TokenizeShard:
     documents: Documents
     tokenizer: Tokenizer
     out: Path
+    memo: FileMemo | None
 
     def __call__(self, number: int) -> tuple[TokenShard, dict[str, int]]:
         shard = self.documents.shards[number]
-        inputs = {"documents": shard.content, "tokenizer": self.tokenizer.content}
-        found = _finished(self.out, number, inputs)
+        if self.memo is None:
+            return self._tokenize(number, shard)
+        key = {"tokenize": VERSION, "tokenizer": self.tokenizer.content, "shard": shard.content}
+        found = _remembered(self.memo, key, self.out, number)
         if found is None:
             found = self._tokenize(number, shard)
-            record = {"inputs": inputs, "shard": asdict(found[0]), "sources": found[1]}
-            write_json(_record_path(self.out, number), record)
+            paths = [found[0].path, found[0].index_path]
+            note = {"shard": asdict(found[0]), "sources": found[1]}
+            self.memo.keep_files(key, self.out, paths, note)
         return found
 
     def _tokenize(self, number: int, shard: Shard) -> tuple[TokenShard, dict[str, int]]:
@@ -90,20 +96,15 @@ class _TokenizeShard:
         return writer.shard, dict(counts)
 
 
-def _record_path(out: Path, number: int) -> Path:
-    return out / f".{shard_name(number, '.done.json')}"
-
-
-def _finished(
-    out: Path, number: int, inputs: dict[str, str]
+def _remembered(
+    memo: FileMemo, key: dict[str, Json], out: Path, number: int
 ) -> tuple[TokenShard, dict[str, int]] | None:
-    """A shard left by an earlier run on the same inputs, if it is whole."""
+    """The shard that the same text gave under the same tokenizer, linked to its place here."""
+    note = memo.note(key)
+    ids, index = shard_paths(number)
     try:
-        record: dict[str, Any] = json.loads(_record_path(out, number).read_text(encoding="utf-8"))
-        if record["inputs"] != inputs:
-            return None
-        shard = TokenShard(**record["shard"])
-        shard.verify(out)
-        return shard, record["sources"]
-    except (OSError, ValueError, KeyError, TypeError, CorruptShard):
+        shard = TokenShard(**{**note["shard"], "path": ids, "index_path": index})
+        sources = dict(note["sources"])
+    except (TypeError, KeyError, ValueError):
         return None
+    return (shard, sources) if memo.place(key, out, [ids, index]) else None

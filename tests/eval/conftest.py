@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.core.artifacts import Documents, SourceCount
 from pipeline.core.shards import write_shard
-from pipeline.eval.tasks import DOCUMENT_SCHEMA
+from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.tokens.tokenizer import train_tokenizer
 from tests.model.fakes import tiny_model, write_checkpoints
 

@@ -7,11 +7,12 @@ from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_shard
+from pipeline.store.memo import FileMemo
 from pipeline.tokens import tokenizing
 from pipeline.tokens.format import open_ids, read_index
 from pipeline.tokens.tokenizer import decode, import_tokenizer, load_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
-from tests.tokens.conftest import sentences, write_documents
+from tests.tokens.conftest import write_documents
 
 
 def test_tokens_decode_to_the_documents_and_each_ends_in_the_end_token(
@@ -46,52 +47,52 @@ class Killed(BaseException):
     """Stands for a kill: nothing of ours catches it."""
 
 
-def tokenize_until(monkeypatch, documents, tokenizer, out, at_shard):
-    """Run and be killed in a shard; then run again and tell which shards are written anew."""
-    written = []
-    real = tokenizing.TokenShardWriter
+@pytest.fixture
+def written(monkeypatch):
+    """The numbers of the shards that are written, not linked."""
+    numbers, real = [], tokenizing.TokenShardWriter
 
     def writer(root, number, dtype):
-        written.append(number)
-        if number == at_shard:
+        numbers.append(number)
+        if "kill at" in numbers[:1] and number == 2:
             raise Killed
         return real(root, number, dtype)
 
     monkeypatch.setattr(tokenizing, "TokenShardWriter", writer)
-    with pytest.raises(Killed):
-        tokenize_documents(documents, tokenizer, out=out)
-    written.clear()
-    at_shard = None
-    return written
+    return numbers
 
 
-def test_what_a_killed_run_finished_is_kept(documents, tokenizer, tmp_path, monkeypatch):
+def test_what_a_killed_run_finished_is_kept(documents, tokenizer, tmp_path, written):
+    memo = FileMemo(tmp_path / "memo")
     whole = tokenize_documents(documents, tokenizer, out=tmp_path / "whole")
-    written = tokenize_until(monkeypatch, documents, tokenizer, tmp_path / "cut", 2)
-    resumed = tokenize_documents(documents, tokenizer, out=tmp_path / "cut")
+    written[:] = ["kill at"]
+    with pytest.raises(Killed):
+        tokenize_documents(documents, tokenizer, out=tmp_path / "cut", memo=memo)
+    written.clear()
+    resumed = tokenize_documents(documents, tokenizer, out=tmp_path / "cut", memo=memo)
     assert resumed == whole
     assert written == [2, 3]
+    resumed.verify()
 
 
-def test_what_was_finished_and_then_damaged_is_made_again(
-    documents, tokenizer, tmp_path, monkeypatch
+def test_only_a_new_shard_is_tokenized_and_a_damaged_memory_is_not_used(
+    documents, tokenizer, tmp_path, written
 ):
-    whole = tokenize_documents(documents, tokenizer, out=tmp_path / "whole")
-    written = tokenize_until(monkeypatch, documents, tokenizer, tmp_path / "cut", 3)
-    (tmp_path / "cut" / "00000.npy").write_bytes(b"")
-    (tmp_path / "cut" / ".00002.done.json").write_text("{")
-    assert tokenize_documents(documents, tokenizer, out=tmp_path / "cut") == whole
-    assert written == [0, 2, 3]
-
-
-def test_what_was_finished_of_other_documents_is_made_again(
-    documents, tokenizer, tmp_path, monkeypatch
-):
-    written = tokenize_until(monkeypatch, documents, tokenizer, tmp_path / "cut", 3)
-    other = write_documents(tmp_path / "other", [sentences(40), ["new"]])
-    made = tokenize_documents(other, tokenizer, out=tmp_path / "cut")
-    assert written == [1]  # shard 0 has the same documents
-    assert made == tokenize_documents(other, tokenizer, out=tmp_path / "whole")
+    memo = FileMemo(tmp_path / "memo")
+    tokenize_documents(documents, tokenizer, out=tmp_path / "first", memo=memo)
+    written.clear()
+    texts = [read_shard(documents.root, s).column("text").to_pylist() for s in documents.shards]
+    more = write_documents(tmp_path / "more", [*texts, ["a new shard"]])
+    made = tokenize_documents(more, tokenizer, out=tmp_path / "second", memo=memo)
+    assert written == [4]
+    assert made == tokenize_documents(more, tokenizer, out=tmp_path / "whole")
+    made.verify()
+    for kept in (tmp_path / "memo").rglob("0"):
+        os.unlink(kept)
+        kept.write_bytes(b"")
+    written.clear()
+    tokenize_documents(more, tokenizer, out=tmp_path / "third", memo=memo)
+    assert written == [0, 2, 3, 4]  # shard 1 has no ids to be damaged
 
 
 def test_a_damaged_tokenizer_stops_the_work(documents, tokenizer, tmp_path):

@@ -1,0 +1,1 @@
+"""Text in, text out: sources, measures, duplicates, overlaps, and the one step that deletes."""

@@ -1,0 +1,83 @@
+"""The row every text stage reads and writes, and the writer that cuts rows into shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline.core.artifacts import Shard
+from pipeline.core.shards import ShardWriter
+
+DOCUMENT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "text", "source", "added", "created", "metadata")]
+)
+SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("score", pa.float64())])
+BATCH_BYTES = 4 << 20  # text held before it is written
+BATCH_ROWS = 1024
+
+
+class Document(NamedTuple):
+    """One text; `metadata` is the JSON text of an object.
+
+    Source: allenai/dolma, `docs/data-format.md`; there metadata is a nested object.
+    """
+
+    id: str
+    text: str
+    source: str
+    added: str = ""
+    created: str = ""
+    metadata: str = "{}"
+
+
+def attribute_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """The Parquet columns of an attribute table, from the kinds its manifest gives."""
+    kinds = {"number": pa.float64(), "spans": pa.list_(SPAN)}
+    return pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+
+
+def json_text(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, characters as they are.
+
+    Raises:
+        ValueError: it holds NaN or an infinity, which JSON has no form for.
+    """
+    return json.dumps(
+        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+
+
+def write_documents(
+    documents: Iterable[Document], out: Path, prefix: str, shard_bytes: int
+) -> tuple[list[Shard], int]:
+    """Write documents to shards `<prefix>00000.parquet` and on, and count the bytes of their text.
+
+    A shard ends with the document that brings it to `shard_bytes` of text; memory stays flat.
+    """
+    shards: list[Shard] = []
+    total = 0
+    rest = iter(documents)
+    while (first := next(rest, None)) is not None:
+        path = f"{prefix}{len(shards):05d}.parquet"
+        with ShardWriter(out, path, DOCUMENT_SCHEMA) as writer:
+            size, batch, held = 0, [first], len(first.text.encode())
+            while size + held < shard_bytes and (following := next(rest, None)) is not None:
+                batch.append(following)
+                held += len(following.text.encode())
+                if held >= BATCH_BYTES or len(batch) >= BATCH_ROWS:
+                    writer.write(as_columns(batch))
+                    size, held, batch = size + held, 0, []
+            writer.write(as_columns(batch))
+            total += size + held
+        shards.append(writer.shard)
+    return shards, total
+
+
+def as_columns(documents: Iterable[Document]) -> dict[str, list[Any]]:
+    """Rows as columns in the order of the schema."""
+    columns = list(zip(*documents, strict=True)) or [()] * len(DOCUMENT_SCHEMA)
+    return {name: list(column) for name, column in zip(DOCUMENT_SCHEMA.names, columns, strict=True)}

@@ -1,0 +1,210 @@
+"""A source becomes Documents, piece by piece; a piece that was read before is not read again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from pipeline.core.artifacts import Documents, Shard, SourceCount
+from pipeline.core.engine import LOCAL, Engine
+from pipeline.core.errors import CorruptShard
+from pipeline.core.keys import Json, canonical
+from pipeline.core.shards import read_batches, shard_name
+from pipeline.data.document import Document, write_documents
+from pipeline.data.sources import Malformed, Piece, Source
+from pipeline.store.memo import FileMemo, place_file
+
+VERSION = "001"
+SET_ASIDE = "malformed.jsonl"
+
+
+def ingest_documents(
+    source: Source,
+    *,
+    out: Path,
+    shard_bytes: int = 8 << 20,
+    max_malformed: int = 0,
+    engine: Engine = LOCAL,
+    memo: FileMemo | None = None,
+) -> Documents:
+    """Store the documents of a source in its order; each piece has shards of its own.
+
+    Records that are no documents are set aside in `malformed.jsonl`, with place and reason, as long
+    as they are not more than `max_malformed`. Checking that ids differ takes 24 bytes a document.
+
+    Args:
+        shard_bytes: text in a shard before the next one begins.
+
+    Raises:
+        CorruptShard: a file is damaged, there are more malformed records, or an id comes twice.
+    """
+    if shard_bytes < 1 or max_malformed < 0:
+        raise ValueError(
+            f"shard_bytes is {shard_bytes}, max_malformed is {max_malformed}; must be >= 1 and >= 0"
+        )
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    pieces = source.pieces()
+    work = _IngestPiece(source, pieces, shard_bytes, max_malformed, out, memo)
+    read = engine.map(work, range(len(pieces)), label="ingest")
+    malformed = [Malformed(**each) for piece in read for each in piece.malformed]
+    if len(malformed) > max_malformed:
+        first = malformed[0]
+        more = f"; {len(malformed)} records are malformed, max_malformed is {max_malformed}"
+        raise CorruptShard(first.path, first.record, first.reason + more)
+    if malformed:
+        _set_aside(malformed, out)
+    shards = [shard for piece in read for shard in piece.shards]
+    _require_unique(out, shards)
+    num_documents = sum(each.num_records for each in shards)
+    num_text_bytes = sum(piece.num_text_bytes for piece in read)
+    count = SourceCount(
+        source.source, source.licence, source.provenance, num_documents, num_text_bytes
+    )
+    return Documents.of(
+        out,
+        num_documents=num_documents,
+        num_text_bytes=num_text_bytes,
+        sources=[count],
+        shards=shards,
+        num_malformed=len(malformed),
+    )
+
+
+def concat_documents(documents: Sequence[Documents], *, out: Path) -> Documents:
+    """Several Documents as one, in their order; files are linked, not copied.
+
+    Raises:
+        ValueError: two of them hold the same source, so an id might stand for two documents.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    sources: list[SourceCount] = []
+    shards: list[Shard] = []
+    for place, each in enumerate(documents):
+        for count in each.sources:
+            if count.source in {known.source for known in sources}:
+                raise ValueError(f"documents[{place}] holds source {count.source!r} again")
+            sources.append(count)
+        for shard in each.shards:
+            path = shard_name(len(shards))
+            place_file(each.root / shard.path, out / path)
+            shards.append(Shard(**{**asdict(shard), "path": path}))
+    return Documents.of(
+        out,
+        num_documents=sum(each.num_documents for each in documents),
+        num_text_bytes=sum(each.num_text_bytes for each in documents),
+        sources=sources,
+        shards=shards,
+        num_malformed=sum(each.num_malformed for each in documents),
+    )
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one piece gave."""
+
+    shards: list[Shard] = field(default_factory=list)
+    num_text_bytes: int = 0
+    malformed: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _IngestPiece:
+    source: Source
+    pieces: list[Piece]
+    shard_bytes: int
+    max_malformed: int
+    out: Path
+    memo: FileMemo | None
+
+    def __call__(self, number: int) -> _Read:
+        piece, prefix = self.pieces[number], f"{number:05d}-"
+        key = self._key(piece)
+        if self.memo is not None and piece.digest:
+            found = self._remembered(self.memo, key, prefix)
+            if found is not None:
+                return found
+        malformed: list[Malformed] = []
+        shards, num_text_bytes = write_documents(
+            self._documents(piece, malformed), self.out, prefix, self.shard_bytes
+        )
+        read = _Read(shards, num_text_bytes, [each._asdict() for each in malformed])
+        if self.memo is not None and piece.digest and len(malformed) <= self.max_malformed:
+            self.memo.keep_files(key, self.out, [each.path for each in shards], asdict(read))
+        return read
+
+    def _documents(self, piece: Piece, malformed: list[Malformed]) -> Iterator[Document]:
+        seen: set[bytes] = set()
+        for number, each in enumerate(self.source.read(piece), 1):
+            if isinstance(each, Document):
+                name = xxhash.xxh3_128_digest(each.id.encode())
+                if name not in seen:
+                    seen.add(name)
+                    yield each
+                    continue
+                each = Malformed(piece.path, number, f"its id {each.id!r} stands there already")
+            malformed.append(each)
+            if len(malformed) > self.max_malformed:
+                return
+
+    def _key(self, piece: Piece) -> dict[str, Json]:
+        source = dict(canonical(self.source))
+        source.pop("fingerprint", None)
+        return {
+            "ingest": VERSION,
+            "source": source,
+            "piece": [piece.name, piece.digest],
+            "shard_bytes": self.shard_bytes,
+        }
+
+    def _remembered(self, memo: FileMemo, key: dict[str, Json], prefix: str) -> _Read | None:
+        note = memo.note(key)
+        try:
+            shards = [
+                Shard(**{**each, "path": f"{prefix}{place:05d}.parquet"})
+                for place, each in enumerate(note["shards"])
+            ]
+            read = _Read(shards, note["num_text_bytes"], note["malformed"])
+        except (TypeError, KeyError):
+            return None
+        return read if memo.place(key, self.out, [each.path for each in shards]) else None
+
+
+def _set_aside(malformed: list[Malformed], out: Path) -> None:
+    temporary = out / f".{SET_ASIDE}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        for each in malformed:
+            file.write(json.dumps(each._asdict(), ensure_ascii=True) + "\n")
+    os.replace(temporary, out / SET_ASIDE)
+
+
+def _require_unique(out: Path, shards: Sequence[Shard]) -> None:
+    """Raises CorruptShard where an id stands in two shards; within a piece it is known already."""
+    parts = []
+    for number, shard in enumerate(shards):
+        for batch in read_batches(out, shard, ["id"], 1 << 16):
+            names = [xxhash.xxh3_128_digest(each.encode()) for each in batch[0].to_pylist()]
+            part = np.empty(len(names), dtype=[("name", "S16"), ("shard", "<i8")])
+            part["name"], part["shard"] = np.array(names, dtype="S16"), number
+            parts.append(part)
+    if not parts:
+        return
+    every = np.concatenate(parts)
+    every.sort(order="name")
+    same = np.flatnonzero(every["name"][1:] == every["name"][:-1])
+    if len(same):
+        name, number = every["name"][same[0]], int(every["shard"][same[0]])
+        for batch in read_batches(out, shards[number], ["id"], 1 << 16):
+            for each in batch[0].to_pylist():
+                if np.bytes_(xxhash.xxh3_128_digest(each.encode())) == name:
+                    other = shards[int(every["shard"][same[0] + 1])].path
+                    reason = f"the id stands in {other} as well; ids of a source must differ"
+                    raise CorruptShard(out / shards[number].path, each, reason)

@@ -1,0 +1,149 @@
+"""What `filter` may be told: keep within bounds, keep a sample, replace spans.
+
+`reads` of a rule is the attribute that it looks at, `<table>.<column>`, or "".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import xxhash
+
+from pipeline.core.errors import nearest
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep documents whose attribute is within bounds, both included.
+
+    A measure that is not defined for a document (null) removes nothing, as in Dolma.
+
+    Args:
+        attribute: `<table>.<column>`, a number.
+    """
+
+    attribute: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    VERSION: ClassVar[str] = "001"
+
+    def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError("neither at_least nor at_most is given; a rule needs one of them")
+        if self.at_least is not None and self.at_most is not None:
+            if self.at_least > self.at_most:
+                raise ValueError(
+                    f"at_least is {self.at_least:g}; it must not be above at_most, {self.at_most:g}"
+                )
+
+    @property
+    def reads(self) -> str:
+        return self.attribute
+
+    def __str__(self) -> str:
+        low = "" if self.at_least is None else f" at least {self.at_least:g}"
+        high = "" if self.at_most is None else f" at most {self.at_most:g}"
+        return f"{self.attribute}{low}{' and' if low and high else ''}{high}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Keep documents for which a hash of `seed` and a field falls in [from, to) of [0, 1).
+
+    Documents with the same value stay together, and a document's fate does not depend on the
+    others, so that one more shard disturbs nothing.
+
+    Args:
+        sample_by: `id`, `text`, `source`, or `metadata.<name>`.
+    """
+
+    sample_by: str
+    from_fraction: float
+    to_fraction: float
+    seed: str
+
+    VERSION: ClassVar[str] = "001"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.from_fraction <= self.to_fraction <= 1:
+            raise ValueError(
+                f"from_fraction is {self.from_fraction:g}, to_fraction is {self.to_fraction:g}; "
+                "they must lie in order in [0, 1]"
+            )
+        if self.sample_by not in ("id", "text", "source") and not (
+            self.sample_by.startswith("metadata.") and len(self.sample_by) > len("metadata.")
+        ):
+            raise ValueError(
+                f"sample_by is {self.sample_by!r}; it must be id, text, source or metadata.<name>"
+            )
+
+    @property
+    def reads(self) -> str:
+        return ""
+
+    def __str__(self) -> str:
+        return (
+            f"hash of {self.sample_by} with {self.seed!r} in "
+            f"[{self.from_fraction:g}, {self.to_fraction:g})"
+        )
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Put `replace_with` in the place of an attribute's spans.
+
+    Spans of all such rules are taken in order of their start, then of the rules; one that starts
+    inside an earlier one is left out whole.
+
+    Args:
+        spans: `<table>.<column>`, spans.
+        min_score: of the spans that are replaced.
+
+    Source: allenai/dolma, `dolma mix`, `span_replacement`.
+    """
+
+    spans: str
+    replace_with: str = ""
+    min_score: float = 0.5
+
+    VERSION: ClassVar[str] = "001"
+
+    @property
+    def reads(self) -> str:
+        return self.spans
+
+    def __str__(self) -> str:
+        return f"replace {self.spans} by {self.replace_with!r}"
+
+
+Rule = Keep | Sample | Replace
+
+
+def check_rules(rules: Sequence[Rule], columns: Mapping[str, str], path: str = "rules") -> None:
+    """Raises ValueError for a rule on an attribute that is not there, or of the other kind.
+
+    Args:
+        columns: `<table>.<column>` -> "number" or "spans".
+    """
+    for place, rule in enumerate(rules):
+        if isinstance(rule, Sample):
+            continue
+        field, wanted = ("attribute", "number") if isinstance(rule, Keep) else ("spans", "spans")
+        name = rule.reads
+        here = f"{path}[{place}].{field} is {name!r}"
+        if name not in columns:
+            raise ValueError(f"{here}, which nothing measures{nearest(name, columns)}")
+        if columns[name] != wanted:
+            right = [each for each, kind in columns.items() if kind == wanted]
+            raise ValueError(
+                f"{here}, which holds {columns[name]}; the rule needs {wanted}"
+                f"{nearest(name, right)}"
+            )
+
+
+def sample_place(seed: str, value: str) -> float:
+    """The place of a value in [0, 1): the upper 53 bits of the 64-bit xxh3 hash of both."""
+    return (xxhash.xxh3_64_intdigest(f"{seed}\0{value}".encode()) >> 11) / (1 << 53)
