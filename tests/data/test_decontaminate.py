@@ -1,0 +1,57 @@
+import random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.engine import Local
+from pipeline.data.decontaminate import find_overlaps
+from tests.data.conftest import column, make_documents
+
+
+def words(rng, num):
+    return [f"w{rng.randrange(10**6)}" for _ in range(num)]
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(seed=st.integers(0, 99), before=st.integers(0, 20), num=st.integers(1, 30))
+def test_a_planted_run_of_words_is_found_where_it_is_long_enough(
+    seed, before, num, tmp_path_factory
+):
+    root, rng = tmp_path_factory.mktemp("overlap"), random.Random(seed)
+    planted = words(rng, num)
+    item = words(rng, 5) + planted + words(rng, 5)
+    text = words(rng, before) + [word.upper() + "," for word in planted] + words(rng, 9)
+    documents = make_documents(root / "d", [[" ".join(text), " ".join(words(rng, 40))]])
+    evaluation = make_documents(root / "e", [[" ".join(item)]])
+    found = find_overlaps(documents, evaluation, min_words=13, out=root / "o")
+    runs = max(0, num - 12)
+    assert column(found, "num_overlaps") == [runs, 0]
+    covered = num if runs else 0
+    assert abs(column(found, "overlap_fraction")[0] - covered / len(text)) < 1e-12
+
+
+def test_a_whole_line_of_evaluation_text_is_a_span(tmp_path):
+    line = " ".join(f"v{i}" for i in range(13))
+    documents = make_documents(tmp_path / "d", [[f"above\n{line.upper()}!\nbelow", f"x {line}\n"]])
+    evaluation = make_documents(tmp_path / "e", [[f"before\n{line}\nafter"]])
+    found = find_overlaps(documents, evaluation, out=tmp_path / "o")
+    assert column(found, "paragraphs") == [[{"start": 6, "end": 6 + len(line) + 2, "score": 1}], []]
+    assert column(found, "num_overlaps") == [1, 1]
+
+
+def test_nothing_to_look_for_is_nothing_found_and_workers_change_nothing(tmp_path):
+    rng = random.Random(1)
+    texts = [" ".join(words(rng, 30)) for _ in range(8)]
+    documents = make_documents(tmp_path / "d", [texts[:4], texts[4:], []])
+    empty = make_documents(tmp_path / "e", [])
+    found = find_overlaps(documents, empty, out=tmp_path / "o")
+    assert column(found, "num_overlaps") == [0] * 8
+    evaluation = make_documents(tmp_path / "e2", [texts[3:5]])
+    made = [
+        find_overlaps(documents, evaluation, out=tmp_path / str(n), engine=Local(n)) for n in (1, 2)
+    ]
+    assert made[0].content == made[1].content
+    assert [bool(n) for n in column(made[0], "num_overlaps")] == [i in (3, 4) for i in range(8)]
+    assert not list((tmp_path / "1").glob(".*"))

@@ -1,0 +1,166 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.engine import Local
+from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.data import filtering
+from pipeline.data.filtering import FUNNEL, REMOVED, filter_documents
+from pipeline.data.rules import Keep, Replace, Sample, sample_place
+from pipeline.store.memo import FileMemo
+from tests.data.conftest import column, make_attributes, make_documents
+
+TEXTS = [["a", "bb", "ccc"], ["dddd", "eeeee"]]
+
+
+@pytest.fixture
+def measured(tmp_path):
+    documents = make_documents(tmp_path / "d", TEXTS)
+    rows = [[{"n": float(len(t)), "half": None if t == "a" else 0.5} for t in s] for s in TEXTS]
+    columns = {"n": "number", "half": "number"}
+    return documents, make_attributes(tmp_path / "a", documents, "t", columns, rows)
+
+
+def test_no_rules_delete_nothing(measured, tmp_path):
+    documents, _ = measured
+    kept = filter_documents(documents, [], [], out=tmp_path / "o")
+    assert kept.content == documents.content
+
+
+def test_bounds_are_included_and_what_is_not_defined_passes(measured, tmp_path):
+    documents, table = measured
+    kept = filter_documents(documents, [table], [Keep("t.n", 2, 4)], out=tmp_path / "1")
+    assert column(kept, "text") == ["bb", "ccc", "dddd"]
+    assert (kept.num_documents, kept.num_text_bytes) == (3, 9)
+    undefined = filter_documents(documents, [table], [Keep("t.half", 0.7)], out=tmp_path / "2")
+    assert column(undefined, "text") == ["a"]
+    kept.verify()
+
+
+def test_every_removal_is_counted_and_explained(measured, tmp_path):
+    documents, table = measured
+    rules = [Keep("t.n", at_least=3), Keep("t.n", at_least=2, at_most=4)]
+    filter_documents(documents, [table], rules, out=tmp_path / "o", engine=Local(2))
+    funnel = json.loads((tmp_path / "o" / FUNNEL).read_text())
+    assert funnel["num_documents"] == 5
+    assert funnel["num_kept"] == 2
+    assert funnel["rules"] == [
+        {"rule": "t.n at least 3", "num_removed_first": 2, "num_removed_alone": 1},
+        {"rule": "t.n at least 2 and at most 4", "num_removed_first": 1, "num_removed_alone": 1},
+    ]
+    removed = pq.read_table(tmp_path / "o" / REMOVED).to_pylist()
+    assert [(row["text"], row["rule"], row["value"]) for row in removed] == [
+        ("a", "t.n at least 3", 1.0),
+        ("bb", "t.n at least 3", 2.0),
+        ("eeeee", "t.n at least 2 and at most 4", 5.0),
+    ]
+
+
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(cuts=st.lists(st.floats(0, 1), max_size=4), seed=st.text(max_size=3))
+def test_samples_that_share_no_hash_part_the_corpus(cuts, seed, tmp_path_factory):
+    root = tmp_path_factory.mktemp("sample")
+    texts = [f"text {i}" for i in range(30)]
+    documents = make_documents(root / "d", [texts])
+    edges = sorted({0.0, *cuts, 1.0})
+    found = []
+    for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        rule = Sample("text", low, high, seed)
+        found += column(filter_documents(documents, [], [rule], out=root / str(number)), "text")
+    assert sorted(found) == sorted(texts)
+
+
+def test_the_place_of_a_value_is_fixed_for_ever():
+    # xxhash.xxh3_64_intdigest(b"heldout\0asyncio") >> 11, over 2**53
+    assert sample_place("heldout", "asyncio") == pytest.approx(GOLDEN_PLACE, abs=1e-15)
+
+
+GOLDEN_PLACE = 0.9877853904959912
+
+
+def test_documents_are_sampled_by_their_metadata_and_the_lack_of_it_is_an_error(tmp_path):
+    metadata = {text: {"module": text[0]} for text in ("a1", "a2", "b1")}
+    documents = make_documents(tmp_path / "d", [["a1", "b1", "a2"]], metadata=metadata)
+    low = Sample("metadata.module", 0, 0.5, "s")
+    kept = column(filter_documents(documents, [], [low], out=tmp_path / "o"), "text")
+    assert ("a1" in kept) == ("a2" in kept)
+    bare = make_documents(tmp_path / "b", [["x"]])
+    with pytest.raises(CorruptShard, match=r"record 0-0: has no metadata\.module"):
+        filter_documents(bare, [], [low], out=tmp_path / "o2")
+
+
+def spans(*found):
+    return [{"start": s, "end": e, "score": score} for s, e, score in found]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        ([(0, 5, 1)], [(3, 8, 1)], "A56789"),  # Dolma: one that starts inside is skipped whole
+        ([(2, 4, 1)], [(2, 8, 1)], "01A456789"),
+        ([(0, 2, 0.4)], [(8, 10, 1)], "01234567B"),
+        ([(0, 5, 1), (5, 10, 1)], [], "AA"),
+    ],
+)
+def test_spans_are_replaced_as_dolma_does(first, second, text, tmp_path):
+    documents = make_documents(tmp_path / "d", [["0123456789"]])
+    columns = {"a": "spans", "b": "spans"}
+    rows = [[{"a": spans(*first), "b": spans(*second)}]]
+    table = make_attributes(tmp_path / "a", documents, "t", columns, rows)
+    rules = [Replace("t.a", "A"), Replace("t.b", "B")]
+    assert column(filter_documents(documents, [table], rules, out=tmp_path / "o"), "text") == [text]
+
+
+def test_what_replacement_leaves_empty_is_removed_and_counted(tmp_path):
+    documents = make_documents(tmp_path / "d", [["gone\n", "stays"]])
+    rows = [[{"a": spans((0, 5, 1))}, {"a": []}]]
+    table = make_attributes(tmp_path / "a", documents, "t", {"a": "spans"}, rows)
+    kept = filter_documents(documents, [table], [Replace("t.a")], out=tmp_path / "o")
+    assert column(kept, "text") == ["stays"]
+    rules = json.loads((tmp_path / "o" / FUNNEL).read_text())["rules"]
+    assert rules[0]["num_changed"] == 1
+    assert rules[1]["num_removed_first"] == 1
+
+
+def test_a_rule_on_what_nothing_measures_is_told_with_the_nearest_name(measured, tmp_path):
+    documents, table = measured
+    with pytest.raises(ValueError, match=r"rules\[1\]\.attribute is 't\.hal', .*'t\.half'"):
+        filter_documents(documents, [table], [Keep("t.n", 1), Keep("t.hal", 1)], out=tmp_path / "o")
+    with pytest.raises(ValueError, match=r"rules\[0\]\.spans is 't\.n', which holds number"):
+        filter_documents(documents, [table], [Replace("t.n")], out=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_measures_of_other_documents_are_refused(measured, tmp_path):
+    _, table = measured
+    other = make_documents(tmp_path / "other", [["a", "bb", "ccc"]])
+    with pytest.raises(MismatchedInputs):
+        filter_documents(other, [table], [Keep("t.n", 1)], out=tmp_path / "o")
+
+
+def test_a_shard_whose_inputs_are_the_same_is_not_filtered_again(measured, tmp_path, monkeypatch):
+    documents, table = measured
+    memo, rules = FileMemo(tmp_path / "memo"), [Keep("t.n", 2)]
+    first = filter_documents(documents, [table], rules, out=tmp_path / "1", memo=memo)
+    explained = pq.read_table(tmp_path / "1" / REMOVED)
+    monkeypatch.setattr(filtering._FilterShard, "_filter", None)
+    again = filter_documents(documents, [table], rules, out=tmp_path / "2", memo=memo)
+    assert again == first
+    assert pq.read_table(tmp_path / "2" / REMOVED) == explained
+    again.verify()
+
+
+def test_rules_that_cannot_be_meant_are_refused():
+    with pytest.raises(ValueError, match="neither at_least nor at_most"):
+        Keep("t.n")
+    with pytest.raises(ValueError, match="at_least is 5"):
+        Keep("t.n", 5, 4)
+    with pytest.raises(ValueError, match="must lie in order"):
+        Sample("id", 0.5, 0.4, "s")
+    with pytest.raises(ValueError, match="sample_by is 'module'"):
+        Sample("module", 0, 1, "s")
