@@ -1,0 +1,1 @@
+"""One training loop; pretraining, SFT and DPO differ in their batches and their objective."""

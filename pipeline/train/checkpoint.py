@@ -1,0 +1,164 @@
+"""Checkpoints of a series: complete under their name or not there; no pickle, any number of ranks.
+
+<series>/step000400/model.safetensors       parameters, float32
+                    optimizer.safetensors   the two moments of each, by its name
+                    state.json              step, tokens seen, digests
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.core.artifacts import Checkpoint, file_sha256, write_json
+from pipeline.core.errors import CorruptShard
+from pipeline.model.hf import WEIGHTS, weights_digest
+from pipeline.model.olmo import Olmo
+from pipeline.train.distributed import Ranks, fill, whole
+from pipeline.train.optimizer import STATE
+
+OPTIMIZER = "optimizer.safetensors"
+RECORD = "state.json"
+logger = logging.getLogger(__name__)
+
+
+def folder_of(series: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return Path(series) / f"step{step:06d}"
+
+
+def save_checkpoint(
+    model: Olmo,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    num_tokens_seen: int,
+    series: Path,
+    ranks: Ranks,
+) -> None:
+    """Write the state after `step` updates; all ranks call it, the first one writes."""
+    weights, moments = {}, {}
+    for name, parameter in sorted(model.named_parameters()):
+        tensor = whole(parameter)
+        weights[name] = _at_rest(tensor) if ranks.rank == 0 else tensor[:0]
+        for each in STATE:
+            held = optimizer.state.get(parameter, {}).get(each)
+            if held is not None:
+                tensor = whole(held)
+                moments[f"{name}.{each}"] = _at_rest(tensor) if ranks.rank == 0 else tensor[:0]
+    if ranks.rank == 0:
+        final = folder_of(series, step)
+        temporary = final.with_name(f".{final.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file(weights, temporary / WEIGHTS)
+        save_file(moments, temporary / OPTIMIZER)
+        record = {
+            "step": step,
+            "num_tokens_seen": num_tokens_seen,
+            "weights": weights_digest(weights),
+            "sha256": {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
+        }
+        write_json(temporary / RECORD, record)
+        for name in (WEIGHTS, OPTIMIZER):
+            with open(temporary / name, "rb") as file:
+                os.fsync(file.fileno())
+        if final.exists():
+            _set_aside(final, "it is written anew")
+        os.replace(temporary, final)
+    ranks.wait()
+
+
+def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, series: Path, step: int) -> int:
+    """Set parameters and optimizer state from a checkpoint; gives the tokens seen by then."""
+    folder = folder_of(series, step)
+    record = read_record(folder)
+    load_weights(model, folder / WEIGHTS)
+    with safe_open(folder / OPTIMIZER, framework="pt") as file:
+        held = set(file.keys())
+        for name, parameter in model.named_parameters():
+            if f"{name}.{STATE[0]}" not in held:
+                continue
+            state: dict[str, Any] = {"step": torch.tensor(float(step), device=parameter.device)}
+            for each in STATE:
+                state[each] = torch.zeros_like(parameter)
+                fill(state[each], file.get_tensor(f"{name}.{each}"))
+            optimizer.state[parameter] = state
+    return int(record["num_tokens_seen"])
+
+
+def load_weights(model: Olmo, path: Path) -> None:
+    """Set the parameters from a file; raises CorruptShard where it holds other tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = dict(model.named_parameters())
+            if set(file.keys()) != set(names):
+                raise CorruptShard(path, None, "its tensors are not those of the model")
+            for name, parameter in names.items():
+                tensor = file.get_tensor(name)
+                if tensor.shape != parameter.shape:
+                    reason = f"is {list(tensor.shape)}; must be {list(parameter.shape)}"
+                    raise CorruptShard(path, name, reason)
+                fill(parameter, tensor)
+    except (OSError, SafetensorError) as error:
+        raise CorruptShard(path, None, f"not readable ({error})") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a checkpoint; raises CorruptShard where it is none."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "step": int(record["step"]),
+            "num_tokens_seen": int(record["num_tokens_seen"]),
+            "weights": str(record["weights"]),
+            "sha256": dict(record["sha256"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+
+
+def find_checkpoints(series: Path) -> list[int]:
+    """Steps whose checkpoints are whole, every digest checked; a damaged one is set aside."""
+    found = []
+    for folder in sorted(Path(series).glob("step[0-9]*")):
+        try:
+            record = read_record(folder)
+            if folder != folder_of(series, record["step"]):
+                raise CorruptShard(folder, None, f"says that it is of step {record['step']}")
+            for name in (WEIGHTS, OPTIMIZER):
+                if file_sha256(folder / name) != record["sha256"].get(name):
+                    raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
+        except (CorruptShard, OSError) as error:
+            _set_aside(folder, str(error))
+            continue
+        found.append(record["step"])
+    return sorted(found)
+
+
+def as_checkpoint(series: Path, step: int) -> Checkpoint:
+    """What a manifest says of a checkpoint."""
+    record = read_record(folder_of(series, step))
+    name = folder_of(series, step).name
+    return Checkpoint(name, step, record["num_tokens_seen"], record["weights"])
+
+
+def _set_aside(folder: Path, reason: str) -> None:
+    aside = folder.with_name(f".damaged-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(folder, aside)
+    logger.warning("%s is not used and stands in %s: %s", folder.name, aside, reason)
+
+
+def _at_rest(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", torch.float32).contiguous()

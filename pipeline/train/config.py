@@ -1,0 +1,165 @@
+"""How to train and how to run it, as values; nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+WARMUP_START = 0.1  # of the peak: OLMo's warm-up does not begin at nothing
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay on matrices; embeddings are not decayed.
+
+    Source: allenai/OLMo, `configs/official/OLMo-7B.yaml`; eps is fixed in `olmo/optim.py`.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-5
+    weight_decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}; both must lie in [0, 1)")
+        if self.eps <= 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"eps is {self.eps}, weight_decay is {self.weight_decay}; must be > 0 and >= 0"
+            )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each update: warm-up in a line from a tenth of the peak, then a decay.
+
+    Called with the number of the update, from 1. After `total_steps` it stays at the final rate.
+
+    Args:
+        warmup_steps: updates before the peak is reached.
+        final_fraction: of the peak, at `total_steps`.
+
+    Source: allenai/OLMo, `olmo/optim.py`, `LinearWithWarmup` and `CosWithWarmup`.
+    """
+
+    peak_lr: float
+    warmup_steps: int
+    total_steps: int
+    final_fraction: float = 0.1
+
+    VERSION: ClassVar[str] = "001"
+
+    def __post_init__(self) -> None:
+        if self.peak_lr <= 0:
+            raise ValueError(f"peak_lr is {self.peak_lr}; it must be positive")
+        if not 0 <= self.warmup_steps < self.total_steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; it must be at least 0 and below "
+                f"total_steps, {self.total_steps}"
+            )
+        if not 0 <= self.final_fraction <= 1:
+            raise ValueError(f"final_fraction is {self.final_fraction}; it must lie in [0, 1]")
+
+    def __call__(self, update: int) -> float:
+        """The rate of update number `update`."""
+        if update <= self.warmup_steps:
+            start = WARMUP_START * self.peak_lr
+            return start + (self.peak_lr - start) * update / self.warmup_steps
+        done = (update - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        final = self.final_fraction * self.peak_lr
+        return final + (self.peak_lr - final) * self.left(min(done, 1.0))
+
+    def left(self, done: float) -> float:
+        """The share of the way from the final rate to the peak that is left."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """Linear decay to `final_fraction` of the peak."""
+
+    def left(self, done: float) -> float:
+        return 1 - done
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Half a cosine down to `final_fraction` of the peak."""
+
+    def left(self, done: float) -> float:
+        return (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What is trained: all that changes the weights.
+
+    Args:
+        batch_size: instances, examples or pairs of one update, over all ranks.
+        max_grad_norm: global L2 norm that gradients are scaled down to; null for no clipping.
+        stop_at: updates to make; by default the schedule's `total_steps`.
+        save_steps: a checkpoint is kept every so many updates, and at the start and the end.
+        precision: of matrix products; parameters and optimizer state are always float32.
+        z_loss: weight of the squared logarithm of the softmax's denominator.
+    """
+
+    batch_size: int
+    schedule: Schedule
+    optimizer: AdamW = AdamW()
+    max_grad_norm: float | None = 1.0
+    stop_at: int | None = None
+    save_steps: int = 1000
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        total = self.schedule.total_steps
+        if self.stop_at is not None and not 1 <= self.stop_at <= total:
+            raise ValueError(f"stop_at is {self.stop_at}; it must lie in 1 to total_steps, {total}")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive or null")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
+        if self.z_loss < 0:
+            raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
+
+    @property
+    def last_step(self) -> int:
+        """The number of updates."""
+        return self.stop_at if self.stop_at is not None else self.schedule.total_steps
+
+    @property
+    def kept_steps(self) -> list[int]:
+        """The updates after which a checkpoint is kept; 0 is the start."""
+        return sorted({0, *range(self.save_steps, self.last_step, self.save_steps), self.last_step})
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a run is carried out; nothing of it is in any key.
+
+    Args:
+        ranks: processes that share the model and the batch.
+        microbatch: rows of one forward pass in a rank; by default all of the rank's.
+        compile: compile each layer; needs a C++ compiler on a CPU.
+        threads: of one rank; by default the cores divided by the ranks.
+        activation_checkpointing: compute a layer's inner values again in the backward pass.
+        timeout_seconds: after which a rank that waits for another gives up.
+    """
+
+    ranks: int = 1
+    microbatch: int | None = None
+    compile: bool = False
+    threads: int | None = None
+    activation_checkpointing: bool = False
+    timeout_seconds: int = 600
+
+    def __post_init__(self) -> None:
+        for name in ("ranks", "microbatch", "threads", "timeout_seconds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")

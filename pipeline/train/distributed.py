@@ -1,0 +1,173 @@
+"""The ranks of a run: start them, shard a model with FSDP2, bring their errors back."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.core.errors import DivergedTraining, PipelineError
+from pipeline.model.config import OlmoConfig
+from pipeline.model.olmo import Olmo
+from pipeline.train.config import Launch
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        if torch.cuda.is_available():
+            return torch.device("cuda", self.rank % torch.cuda.device_count())
+        return torch.device("cpu")
+
+    def summed(self, *numbers: float) -> list[float]:
+        """The sum of each number over all ranks, in float64."""
+        if self.size == 1:
+            return list(numbers)
+        held = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(held)
+        return [float(each) for each in held]
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def run_ranks(work: Callable[[Ranks], None], launch: Launch) -> None:
+    """Call `work` in every rank: here if there is one, else in a new process for each.
+
+    Raises:
+        PipelineError: a rank failed; its own message, and the end of its traceback below it.
+    """
+    threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.ranks)
+    if launch.ranks == 1:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            work(Ranks())
+        finally:
+            torch.set_num_threads(before)
+        return
+    from torch.multiprocessing.spawn import (
+        ProcessExitedException,
+        ProcessRaisedException,
+        start_processes,
+    )
+
+    with tempfile.TemporaryDirectory(prefix="olmo-tango-ranks-") as folder:
+        start = partial(_rank, work, launch, threads, folder)
+        try:
+            start_processes(start, nprocs=launch.ranks, start_method="spawn")  # type: ignore[no-untyped-call]
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise _told(Path(folder), error) from error
+
+
+def _rank(
+    work: Callable[[Ranks], None], launch: Launch, threads: int, folder: str, rank: int
+) -> None:
+    torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    if not cuda and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # ranks of one machine need no network
+    try:
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            init_method=Path(folder, "rendezvous").absolute().as_uri(),
+            rank=rank,
+            world_size=launch.ranks,
+            timeout=timedelta(seconds=launch.timeout_seconds),
+        )
+        work(Ranks(rank, launch.ranks))
+        dist.destroy_process_group()
+    except BaseException as error:
+        step = error.step if isinstance(error, DivergedTraining) else None
+        reason = error.reason if isinstance(error, DivergedTraining) else ""
+        record = {
+            "kind": type(error).__name__,
+            "message": str(error),
+            "step": step,
+            "reason": reason,
+            "traceback": traceback.format_exc()[-2000:],
+        }
+        path = Path(folder, f"error-{rank}.json")
+        path.with_suffix(".tmp").write_text(json.dumps(record), encoding="utf-8")
+        os.replace(path.with_suffix(".tmp"), path)
+        raise
+
+
+def _told(folder: Path, error: BaseException) -> PipelineError:
+    """The error of the rank that failed first, not of those that lost it."""
+    records = [(p.stat().st_mtime_ns, p) for p in sorted(folder.glob("error-*.json"))]
+    if not records:
+        return PipelineError(f"a rank ended without a word: {error}")
+    path = min(records)[1]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["kind"] == DivergedTraining.__name__:
+        return DivergedTraining(record["step"], record["reason"])
+    rank = path.stem.removeprefix("error-")
+    return PipelineError(f"rank {rank}: {record['kind']}: {record['message']}")
+
+
+def build_model(config: OlmoConfig, ranks: Ranks, launch: Launch) -> Olmo:
+    """The model on this rank's device, sharded if there are several; its values are not set.
+
+    Each layer and the rest are a unit of FSDP2; parameters are float32.
+    """
+    with torch.device("meta"):
+        model = Olmo(config)
+    for block in model.blocks:
+        if launch.activation_checkpointing:
+            plain = block.forward
+            block.forward = partial(checkpoint, plain, use_reentrant=False)  # type: ignore[method-assign]
+        if launch.compile:
+            block.compile()
+    if ranks.size > 1:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    model.to_empty(device=ranks.device)
+    return model
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, gathered from every rank that holds a part; all ranks must call this."""
+    full: Any = getattr(tensor, "full_tensor", None)
+    held: Tensor = tensor if full is None else full()
+    return held.detach()
+
+
+@torch.no_grad()
+def fill(target: Tensor, source: Tensor) -> None:
+    """Give a tensor, sharded or not, the values of a whole one that every rank holds."""
+    if hasattr(target, "device_mesh"):
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(target, DTensor)
+        placed = source.to(target.device)
+        source = distribute_tensor(
+            placed, target.device_mesh, target.placements, src_data_rank=None
+        )
+    target.copy_(source)

@@ -1,0 +1,131 @@
+"""Direct preference optimization, its reference computed once for every run that shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from tqdm import tqdm
+
+from pipeline.core.artifacts import Checkpoints, Pairs
+from pipeline.core.errors import MismatchedInputs
+from pipeline.core.shards import ShardWriter, read_batches
+from pipeline.model.config import OlmoConfig
+from pipeline.model.hf import WEIGHTS, load_checkpoint_model
+from pipeline.model.olmo import Olmo
+from pipeline.tokens.chat import PAIR, PairBatches
+from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.loop import Training, train
+from pipeline.train.objectives import DpoLoss, sequence_logprobs
+from pipeline.train.sft import require_same_tokenizer
+
+BATCH_TOKENS = 4096
+ROWS = 512  # read at a time, and sorted by length
+SIDES = ("chosen", "rejected")
+
+
+def dpo(
+    checkpoints: Checkpoints,
+    pairs: Pairs,
+    config: TrainConfig,
+    *,
+    beta: float,
+    series: Path,
+    out: Path,
+    launch: Launch,
+) -> Checkpoints:
+    """Train the latest checkpoint, which is its own reference, to prefer the chosen answers.
+
+    The reference is in float32, so under bf16 the first loss is ln 2 only nearly.
+
+    Source: Rafailov et al. 2023, "Direct Preference Optimization"; allenai/open-instruct,
+    `dpo_tune.py`.
+
+    Raises:
+        MismatchedInputs: the pairs' reference is not computed, or is another model.
+    """
+    require_same_tokenizer(checkpoints, pairs.tokenizer, "Pairs")
+    if pairs.reference != checkpoints.latest.weights:
+        held = f"is of {pairs.reference[:12]}" if pairs.reference else "is not computed"
+        raise MismatchedInputs(
+            f"Checkpoints {checkpoints.content[:12]}",
+            f"Pairs {pairs.content[:12]}",
+            f"the reference of the pairs {held}; it must be of {checkpoints.latest.weights[:12]}",
+        )
+    if not pairs.num_pairs:
+        raise ValueError(f"there are no pairs; {pairs.num_skipped} were skipped")
+    return train(
+        Training(
+            model=OlmoConfig(**checkpoints.model),
+            objective=DpoLoss(beta),
+            batches=partial(PairBatches, pairs, config.batch_size, config.seed),
+            config=config,
+            launch=launch,
+            series=series,
+            start=checkpoints.folder(checkpoints.latest) / WEIGHTS,
+        ),
+        tokenizer=checkpoints.tokenizer,
+        out=out,
+    )
+
+
+def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> Pairs:
+    """The pairs with the log-probability of each answer under the latest checkpoint, in nats.
+
+    Computed in float32 and added up in float64; rows of like length share a batch.
+    """
+    require_same_tokenizer(checkpoints, pairs.tokenizer, "Pairs")
+    model = load_checkpoint_model(checkpoints, checkpoints.latest).eval()
+    shards = []
+    bar = tqdm(total=pairs.num_pairs, desc="reference", unit="pair", disable=None)
+    with torch.inference_mode(), bar:
+        for shard in pairs.shards:
+            with ShardWriter(Path(out), shard.path, PAIR) as writer:
+                for batch in read_batches(pairs.root, shard, batch_rows=ROWS):
+                    table = pa.Table.from_batches([batch])
+                    for side in SIDES:
+                        place = PAIR.get_field_index(f"{side}_logprob")
+                        values = _logprobs(model, batch, side)
+                        table = table.set_column(place, PAIR.field(place), pa.array(values))
+                    writer.write(table)
+                    bar.update(batch.num_rows)
+            shards.append(writer.shard)
+    return Pairs.of(
+        Path(out),
+        tokenizer=pairs.tokenizer,
+        num_pairs=pairs.num_pairs,
+        num_skipped=pairs.num_skipped,
+        reference=checkpoints.latest.weights,
+        shards=shards,
+    )
+
+
+def _logprobs(model: Olmo, batch: pa.RecordBatch, side: str) -> np.ndarray[Any, Any]:
+    ids, masks = batch[f"{side}_ids"].to_pylist(), batch[f"{side}_mask"].to_pylist()
+    values = np.zeros(len(ids), np.float64)
+    for places in _by_length([len(each) for each in ids]):
+        length = max(len(ids[place]) for place in places)
+        ids_BT = torch.zeros(len(places), length, dtype=torch.int64)
+        mask_BT = torch.zeros(len(places), length, dtype=torch.int64)
+        for row, place in enumerate(places):
+            ids_BT[row, : len(ids[place])] = torch.tensor(ids[place])
+            mask_BT[row, : len(ids[place])] = torch.tensor(masks[place])
+        values[places] = sequence_logprobs(model, ids_BT, mask_BT).numpy()
+    return values
+
+
+def _by_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Rows in groups of like length, each within `BATCH_TOKENS` once padded."""
+    group: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda each: (lengths[each], each)):
+        if group and (len(group) + 1) * lengths[place] > BATCH_TOKENS:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group

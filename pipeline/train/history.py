@@ -1,0 +1,60 @@
+"""What is written down of each update: the history that results hold, and how each part was run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+
+from pipeline.core.artifacts import Shard
+from pipeline.core.errors import CorruptShard
+from pipeline.core.shards import write_shard
+
+LINES, SEGMENTS, TABLE = "history.jsonl", "segments.jsonl", "history.parquet"
+SCHEMA = pa.schema(
+    [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
+    + [("grad_norm", pa.float64()), ("num_tokens", pa.int64())]
+)
+
+
+def open_history(series: Path) -> IO[str]:
+    """The history of a series, to add to; a last line that a kill cut off is dropped.
+
+    Steps made again after a resume are added again: the last line of a step counts.
+    """
+    path = Path(series) / LINES
+    if path.exists():
+        with open(path, "r+b") as file:
+            held = file.read()
+            file.truncate(held.rfind(b"\n") + 1)
+    return open(path, "a", encoding="utf-8")
+
+
+def write_history(series: Path, last_step: int, out: Path) -> Shard:
+    """Write `history.parquet`, a row an update from 1 to `last_step`.
+
+    Raises:
+        CorruptShard: a step is missing.
+    """
+    path = Path(series) / LINES
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+            by_step[row["step"]] = row
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a kill; its step was made again or is missed below
+    for step in range(1, last_step + 1):
+        if step not in by_step:
+            raise CorruptShard(path, None, f"has no row of step {step}")
+    rows = [by_step[step] for step in range(1, last_step + 1)]
+    return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=SCHEMA), SCHEMA)
+
+
+def note_segment(series: Path, **record: Any) -> None:
+    """Add how a run of steps was made: launch, device, time. No result depends on it."""
+    with open(Path(series) / SEGMENTS, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"ended": round(time.time(), 3), **record}) + "\n")

@@ -1,0 +1,221 @@
+"""The loop: batches and an objective go in, a series of checkpoints comes out.
+
+The batch of an update is a function of its number, so to resume is to know the step: a run that was
+killed goes on from its last checkpoint and ends with the same bits on the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm
+
+from pipeline.core.artifacts import Checkpoints, StoredFile
+from pipeline.core.errors import CorruptShard, DivergedTraining
+from pipeline.model.config import OlmoConfig
+from pipeline.train import checkpoint, history
+from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.distributed import Ranks, build_model, run_ranks
+from pipeline.train.objectives import Batch, Objective
+from pipeline.train.optimizer import clip_gradients, make_optimizer
+
+
+class Batches(Protocol):
+    """What a rank reads at a step, from 0: arrays by name, a row an item or several."""
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run of the loop, as it is handed to every rank.
+
+    Args:
+        batches: makes the batches, in each rank for itself.
+        start: file of the parameters to start from; without it they are drawn from the seed.
+    """
+
+    model: OlmoConfig
+    objective: Objective
+    batches: Callable[[], Batches]
+    config: TrainConfig
+    launch: Launch
+    series: Path
+    start: Path | None = None
+
+
+def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
+    """Make the checkpoints that the series lacks, and a view of it up to the last step.
+
+    Args:
+        tokenizer: content digest of the tokenizer whose ids the model reads.
+
+    Raises:
+        DivergedTraining: a loss or gradient norm is not finite; nothing of that step is kept.
+    """
+    config, launch, series = training.config, training.launch, Path(training.series)
+    if config.batch_size % launch.ranks:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; it must be a multiple of ranks, {launch.ranks}"
+        )
+    series.mkdir(parents=True, exist_ok=True)
+    there = checkpoint.find_checkpoints(series)
+    missing = [step for step in config.kept_steps if step not in there]
+    if missing:
+        run_ranks(partial(_train, training, there, missing), launch)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    shard = history.write_history(series, config.last_step, out)
+    return Checkpoints.of(
+        out,
+        series=series.name,
+        model=asdict(training.model),
+        tokenizer=tokenizer,
+        objective=training.objective.name,
+        steps=[checkpoint.as_checkpoint(series, step) for step in config.kept_steps],
+        history=StoredFile(shard.path, shard.num_bytes, shard.content, shard.sha256),
+    )
+
+
+def _train(training: Training, there: list[int], missing: list[int], ranks: Ranks) -> None:
+    run = _Run(training, ranks)
+    for step in missing:
+        before = max((each for each in there if each <= step), default=None)
+        if before is None:
+            run.begin()
+            run.save()
+            there = [*there, 0]
+        elif before != run.step:
+            run.resume(before)
+        if run.step < step:
+            run.advance(step)
+            run.save()
+            there = [*there, step]
+
+
+class _Run:
+    """The state of a run in one rank."""
+
+    def __init__(self, training: Training, ranks: Ranks) -> None:
+        self.training, self.ranks = training, ranks
+        self.config, self.objective = training.config, training.objective
+        self.model = build_model(training.model, ranks, training.launch)
+        self.optimizer = make_optimizer(self.model, training.config.optimizer)
+        self.batches = training.batches()
+        self.step, self.num_tokens = -1, 0
+
+    def begin(self) -> None:
+        """Before the first update."""
+        if self.training.start is None:
+            self.model.init_weights(self.config.seed)
+        else:
+            checkpoint.load_weights(self.model, self.training.start)
+        self.optimizer.state.clear()
+        self.step, self.num_tokens = 0, 0
+
+    def resume(self, step: int) -> None:
+        """As it was after the update of a checkpoint."""
+        self.optimizer.state.clear()
+        self.num_tokens = checkpoint.load_checkpoint(
+            self.model, self.optimizer, self.training.series, step
+        )
+        self.step = step
+
+    def save(self) -> None:
+        checkpoint.save_checkpoint(
+            self.model,
+            self.optimizer,
+            step=self.step,
+            num_tokens_seen=self.num_tokens,
+            series=self.training.series,
+            ranks=self.ranks,
+        )
+
+    def advance(self, last: int) -> None:
+        """Make the updates up to `last`."""
+        first, tokens_before, started = self.step, self.num_tokens, time.perf_counter()
+        rows = history.open_history(self.training.series) if self.ranks.rank == 0 else nullcontext()
+        quiet = self.ranks.rank != 0 or not sys.stderr.isatty()
+        bar = tqdm(
+            total=self.config.last_step,
+            initial=first,
+            desc=f"train {self.objective.name}",
+            unit="step",
+            disable=quiet,
+        )
+        with rows as file, bar:
+            for update in range(first + 1, last + 1):
+                row = self._update(update)
+                self.step, self.num_tokens = update, int(row["num_tokens"])
+                if file is not None:
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+                rate = (self.num_tokens - tokens_before) / (time.perf_counter() - started)
+                bar.set_postfix(loss=f"{row['loss']:.3f}", tokens_per_second=f"{rate:.0f}")
+                bar.update()
+        if self.ranks.rank == 0:
+            history.note_segment(
+                self.training.series,
+                first_step=first,
+                last_step=last,
+                num_tokens=self.num_tokens - tokens_before,
+                seconds=round(time.perf_counter() - started, 3),
+                device=str(self.ranks.device),
+                **asdict(self.training.launch),
+            )
+
+    def _update(self, update: int) -> dict[str, float]:
+        """One optimizer step; gives its row of the history."""
+        config, ranks = self.config, self.ranks
+        read = self.batches.at(update - 1, ranks.rank, ranks.size)
+        batch = {name: torch.as_tensor(each).to(ranks.device) for name, each in read.items()}
+        weight, num_tokens = ranks.summed(
+            self.objective.weight(batch), self.objective.num_tokens(batch)
+        )
+        if weight == 0:
+            raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
+        total = 0.0
+        for part in _parts(batch, self.objective, self.training.launch.microbatch):
+            with torch.autocast(
+                ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+            ):
+                loss = self.objective.total(self.model, part)
+            scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
+            torch.autograd.backward(scaled)
+            total += loss.item()
+        mean = ranks.summed(total)[0] / weight
+        norm = clip_gradients(self.model.parameters(), config.max_grad_norm)
+        for name, value in (("loss", mean), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise DivergedTraining(update, f"the {name} is {value}")
+        rate = config.schedule(update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        seen = self.num_tokens + int(num_tokens)
+        return {"step": update, "loss": mean, "lr": rate, "grad_norm": norm, "num_tokens": seen}
+
+
+def _parts(batch: Batch, objective: Objective, microbatch: int | None) -> Iterator[Batch]:
+    """A rank's batch cut into forward passes; the rows of one item stay together."""
+    groups = objective.rows_per_item
+    num_items = len(batch["input_ids"]) // groups
+    size = num_items if microbatch is None else max(1, microbatch // groups)
+    if size >= num_items:
+        yield batch
+        return
+    for start in range(0, num_items, size):
+        items = torch.arange(start, min(start + size, num_items))
+        rows = torch.cat([items + group * num_items for group in range(groups)])
+        yield {name: each[rows.to(each.device)] for name, each in batch.items()}

@@ -1,0 +1,54 @@
+"""AdamW with OLMo's parameter groups, and the global norm of the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.olmo import Olmo
+from pipeline.train.config import AdamW
+
+STATE = ("exp_avg", "exp_avg_sq")
+
+
+def make_optimizer(model: Olmo, config: AdamW) -> torch.optim.AdamW:
+    """AdamW over two groups, decayed and not, each sorted by name.
+
+    The matrices of linear layers are decayed; embeddings are not, so neither is a tied head.
+
+    Source: allenai/OLMo, `olmo/optim.py`, `get_param_groups`.
+    """
+    decayed = {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    by_name = sorted(model.named_parameters())
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for name, p in by_name if (name in decayed) == with_decay],
+            "weight_decay": config.weight_decay if with_decay else 0.0,
+        }
+        for with_decay in (True, False)
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=0.0,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> float:
+    """Scale gradients so that their global L2 norm is at most `max_norm`; gives the norm before.
+
+    The factor is min(1, max_norm / (norm + 1e-6)), the norm in float32 over all ranks.
+    """
+    held = list(parameters)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    if max_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(held, max_norm, whole)
+    return float(whole)

@@ -1,0 +1,75 @@
+"""Pretraining: next-token prediction over a mix of tokens, from start values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.artifacts import Checkpoints, TokenMix
+from pipeline.core.errors import MismatchedInputs
+from pipeline.model.config import OlmoConfig
+from pipeline.tokens.order import TokenBatches
+from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.loop import Training, train
+from pipeline.train.objectives import NextToken
+
+
+def pretrain(
+    mix: TokenMix,
+    model: OlmoConfig,
+    config: TrainConfig,
+    *,
+    series: Path,
+    out: Path,
+    launch: Launch,
+) -> Checkpoints:
+    """Train a model from its start values; what the series holds already is not trained again.
+
+    Source: Groeneveld et al. 2024, "OLMo", section 3; allenai/OLMo, `olmo/train.py`.
+
+    Raises:
+        MismatchedInputs: the model is too small for the ids or the sequences of the mix.
+    """
+    for name, held, must in (
+        ("rows of the vocabulary", model.vocab_size, mix.vocab_size),
+        ("tokens of a sequence", model.max_sequence_length, mix.sequence_length),
+    ):
+        if held < must:
+            raise MismatchedInputs(
+                "OlmoConfig",
+                f"TokenMix {mix.content[:12]}",
+                f"the model has {held} {name}, the mix needs {must}",
+            )
+    return train(
+        Training(
+            model=model,
+            objective=NextToken(config.z_loss),
+            batches=_Instances(mix, config.batch_size, config.seed),
+            config=config,
+            launch=launch,
+            series=series,
+        ),
+        tokenizer=mix.tokenizer,
+        out=out,
+    )
+
+
+@dataclass(frozen=True)
+class _Instances:
+    """Makes the batches of a mix under the name that objectives read."""
+
+    mix: TokenMix
+    batch_size: int
+    seed: int
+
+    def __call__(self) -> _Named:
+        return _Named(TokenBatches(self.mix, self.batch_size, self.seed))
+
+
+@dataclass(frozen=True)
+class _Named:
+    batches: TokenBatches
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
+        return {"input_ids": self.batches.at(step, rank, world_size)}
