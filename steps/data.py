@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pipeline.data.taggers import Tagger
-from pipeline.data.tagging import tag_documents
 from tango.step import Step
 
 from pipeline.core.artifacts import Attributes, Documents
@@ -15,6 +13,8 @@ from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
 from pipeline.data.rules import Rule, check_rules
 from pipeline.data.sources import Source
+from pipeline.data.taggers import Tagger
+from pipeline.data.tagging import tag_documents
 from steps.base import PipelineStep
 
 

@@ -177,7 +177,7 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
         raise WiringError(
             f"{path} is {value!r}; it must be a reference to a step that makes {_shown(hint)}"
         )
-    elif dataclasses.is_dataclass(hint):
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _component({_shown(hint): hint}, value, path, built, named=False)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -20,13 +20,13 @@ local python(part) = { type: 'python_install', part: part, source: 'python-' + p
     vocab_size: 2048,
     max_sequence_length: 256,
   },
-  launch: { compile: true, threads: 2 },
+  launch: { threads: 2 },
   pretrain: {
     batch_size: 16,
     schedule: { type: 'cosine', peak_lr: 4e-3, warmup_steps: 40, total_steps: 400 },
     save_steps: 100,
     seed: 6198,
-    precision: 'bf16',
+    precision: 'fp32',
   },
   sft: {
     batch_size: 16,
@@ -34,7 +34,7 @@ local python(part) = { type: 'python_install', part: part, source: 'python-' + p
     optimizer: { weight_decay: 0 },
     save_steps: 200,
     seed: 1,
-    precision: 'bf16',
+    precision: 'fp32',
   },
   dpo: {
     batch_size: 8,
@@ -42,7 +42,7 @@ local python(part) = { type: 'python_install', part: part, source: 'python-' + p
     optimizer: { weight_decay: 0 },
     save_steps: 100,
     seed: 1,
-    precision: 'bf16',
+    precision: 'fp32',
   },
   num_choices: 400,
   num_perplexity_documents: 60,

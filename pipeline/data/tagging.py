@@ -1,0 +1,117 @@
+"""Taggers over Documents become Attributes: a table a tagger, a shard a document shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.core.artifacts import Attributes, AttributeTable, Documents, Shard
+from pipeline.core.engine import LOCAL, Engine
+from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.keys import Json, canonical
+from pipeline.core.shards import ShardWriter, read_batches, shard_name
+from pipeline.data.document import attribute_schema
+from pipeline.data.taggers import Tagger
+from pipeline.store.memo import FileMemo
+
+BATCH_ROWS = 256
+
+
+def tag_documents(
+    documents: Documents,
+    taggers: Sequence[Tagger],
+    *,
+    out: Path,
+    engine: Engine = LOCAL,
+    memo: FileMemo | None = None,
+) -> Attributes:
+    """Measure every document with every tagger; row i of a table is about row i of the documents.
+
+    A shard that a tagger measured before, by content, is linked and not measured again. All
+    taggers that are left read its text once.
+
+    Raises:
+        ValueError: two taggers have one name.
+        CorruptShard: a tagger fails on a document; the message names both.
+    """
+    for place, tagger in enumerate(taggers):
+        for other in taggers[:place]:
+            if other.name == tagger.name:
+                raise ValueError(f"taggers[{place}] has the name of another: {tagger.name!r}")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    work = _TagShard(documents, list(taggers), out, memo)
+    made = engine.map(work, range(len(documents.shards)), label="tag")
+    tables = [
+        AttributeTable(each.name, dict(each.COLUMNS), [shards[place] for shards in made])
+        for place, each in enumerate(taggers)
+    ]
+    return Attributes.of(out, describes=documents.content, tables=tables)
+
+
+@dataclass(frozen=True)
+class _TagShard:
+    documents: Documents
+    taggers: list[Tagger]
+    out: Path
+    memo: FileMemo | None
+
+    def __call__(self, number: int) -> list[Shard]:
+        keys = [self._key(tagger, number) for tagger in self.taggers]
+        paths = [f"{tagger.name}/{shard_name(number)}" for tagger in self.taggers]
+        found: list[Shard | None] = [None] * len(keys)
+        if self.memo is not None:
+            found = [
+                self.memo.fetch(k, self.out, path) for k, path in zip(keys, paths, strict=True)
+            ]
+        left = [place for place, shard in enumerate(found) if shard is None]
+        made = self._measure(number, {self.taggers[i]: paths[i] for i in left}) if left else []
+        for place, shard in zip(left, made, strict=True):
+            found[place] = shard
+            if self.memo is not None:
+                self.memo.keep(keys[place], self.out, shard)
+        return [shard for shard in found if shard is not None]
+
+    def _key(self, tagger: Tagger, number: int) -> dict[str, Json]:
+        return {"tagger": canonical(tagger), "shard": self.documents.shards[number].content}
+
+    def _measure(self, number: int, paths: dict[Tagger, str]) -> list[Shard]:
+        shard = self.documents.shards[number]
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(ShardWriter(self.out, path, attribute_schema(tagger.COLUMNS)))
+                for tagger, path in paths.items()
+            ]
+            columns = ["id", "text"]
+            for batch in read_batches(self.documents.root, shard, columns, BATCH_ROWS):
+                ids, texts = (batch[each].to_pylist() for each in columns)
+                for tagger, writer in zip(paths, writers, strict=True):
+                    rows = [
+                        self._row(tagger, shard, *each) for each in zip(ids, texts, strict=True)
+                    ]
+                    writer.write(pa.Table.from_pylist(rows, schema=writer.schema))
+        return [writer.shard for writer in writers]
+
+    def _row(self, tagger: Tagger, shard: Shard, id: str, text: str | None) -> dict[str, Any]:
+        where = self.documents.root / shard.path
+        if text is None:
+            raise CorruptShard(where, id, "has no text")
+        try:
+            measured = tagger.measure(text)
+        except PipelineError:
+            raise
+        except Exception as error:
+            reason = f"tagger {tagger.name!r} failed: {type(error).__name__}: {error}"
+            raise CorruptShard(where, id, reason) from error
+        row: dict[str, Any] = {}
+        for name, kind in tagger.COLUMNS.items():
+            value: Any = measured[name]
+            if kind == "spans":
+                value = [{"start": s, "end": e, "score": score} for s, e, score in value or []]
+            row[name] = value
+        return row

@@ -1,0 +1,83 @@
+from dataclasses import dataclass
+
+import pytest
+
+from pipeline.core.artifacts import Artifact
+from pipeline.core.engine import Local
+from pipeline.core.errors import CorruptShard
+from pipeline.core.shards import read_shard
+from pipeline.data.taggers.c4 import C4
+from pipeline.data.taggers.gopher import Gopher
+from pipeline.data.taggers.lengths import Lengths
+from pipeline.data.tagging import tag_documents
+from pipeline.store.memo import FileMemo
+from tests.data.conftest import make_documents
+
+TEXTS = [["one two", "", "three\nfour five six."], [], ["a b c d e " * 9]]
+
+
+@dataclass(frozen=True)
+class Fragile:
+    name = "fragile"
+    VERSION = "001"
+    COLUMNS = {"n": "number"}
+
+    def measure(self, text):
+        return {"n": 1 / len(text)}
+
+
+@pytest.fixture
+def documents(tmp_path):
+    return make_documents(tmp_path / "documents", TEXTS)
+
+
+def test_row_i_measures_document_i(documents, tmp_path):
+    made = tag_documents(documents, [Gopher(), C4(), Lengths()], out=tmp_path / "o")
+    for table, tagger in zip(made.tables, (Gopher(), C4(), Lengths()), strict=True):
+        for shard, texts in zip(table.shards, TEXTS, strict=True):
+            for row, text in zip(read_shard(made.root, shard).to_pylist(), texts, strict=True):
+                for name, value in tagger.measure(text).items():
+                    if isinstance(value, list):
+                        value = [
+                            dict(zip(("start", "end", "score"), each, strict=True))
+                            for each in value
+                        ]
+                    assert row[name] == value
+    assert Artifact.load(made.root) == made
+    made.verify()
+    made.require_describes(documents)
+
+
+def test_workers_change_no_content(documents, tmp_path):
+    made = [
+        tag_documents(documents, [Gopher(), C4()], out=tmp_path / str(n), engine=Local(n))
+        for n in (1, 2)
+    ]
+    assert made[0].content == made[1].content
+
+
+def test_only_a_changed_tagger_measures_again(documents, tmp_path, monkeypatch):
+    memo, measured = FileMemo(tmp_path / "memo"), []
+    for cls in (Gopher, C4):
+        real = cls.measure
+        monkeypatch.setattr(
+            cls, "measure", lambda self, t, real=real: measured.append(self) or real(self, t)
+        )
+    first = tag_documents(documents, [Gopher(), C4()], out=tmp_path / "1", memo=memo)
+    measured.clear()
+    again = tag_documents(documents, [Gopher(), C4()], out=tmp_path / "2", memo=memo)
+    assert (again, measured) == (first, [])
+    changed = tag_documents(documents, [Gopher("v2"), C4()], out=tmp_path / "3", memo=memo)
+    assert set(measured) == {Gopher("v2")}
+    assert changed.tables[1] == first.tables[1]
+    changed.verify()
+
+
+def test_a_tagger_that_fails_names_itself_and_the_document(documents, tmp_path):
+    with pytest.raises(CorruptShard, match=r"00000\.parquet record 0-1: tagger 'fragile' failed"):
+        tag_documents(documents, [Fragile()], out=tmp_path / "o")
+
+
+def test_two_taggers_of_one_name_are_refused(documents, tmp_path):
+    with pytest.raises(ValueError, match=r"taggers\[1\] has the name of another: 'gopher'"):
+        tag_documents(documents, [Gopher(), Gopher("v2")], out=tmp_path / "o")

@@ -1,0 +1,91 @@
+import pytest
+from pipeline.data.taggers.gopher import Gopher
+
+import steps  # noqa: F401  registers every step
+from steps.wiring import WiringError, build_steps
+
+SOURCE = {"type": "python_install", "part": "code", "source": "code"}
+
+
+def ref(name, **more):
+    return {"type": "ref", "ref": name, **more}
+
+
+def graph(**changes):
+    made = {
+        "corpus": {"type": "ingest", "source": SOURCE},
+        "quality": {"type": "tag", "documents": ref("corpus"), "taggers": [{"type": "gopher"}]},
+        "kept": {
+            "type": "filter",
+            "documents": ref("corpus"),
+            "attributes": [ref("quality")],
+            "rules": [{"attribute": "gopher.word_count", "at_least": 50}],
+        },
+    }
+    for name, change in changes.items():
+        made[name] = {**made.get(name, {}), **change}
+    return made
+
+
+def test_a_graph_is_built_with_typed_components():
+    built = build_steps(graph())
+    assert list(built) == ["corpus", "quality", "kept"]
+    assert built["quality"].kwargs["taggers"] == [Gopher()]
+    assert built["kept"].unique_id.startswith("Filter-001-")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kept": {"type": "fliter"}}, r"steps\.kept\.type is 'fliter'.*'filter'"),
+        ({"kept": {"documents": ref("quality")}}, r"steps\.kept\.documents.*makes Attributes"),
+        ({"kept": {"attributes": [ref("corpus")]}}, r"steps\.kept\.attributes\[0\].*Documents"),
+        ({"kept": {"documents": ref("corpus", key="x")}}, r"steps\.kept\.documents\.key is 'x'"),
+        ({"kept": {"documents": ref("crpus")}}, r"'crpus', which is no step.*'corpus'"),
+        ({"kept": {"rules": "x"}}, r"steps\.kept\.rules is 'x'; it must be of type list"),
+        (
+            {"kept": {"rules": [{"attribute": "gopher.word_count", "at_least": "5"}]}},
+            r"steps\.kept\.rules\[0\]\.at_least is '5'; it must be of type float",
+        ),
+        (
+            {"kept": {"rules": [{"attribute": "gopher.word_count", "at_last": 5}]}},
+            r"steps\.kept\.rules\[0\]\.at_last.*'at_least'",
+        ),
+        (
+            {"kept": {"rules": [{"attribute": "gopher.wrd_count", "at_least": 5}]}},
+            r"steps\.kept\.rules\[0\]\.attribute is 'gopher\.wrd_count'.*'gopher\.word_count'",
+        ),
+        ({"quality": {"taggers": [{"type": "gofer"}]}}, r"taggers\[0\]\.type is 'gofer'"),
+        ({"quality": {"tagers": []}}, r"steps\.quality\.tagers.*'taggers'"),
+        ({"corpus": {"source": {"type": "python_install", "part": "cod", "source": "x"}}}, "cod"),
+        ({"other": {"type": "tag", "documents": ref("corpus")}}, r"steps\.other\.taggers is miss"),
+        (
+            {"corpus": {"source": {"type": "jsonl", "path": "no/such/*.gz", "source": "x"}}},
+            r"no/such/\*\.gz",
+        ),
+        ({"a/b": {"type": "tag"}}, "cannot be the name of a step"),
+    ],
+)
+def test_a_fault_is_one_message_with_its_path(changes, message):
+    with pytest.raises(WiringError, match=message) as caught:
+        build_steps(graph(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_do_not_depend_on_how_the_values_were_written():
+    plain = build_steps(graph())["kept"].unique_id
+    rules = [{"at_least": 50.0, "attribute": "gopher.word_count"}]
+    written_otherwise = graph(
+        kept={"rules": rules, "engine": {"type": "local", "workers": 2}},
+        quality={"taggers": [{"type": "gopher", "variant": "v1"}]},
+    )
+    assert build_steps(written_otherwise)["kept"].unique_id == plain
+
+
+def test_a_changed_value_changes_its_step_and_those_below():
+    one, other = (
+        build_steps(graph()),
+        build_steps(graph(quality={"taggers": [{"type": "gopher", "variant": "v2"}]})),
+    )
+    assert one["corpus"].unique_id == other["corpus"].unique_id
+    assert one["kept"].unique_id != other["kept"].unique_id
