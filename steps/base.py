@@ -112,8 +112,16 @@ class PipelineStep(Step[Artifact]):
                     self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
                 )
                 raise
-        self.log_finished()
+        seconds = time.time() - started
+        cli_logger.info(
+            '[green]\N{CHECK MARK} Finished step [bold]"%s"[/] in %.1f s[/]', self.name, seconds
+        )
         return made
+
+    def log_cache_hit(self, needed_by: Step[Any] | None = None) -> None:
+        """Say it once, when the step's own turn comes, and not for each step that reads it."""
+        if needed_by is None:
+            super().log_cache_hit()
 
     def _say_waiting(self, owner: dict[str, object]) -> None:
         cli_logger.info(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tango.step import Step
 
 from pipeline.core.artifacts import (
@@ -83,7 +85,7 @@ class Perplexity(PipelineStep):
         models: dict[str, Checkpoints | HfModel],
         tokenizer: Tokenizer,
         documents: dict[str, Documents],
-        steps: list[int] | None = None,
+        steps: list[int] | Literal["all"] | None = None,
         max_documents: int | None = None,
     ) -> Scores:
         from pipeline.eval.perplexity import perplexity

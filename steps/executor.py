@@ -13,7 +13,9 @@ from tango.common.logging import cli_logger
 from tango.executor import ExecutionMetadata, Executor, ExecutorOutput
 from tango.step_graph import StepGraph
 
+from pipeline.core.artifacts import Report
 from pipeline.core.errors import PipelineError
+from steps.wiring import made_by
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ class SerialExecutor(Executor):
         self, step_graph: StepGraph, run_name: str | None = None
     ) -> ExecutorOutput:
         output = ExecutorOutput()
+        pages: list[Report] = []
         for step in step_graph.values():
             stopped = {**output.failed, **output.not_run}
             if any(each.name in stopped for each in step.dependencies):
@@ -35,9 +38,14 @@ class SerialExecutor(Executor):
                 self.execute_step(step)
                 place = self.workspace.step_info(step).result_location
                 output.successful[step.name] = ExecutionMetadata(result_location=_short(place))
+                if made_by(step) is Report:
+                    pages.append(self.workspace.step_cache[step])
             except Exception as error:
                 output.failed[step.name] = ExecutionMetadata()
                 self._tell(step.name, error, run_name)
+        for each in pages:
+            page = _short(str(each.root / each.page.path))
+            cli_logger.info("[green]\N{CHECK MARK} Open in a browser: [bold]%s[/][/]", page)
         return output
 
     def _tell(self, name: str, error: Exception, run_name: str | None) -> None:

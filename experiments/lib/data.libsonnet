@@ -32,6 +32,9 @@ local bound(attribute, low, high) =
     bound('gopher.fraction_of_words_with_alpha_character', 0.3, null),
   ],
 
+  // A share of the documents, the same ones whatever else is in the corpus.
+  sample(fraction):: [{ sample_by: 'id', from_fraction: 0.0, to_fraction: fraction, seed: 'sample' }],
+
   once: [bound('dedup.duplicate_document', null, 0)],
   clean: [bound('decontamination.num_overlaps', null, 0)],
 

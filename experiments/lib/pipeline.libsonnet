@@ -23,10 +23,20 @@ local domain(name, source, rules) = {
   [name + '_tokens']: { type: 'tokenize', documents: ref(name + '_kept'), tokenizer: ref('tokenizer') },
 };
 
-// Conversations of one kind, split by module.
-local split(name, source) = {
-  [name]: { type: 'ingest', source: source },
-  [name + '_training']: { type: 'filter', documents: ref(name), rules: data.training },
+// Conversations of one kind, split by module; a sample of them is trained on.
+local split(name, part) = {
+  [name]: { type: 'ingest', source: part.source },
+  [name + '_contamination']: {
+    type: 'decontaminate',
+    documents: ref(name),
+    evaluation: ref('heldout_items'),
+  },
+  [name + '_training']: {
+    type: 'filter',
+    documents: ref(name),
+    attributes: [ref(name + '_contamination')],
+    rules: data.training + data.clean + data.sample(part.fraction),
+  },
   [name + '_heldout']: { type: 'filter', documents: ref(name), rules: data.heldout },
 };
 
@@ -131,6 +141,7 @@ local benchmarks(domains, models, source) = {
         models: { base: ref('base') },
         tokenizer: ref('tokenizer'),
         documents: { [name]: ref(name + '_heldout') for name in domains },
+        steps: 'all',
         max_documents: size.num_perplexity_documents,
       },
       heldout_examples: {
@@ -139,14 +150,24 @@ local benchmarks(domains, models, source) = {
         tokenizer: ref('tokenizer'),
         max_length: size.model.max_sequence_length,
       },
-      answer_scores: { type: 'answer_scores', models: models, examples: ref('heldout_examples') },
+      answer_scores: {
+        type: 'answer_scores',
+        models: models,
+        examples: ref('heldout_examples'),
+        limit: size.num_answers,
+      },
       heldout_pairs: {
         type: 'prepare_pairs',
         documents: ref('preferences_heldout'),
         tokenizer: ref('tokenizer'),
         max_length: size.model.max_sequence_length,
       },
-      pair_scores: { type: 'pair_scores', models: models, pairs: ref('heldout_pairs') },
+      pair_scores: {
+        type: 'pair_scores',
+        models: models,
+        pairs: ref('heldout_pairs'),
+        limit: size.num_answers,
+      },
       choice_scores: {
         type: 'rank_eval',
         models: models,

@@ -119,7 +119,7 @@ def overlap(overlaps: Mapping[str, Attributes]) -> Table:
             if table.name != "decontamination":
                 continue
             for shard in table.shards:
-                columns = ["num_overlaps", "ngram_fraction"]
+                columns = ["num_overlaps", "overlap_fraction"]
                 for batch in read_batches(attributes.root, shard, columns, batch_rows=65536):
                     hits = pc.greater(batch.column(0), 0)
                     num_documents += batch.num_rows
@@ -127,7 +127,7 @@ def overlap(overlaps: Mapping[str, Attributes]) -> Table:
                     largest = max(largest, pc.max(batch.column(1)).as_py() or 0.0)
         share = num_hit / num_documents if num_documents else 0.0
         rows.append([name, num_documents, num_hit, Share(share), Share(largest)])
-    heads = ["overlap of", "documents", "hit", "share hit", "largest share of n-grams"]
+    heads = ["overlap of", "documents", "hit", "share hit", "largest share of words"]
     return Table(heads, rows)
 
 

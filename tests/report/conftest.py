@@ -205,11 +205,13 @@ def make_inputs(root):
                         "logprobs": [-1.0, -2.0, -3.0, -4.0],
                     }
                 )
-    schema = pa.schema([("num_overlaps", pa.int64()), ("ngram_fraction", pa.float64())])
+    schema = pa.schema([("num_overlaps", pa.int64()), ("overlap_fraction", pa.float64())])
     overlap_root = cache / "Decontaminate-001-ff"
-    rows = pa.table({"num_overlaps": [0, 2, 0, 0], "ngram_fraction": [0.0, 0.25, 0.0, 0.0]}, schema)
+    rows = pa.table(
+        {"num_overlaps": [0, 2, 0, 0], "overlap_fraction": [0.0, 0.25, 0.0, 0.0]}, schema
+    )
     shard = write_shard(overlap_root, "decontamination/00000.parquet", rows, schema)
-    columns = {"num_overlaps": "number", "ngram_fraction": "number"}
+    columns = {"num_overlaps": "number", "overlap_fraction": "number"}
     attributes = Attributes.of(
         overlap_root,
         describes=kept.content,

@@ -1,7 +1,7 @@
 import pytest
-from pipeline.data.taggers.gopher import Gopher
 
 import steps  # noqa: F401  registers every step
+from pipeline.data.taggers.gopher import Gopher
 from steps.wiring import WiringError, build_steps
 
 SOURCE = {"type": "python_install", "part": "code", "source": "code"}
