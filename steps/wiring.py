@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from tango.common.exceptions import CliRunError
 from tango.common.params import Params
-from tango.step import Step, StepIndexer
+from tango.step import Step, StepIndexer, StepResources
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import nearest
+from steps.needs import Needs, num_bytes
 
 COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
 
@@ -94,6 +95,7 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
         return Step.from_params(params, step_name=name)
     resources = config.pop("step_resources", None)
     metadata = config.pop("step_metadata", None)
+    needs = _value(Needs, config.pop("needs", {}), f"{path}.needs", built)
     hints = typing.get_type_hints(cls.run)
     hints.pop("return", None)
     defaults = {
@@ -110,10 +112,9 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
     values = {n: _value(hints[n], v, f"{path}.{n}", built) for n, v in config.items()}
     original = {"type": kind, **config}
     step: Step[Any] = cls(step_name=name, step_config=original, step_metadata=metadata, **values)
+    step.needs = needs  # type: ignore[attr-defined]
     if resources is not None:
-        from tango.step import StepResources
-
-        step.step_resources = StepResources(**resources)
+        _set_resources(step, resources, f"{path}.step_resources")
     check: Callable[[str], None] | None = getattr(step, "check", None)
     if check is not None:
         try:
@@ -121,6 +122,20 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
         except ValueError as error:
             raise WiringError(str(error)) from error
     return step
+
+
+def _set_resources(step: Step[Any], resources: Any, path: str) -> None:
+    names = [field.name for field in dataclasses.fields(StepResources)]
+    if not isinstance(resources, dict):
+        raise WiringError(f"{path} is {resources!r}; it must be an object")
+    for each in resources:
+        if each not in names:
+            raise WiringError(f"{path}.{each} is no resource{nearest(each, names)}")
+    step.step_resources = StepResources(**resources)
+    try:
+        num_bytes(step.step_resources.memory or "0")
+    except ValueError as error:
+        raise WiringError(f"{path}.memory: {error}") from error
 
 
 def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
@@ -178,6 +193,8 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
             f"{path} is {value!r}; it must be a reference to a step that makes {_shown(hint)}"
         )
     elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if isinstance(value, str) and hasattr(hint, "FROM_TEXT"):
+            value = {hint.FROM_TEXT: value}
         return _component({_shown(hint): hint}, value, path, built, named=False)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -3,12 +3,23 @@ local bound(attribute, low, high) =
   { attribute: attribute }
   + (if low != null then { at_least: low } else {})
   + (if high != null then { at_most: high } else {});
+local grams(kind, n) = 'gopher.fraction_of_characters_in_%s_%dgrams' % [kind, n];
+local part(by, from, to, seed='sample') = [
+  { sample_by: by, from_fraction: from, to_fraction: to, seed: seed },
+];
 
 {
   bound:: bound,
 
+  // Documents for which a hash of a field falls in [from, to).
+  part:: part,
+
+  // A share of the documents, the same ones whatever else is in the corpus.
+  sample(fraction):: part('id', 0.0, fraction),
+
   // Dolma v1.5, Common Crawl: the thresholds of its published mixer configuration, all of them, as
-  // the paper says them (Soldaini et al. 2024, appendix); where the tool's rules never fire, these do.
+  // the paper says them (Soldaini et al. 2024, appendix). Three of them never fire in the tool, whose
+  // configuration misspells the attributes of the most common n-grams; these do.
   gopher_rules: [
     bound('gopher.word_count', 50, 100000),
     bound('gopher.median_word_length', 3, 10),
@@ -19,7 +30,29 @@ local bound(attribute, low, high) =
     bound('gopher.fraction_of_lines_ending_with_ellipsis', null, 0.3),
     bound('gopher.fraction_of_duplicate_lines', null, 0.3),
     bound('gopher.fraction_of_characters_in_duplicate_lines', null, 0.3),
+    bound(grams('most_common', 2), null, 0.20),
+    bound(grams('most_common', 3), null, 0.18),
+    bound(grams('most_common', 4), null, 0.16),
+    bound(grams('duplicate', 5), null, 0.15),
+    bound(grams('duplicate', 6), null, 0.14),
+    bound(grams('duplicate', 7), null, 0.13),
+    bound(grams('duplicate', 8), null, 0.12),
+    bound(grams('duplicate', 9), null, 0.11),
+    bound(grams('duplicate', 10), null, 0.10),
   ],
+  common_crawl: self.gopher_rules + [bound('pii.doc_count', null, 5)],
+
+  // Dolma v1.5: paragraphs that stand earlier in the corpus are cut out, and what may identify a
+  // person is replaced.
+  without_repeats: [{ spans: 'dedup.duplicate_paragraphs', replace_with: '' }],
+  cleaned: self.without_repeats + [
+    { spans: 'pii.email_address', replace_with: ' |||EMAIL_ADDRESS||| ' },
+    { spans: 'pii.phone_number', replace_with: ' |||PHONE_NUMBER||| ' },
+    { spans: 'pii.ip_address', replace_with: ' |||IP_ADDRESS||| ' },
+  ],
+
+  // Dolma v1.5, books and wiki: 25 words (UAX-29 words there) and probably English.
+  english: [bound('gopher.word_count', 25, null), bound('language.en', 0.5, null)],
 
   // Reference documentation and source code are no web pages: short lines, many symbols and repeated
   // phrases are what they are made of, so only the ends of the scale are cut.
@@ -32,13 +65,13 @@ local bound(attribute, low, high) =
     bound('gopher.fraction_of_words_with_alpha_character', 0.3, null),
   ],
 
-  // A share of the documents, the same ones whatever else is in the corpus.
-  sample(fraction):: [{ sample_by: 'id', from_fraction: 0.0, to_fraction: fraction, seed: 'sample' }],
-
   once: [bound('dedup.duplicate_document', null, 0)],
+
+  // No run of 13 words of what is evaluated on; and Paloma's rule, no line of 13 words of it.
   clean: [bound('decontamination.num_overlaps', null, 0)],
+  uncontaminated: [bound('decontamination.num_paragraphs', null, 0)],
 
   // One module in ten is held out, by a hash of its name, of every input of every training step.
-  training: [{ sample_by: 'metadata.module', from_fraction: 0.0, to_fraction: 0.9, seed: 'heldout' }],
-  heldout: [{ sample_by: 'metadata.module', from_fraction: 0.9, to_fraction: 1.0, seed: 'heldout' }],
+  training: part('metadata.module', 0.0, 0.9, 'heldout'),
+  heldout: part('metadata.module', 0.9, 1.0, 'heldout'),
 }

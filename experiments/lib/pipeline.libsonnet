@@ -1,94 +1,127 @@
 // The graph of the whole pipeline, as a function of its size: source -> text -> tokens -> training
-// -> evaluation -> report. `tiny.jsonnet` gives it values that two cores finish in minutes.
-local data = import 'data.libsonnet';
+// -> evaluation -> report. `tiny.jsonnet` gives it values that two cores finish in minutes,
+// `olmo7b.jsonnet` the published ones.
 local ref(name) = { type: 'ref', ref: name };
+local join(objects) = std.foldl(function(all, each) all + each, objects, {});
 
-// One domain's curation: measure, find duplicates and contamination, then decide once.
-local domain(name, source, rules) = {
-  [name]: { type: 'ingest', source: source },
-  [name + '_quality']: { type: 'tag', documents: ref(name), taggers: ['gopher', 'c4', 'language'] },
-  [name + '_duplicates']: { type: 'dedup', documents: ref(name), by: ['document', 'paragraph'] },
-  [name + '_contamination']: {
-    type: 'decontaminate',
-    documents: ref(name),
-    evaluation: ref('heldout_items'),
+// What a step asks of the machine and in which processes it works; neither changes a result.
+local on(size, role) = std.get(std.get(size, 'machine', {}), role, {});
+
+// One domain's curation: measure, find duplicates and what is evaluated on, then decide once.
+local domain(size, name) =
+  local source = size.domains[name];
+  {
+    [name]: std.get(source, 'machine', {}) + on(size, 'text') + {
+      type: 'ingest',
+      source: source.source,
+    },
+    [name + '_quality']: on(size, 'text') + {
+      type: 'tag',
+      documents: ref(name),
+      taggers: source.taggers,
+    },
+    [name + '_duplicates']: on(size, 'text') + {
+      type: 'dedup',
+      documents: ref(name),
+      by: source.dedup_by,
+    },
+    [name + '_contamination']: on(size, 'text') + {
+      type: 'decontaminate',
+      documents: ref(name),
+      evaluation: ref('evaluation_text'),
+    },
+    [name + '_kept']: on(size, 'text') + {
+      type: 'filter',
+      documents: ref(name),
+      attributes: [ref(name + '_quality'), ref(name + '_duplicates'), ref(name + '_contamination')],
+      rules: source.rules,
+    },
+    [name + '_tokens']: on(size, 'text') + {
+      type: 'tokenize',
+      documents: ref(name + '_kept'),
+      tokenizer: ref('tokenizer'),
+    },
+  };
+
+// Text that is only evaluated on; where a domain has the same name, it is a part of that one.
+local heldout(size, name) = {
+  [name]: std.get(size.heldout[name], 'machine', {}) + {
+    type: 'ingest',
+    source: size.heldout[name].source,
   },
-  [name + '_kept']: {
-    type: 'filter',
-    documents: ref(name),
-    attributes: [ref(name + '_quality'), ref(name + '_duplicates'), ref(name + '_contamination')],
-    rules: data.training + rules + data.once + data.clean,
-  },
-  [name + '_heldout']: { type: 'filter', documents: ref(name), rules: data.heldout },
-  [name + '_tokens']: { type: 'tokenize', documents: ref(name + '_kept'), tokenizer: ref('tokenizer') },
+  [name + '_heldout']: { type: 'filter', documents: ref(name), rules: size.heldout[name].rules },
 };
 
-// Conversations of one kind, split by module; a sample of them is trained on.
-local split(name, part) = {
-  [name]: { type: 'ingest', source: part.source },
+// Conversations of one kind, parted into what is trained on and what is held out.
+local split(size, name) = {
+  [name]: { type: 'ingest', source: size[name].source },
   [name + '_contamination']: {
     type: 'decontaminate',
     documents: ref(name),
-    evaluation: ref('heldout_items'),
+    evaluation: ref('evaluation_text'),
   },
   [name + '_training']: {
     type: 'filter',
     documents: ref(name),
     attributes: [ref(name + '_contamination')],
-    rules: data.training + data.clean + data.sample(part.fraction),
+    rules: size[name].rules,
   },
-  [name + '_heldout']: { type: 'filter', documents: ref(name), rules: data.heldout },
+  [name + '_heldout']: { type: 'filter', documents: ref(name), rules: size[name].heldout_rules },
 };
 
 // Published tasks, and how much of their text stands in the corpus: measured, not removed, so that
 // training does not wait for a download.
-local benchmarks(domains, models, source) = {
-  benchmarks: { type: 'ingest_tasks', source: source },
+local benchmarks(size, models) = {
+  benchmarks: { type: 'ingest_tasks', source: size.benchmarks },
   benchmark_text: { type: 'task_documents', questions: ref('benchmarks') },
-  benchmark_scores: {
+  benchmark_scores: on(size, 'evaluation') + {
     type: 'rank_eval',
     models: models,
     tokenizer: ref('tokenizer'),
     questions: ref('benchmarks'),
   },
 } + {
-  [name + '_benchmark_overlap']: {
+  [name + '_benchmark_overlap']: on(size, 'text') + {
     type: 'decontaminate',
     documents: ref(name + '_kept'),
     evaluation: ref('benchmark_text'),
   }
-  for name in domains
+  for name in std.objectFields(size.domains)
 };
 
 {
-  ref:: ref,
-
   graph(size)::
     local domains = std.objectFields(size.domains);
+    local evaluated = std.objectFields(size.heldout);
     local models = { base: ref('base'), sft: ref('sft'), dpo: ref('dpo') };
     local with_benchmarks = std.objectHas(size, 'benchmarks');
-    local join(objects) = std.foldl(function(all, each) all + each, objects, {});
-    join([domain(name, size.domains[name].source, size.domains[name].rules) for name in domains])
-    + split('functions', size.functions)
-    + split('preferences', size.preferences)
-    + (if with_benchmarks then benchmarks(domains, models, size.benchmarks) else {})
+    local max_length = size.model.max_sequence_length;
+    join([heldout(size, name) for name in evaluated])
+    + join([domain(size, name) for name in domains])
+    + split(size, 'instructions')
+    + split(size, 'preferences')
+    + (if with_benchmarks then benchmarks(size, models) else {})
     + {
-      // evaluation items made from held-out functions, and their text
-      choices: { type: 'function_questions', documents: ref('functions_heldout'), limit: size.num_choices },
+      // what is evaluated on, so that no training input holds it
+      choices: {
+        type: 'function_questions',
+        documents: ref('instructions_heldout'),
+        limit: size.num_choices,
+      },
       heldout_items: { type: 'task_documents', questions: ref('choices') },
+      evaluation_text: {
+        type: 'concat',
+        documents: [ref('heldout_items')] + [ref(name + '_heldout') for name in evaluated],
+      },
 
       // text to tokens
       kept: { type: 'concat', documents: [ref(name + '_kept') for name in domains] },
-      tokenizer: {
-        type: 'train_tokenizer',
-        documents: ref('kept'),
-        vocab_size: size.vocab_size,
-        sample_fraction: size.tokenizer_sample,
-      },
+      tokenizer: size.tokenizer(ref('kept')),
       mix: {
         type: 'mix',
         tokens: { [name]: ref(name + '_tokens') for name in domains },
-        sequence_length: size.model.max_sequence_length,
+        sequence_length: max_length,
+        proportions: std.get(size, 'proportions'),
       },
       order: {
         type: 'inspect_order',
@@ -99,7 +132,7 @@ local benchmarks(domains, models, source) = {
       },
 
       // training
-      base: {
+      base: on(size, 'training') + {
         type: 'pretrain',
         mix: ref('mix'),
         model: size.model,
@@ -108,11 +141,11 @@ local benchmarks(domains, models, source) = {
       },
       examples: {
         type: 'prepare_examples',
-        documents: ref('functions_training'),
+        documents: ref('instructions_training'),
         tokenizer: ref('tokenizer'),
-        max_length: size.model.max_sequence_length,
+        max_length: max_length,
       },
-      sft: {
+      sft: on(size, 'adaptation') + {
         type: 'sft',
         checkpoints: ref('base'),
         examples: ref('examples'),
@@ -123,10 +156,14 @@ local benchmarks(domains, models, source) = {
         type: 'prepare_pairs',
         documents: ref('preferences_training'),
         tokenizer: ref('tokenizer'),
-        max_length: size.model.max_sequence_length,
+        max_length: max_length,
       },
-      reference: { type: 'reference_logprobs', checkpoints: ref('sft'), pairs: ref('pairs') },
-      dpo: {
+      reference: on(size, 'evaluation') + {
+        type: 'reference_logprobs',
+        checkpoints: ref('sft'),
+        pairs: ref('pairs'),
+      },
+      dpo: on(size, 'adaptation') + {
         type: 'dpo',
         checkpoints: ref('sft'),
         pairs: ref('reference'),
@@ -136,21 +173,21 @@ local benchmarks(domains, models, source) = {
       },
 
       // evaluation
-      language_scores: {
+      language_scores: on(size, 'evaluation') + {
         type: 'perplexity',
         models: { base: ref('base') },
         tokenizer: ref('tokenizer'),
-        documents: { [name]: ref(name + '_heldout') for name in domains },
+        documents: { [name]: ref(name + '_heldout') for name in evaluated },
         steps: 'all',
         max_documents: size.num_perplexity_documents,
       },
       heldout_examples: {
         type: 'prepare_examples',
-        documents: ref('functions_heldout'),
+        documents: ref('instructions_heldout'),
         tokenizer: ref('tokenizer'),
-        max_length: size.model.max_sequence_length,
+        max_length: max_length,
       },
-      answer_scores: {
+      answer_scores: on(size, 'evaluation') + {
         type: 'answer_scores',
         models: models,
         examples: ref('heldout_examples'),
@@ -160,21 +197,21 @@ local benchmarks(domains, models, source) = {
         type: 'prepare_pairs',
         documents: ref('preferences_heldout'),
         tokenizer: ref('tokenizer'),
-        max_length: size.model.max_sequence_length,
+        max_length: max_length,
       },
-      pair_scores: {
+      pair_scores: on(size, 'evaluation') + {
         type: 'pair_scores',
         models: models,
         pairs: ref('heldout_pairs'),
         limit: size.num_answers,
       },
-      choice_scores: {
+      choice_scores: on(size, 'evaluation') + {
         type: 'rank_eval',
         models: models,
         tokenizer: ref('tokenizer'),
         questions: ref('choices'),
       },
-      generations: {
+      generations: on(size, 'evaluation') + {
         type: 'generate',
         checkpoints: ref('dpo'),
         tokenizer: ref('tokenizer'),
@@ -194,9 +231,9 @@ local benchmarks(domains, models, source) = {
           'held-out text': ref('language_scores'),
           'held-out answers': ref('answer_scores'),
           'held-out pairs': ref('pair_scores'),
-          'held-out functions': ref('choice_scores'),
+          'held-out questions': ref('choice_scores'),
         } + (if with_benchmarks then { benchmarks: ref('benchmark_scores') } else {}),
-        overlaps: { [name + ' with held-out items']: ref(name + '_contamination') for name in domains }
+        overlaps: { [name + ' with held-out text']: ref(name + '_contamination') for name in domains }
                   + (
                     if with_benchmarks
                     then {

@@ -1,17 +1,36 @@
 // The values of the tiny run: what two cores train in two minutes and still learn something.
 local data = import 'data.libsonnet';
 local python(part) = { type: 'python_install', part: part, source: 'python-' + part };
+local domain(part, rules) = {
+  source: python(part),
+  taggers: ['gopher', 'c4', 'language'],
+  dedup_by: ['document', 'paragraph'],
+  rules: data.training + rules + data.once + data.clean,
+};
+local conversations(part, fraction) = {
+  source: python(part),
+  rules: data.training + data.clean + data.sample(fraction),
+  heldout_rules: data.heldout,
+};
 
 {
   title: 'olmo-tango: the tiny run',
   domains: {
-    documentation: { source: python('documentation'), rules: data.documentation_rules },
-    code: { source: python('code'), rules: data.code_rules },
+    documentation: domain('documentation', data.documentation_rules),
+    code: domain('code', data.code_rules),
   },
-  functions: { source: python('functions'), fraction: 0.5 },
-  preferences: { source: python('preferences'), fraction: 0.1 },
-  vocab_size: 2048,
-  tokenizer_sample: 0.25,
+  heldout: {
+    documentation: { source: python('documentation'), rules: data.heldout },
+    code: { source: python('code'), rules: data.heldout },
+  },
+  instructions: conversations('functions', 0.5),
+  preferences: conversations('preferences', 0.1),
+  tokenizer(kept):: {
+    type: 'train_tokenizer',
+    documents: kept,
+    vocab_size: 2048,
+    sample_fraction: 0.25,
+  },
   model: {
     d_model: 128,
     n_layers: 4,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 from pipeline.core.artifacts import file_sha256, write_json
+from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.keys import digest
 
 RACY_SECONDS = 2  # a file this young may change again within one tick of its clock
@@ -46,6 +50,79 @@ def file_digests(paths: Sequence[Path]) -> list[str]:
         except OSError:  # a home that cannot be written costs time, not correctness
             pass
     return found
+
+
+@dataclass(frozen=True)
+class OutsideFile:
+    """A file or folder that is not ours, on this machine or at a URL; its content is what counts.
+
+    Args:
+        path: a path or a URL.
+        revision: of what a URL names; needed for one, as nothing is fetched to make a key.
+        sha256: of a file at a URL, checked when it was fetched.
+    """
+
+    path: str
+    revision: str = ""
+    sha256: str = ""
+
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)
+    FROM_TEXT: ClassVar[str] = "path"  # a plain string in an experiment stands for it
+
+    def __post_init__(self) -> None:
+        if is_url(self.path):
+            if not self.revision:
+                raise ValueError(f"revision is missing; {self.path!r} is not on this machine")
+        elif not os.path.exists(self.path):
+            raise ValueError(f"path is {self.path!r}, which does not exist")
+
+    def fingerprint(self) -> str:
+        """The URL and its revision, or the digest of what is here."""
+        if is_url(self.path):
+            return f"{self.path} revision {self.revision}"
+        if os.path.isfile(self.path):
+            return file_digests([Path(self.path)])[0]
+        paths = sorted(each for each in Path(self.path).rglob("*") if each.is_file())
+        return fingerprint_files(paths, [each.relative_to(self.path).as_posix() for each in paths])
+
+    def local(self) -> Path:
+        """Where it is on this machine; a file at a URL is fetched into the cache once.
+
+        Raises:
+            Unavailable: it cannot be fetched.
+            CorruptShard: it is not the file of that SHA-256.
+        """
+        if not is_url(self.path):
+            return Path(self.path)
+        name = self.path.rstrip("/").rsplit("/", 1)[-1]
+        target = cache_folder() / "files" / digest([self.path, self.revision]) / name
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
+            try:
+                with open_outside(self.path) as source, open(temporary, "wb") as file:
+                    shutil.copyfileobj(source, file)
+            except Exception as error:  # each protocol has errors of its own
+                temporary.unlink(missing_ok=True)
+                raise Unavailable(f"{self.path} cannot be fetched ({error})") from error
+            os.replace(temporary, target)
+        if self.sha256 and (found := file_sha256(target)) != self.sha256:
+            raise CorruptShard(target, None, f"its SHA-256 is {found}; it must be {self.sha256}")
+        return target
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names something on another machine."""
+    return "://" in path
+
+
+def open_outside(path: str) -> Any:
+    """Open a file, local or http, s3, gs and so on, to read bytes; decompressed by its name."""
+    from smart_open import open as open_any
+
+    # the host of Dolma's files refuses clients that do not name themselves
+    named = {"headers": {"User-Agent": "olmo-tango"}} if path.startswith("http") else {}
+    return open_any(path, "rb", transport_params=named)
 
 
 def cache_folder() -> Path:

@@ -21,7 +21,12 @@ from pipeline.data.document import attribute_schema
 from pipeline.data.text import paragraphs
 
 NAME = "decontamination"
-COLUMNS = {"paragraphs": "spans", "num_overlaps": "number", "overlap_fraction": "number"}
+COLUMNS = {
+    "paragraphs": "spans",
+    "num_paragraphs": "number",
+    "num_overlaps": "number",
+    "overlap_fraction": "number",
+}
 INDEX = ".index.npy"
 Hashes = npt.NDArray[np.uint64]
 _WORDS = re.compile(r"\w+")
@@ -42,7 +47,8 @@ def find_overlaps(
     A word is a run of letters, digits and underscores, in lower case. `num_overlaps` counts the
     runs of `min_words` words that stand in some evaluation document, `overlap_fraction` is the
     share of the document's words inside them. `paragraphs` are the lines of at least `min_words`
-    words that are a line of evaluation text, words and order; their score is 1.
+    words that are a line of evaluation text, words and order; their score is 1 and `num_paragraphs`
+    counts them.
 
     An evaluation document shorter than `min_words` words cannot be found. Runs are compared by
     64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for.
@@ -94,6 +100,7 @@ class _FindInShard:
                 line = words.of(text[start:end])
                 if len(line) >= self.min_words and _member(_whole(line), lines)[0]:
                     row["paragraphs"].append({"start": start, "end": end, "score": 1.0})
+        row["num_paragraphs"] = float(len(row["paragraphs"]))
         return row
 
 

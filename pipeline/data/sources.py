@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pipeline.core.errors import CorruptShard, Unavailable, nearest
-from pipeline.core.fingerprints import file_digests, fingerprint_files
+from pipeline.core.fingerprints import file_digests, fingerprint_files, is_url, open_outside
 from pipeline.data.document import DOCUMENT_SCHEMA, Document, json_text
 
+Conversations = Literal["messages", "preferences"]
 FIELDS = ("id", "text", "added", "created", "metadata")
 
 
@@ -73,6 +74,8 @@ class _Files:
         source: the name its documents carry.
         fields: our field -> theirs, where the names differ.
         number_records: give the ids `<file>:<number of the record from 1>`.
+        conversations: `messages`: the record has a list of them, and no text of its own;
+            `preferences`: it has a prompt, a chosen and a rejected answer, or conversations.
         revision: of what a URL names, so that a key can tell that it changed.
     """
 
@@ -82,6 +85,7 @@ class _Files:
     provenance: str = "unknown"
     fields: dict[str, str] = field(default_factory=dict)
     number_records: bool = False
+    conversations: Conversations | None = None
     revision: str = ""
 
     VERSION: ClassVar[str] = "001"
@@ -92,7 +96,7 @@ class _Files:
         if not self.source:
             raise ValueError("source is ''; it must be a name")
         for each in self._paths():
-            if _is_url(each):
+            if is_url(each):
                 if not self.revision:
                     raise ValueError(f"revision is missing; {each!r} is not on this machine")
             elif not _matches(each):
@@ -108,7 +112,7 @@ class _Files:
     def pieces(self) -> list[Piece]:
         found: list[Piece] = []
         for each in self._paths():
-            if _is_url(each):
+            if is_url(each):
                 found.append(Piece(each, each.rsplit("/", 1)[-1], ""))
                 continue
             paths = _matches(each)
@@ -124,7 +128,7 @@ class _Files:
                 continue
             try:
                 name = f"{piece.name}:{number}" if self.number_records else None
-                yield as_document(row, self.source, self.fields, name)
+                yield as_document(row, self.source, self.fields, name, self.conversations)
             except ValueError as error:
                 yield Malformed(piece.path, number, str(error))
 
@@ -146,9 +150,7 @@ class Jsonl(_Files):
     """
 
     def _rows(self, piece: Piece) -> Iterator[tuple[int, Any]]:
-        from smart_open import open as open_any
-
-        with _reading(piece.path), open_any(piece.path, "rb") as file:
+        with _reading(piece.path), open_outside(piece.path) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -169,10 +171,9 @@ class ParquetFiles(_Files):
     def _rows(self, piece: Piece) -> Iterator[tuple[int, Any]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from smart_open import open as open_any
 
         try:
-            with _reading(piece.path), open_any(piece.path, "rb") as file:
+            with _reading(piece.path), open_outside(piece.path) as file:
                 number = 0
                 for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
                     for row in batch.to_pylist():
@@ -191,6 +192,7 @@ class HfDataset:
         revision: a commit of the Hub's repository; needed unless `path` is a folder.
         fields: our field -> theirs, where the names differ; other columns go into the metadata.
         number_records: give the ids `<split>:<number of the record from 1>`.
+        conversations: as for files.
     """
 
     path: str
@@ -202,6 +204,7 @@ class HfDataset:
     provenance: str = "unknown"
     fields: dict[str, str] = field(default_factory=dict)
     number_records: bool = False
+    conversations: Conversations | None = None
 
     VERSION: ClassVar[str] = "001"
     UNKEYED: ClassVar[tuple[str, ...]] = ("path",)
@@ -236,7 +239,7 @@ class HfDataset:
         for number, row in enumerate(rows, 1):
             try:
                 name = f"{piece.name}:{number}" if self.number_records else None
-                yield as_document(row, self.source, self.fields, name)
+                yield as_document(row, self.source, self.fields, name, self.conversations)
             except ValueError as error:
                 yield Malformed(piece.path, number, str(error))
 
@@ -246,7 +249,11 @@ class HfDataset:
 
 
 def as_document(
-    row: Any, source: str, fields: Mapping[str, str], name: str | None = None
+    row: Any,
+    source: str,
+    fields: Mapping[str, str],
+    name: str | None = None,
+    conversations: Conversations | None = None,
 ) -> Document:
     """The document in a record; what is not a field of its own goes into the metadata.
 
@@ -255,7 +262,7 @@ def as_document(
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"is a {type(row).__name__}; it must be an object")
-    rest = dict(row)
+    rest = with_conversation(row, conversations) if conversations else dict(row)
     rest.pop("source", None)
     values = {each: rest.pop(fields.get(each, each), None) for each in FIELDS}
     if name is not None:
@@ -286,6 +293,33 @@ def as_document(
     return Document(values["id"], values["text"], source, values["added"], values["created"], text)
 
 
+def with_conversation(row: Mapping[str, Any], kind: Conversations) -> dict[str, Any]:
+    """The record with a text of all that is said in it, and a preference in our own form.
+
+    Ours: `prompt` is a list of messages, `chosen` and `rejected` are the answers alone.
+
+    Raises:
+        ValueError: it has no such conversation.
+    """
+    made = dict(row)
+    try:
+        if kind == "messages":
+            made["text"] = "\n\n".join(each["content"] for each in made["messages"])
+            return made
+        prompt = made["prompt"]
+        if isinstance(prompt, str):
+            made["prompt"] = [{"role": "user", "content": prompt}]
+        for side in ("chosen", "rejected"):
+            if not isinstance(made[side], str):
+                made[side] = made[side][-1]["content"]
+        said = [*(each["content"] for each in made["prompt"]), made["chosen"], made["rejected"]]
+        made["text"] = "\n\n".join(said)
+    except (KeyError, TypeError, IndexError) as error:
+        missing = f"{type(error).__name__}: {error}"
+        raise ValueError(f"has no conversation of kind {kind!r} ({missing})") from error
+    return made
+
+
 def require_text(value: str, name: str) -> None:
     """Raises ValueError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
     try:
@@ -298,10 +332,6 @@ def _check_fields(fields: Mapping[str, str]) -> None:
     for each in fields:
         if each not in FIELDS:
             raise ValueError(f"fields has {each!r}{nearest(each, DOCUMENT_SCHEMA.names)}")
-
-
-def _is_url(path: str) -> bool:
-    return "://" in path
 
 
 def _matches(pattern: str) -> list[str]:

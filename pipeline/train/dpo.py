@@ -16,13 +16,13 @@ from pipeline.core.artifacts import Checkpoints, Pairs
 from pipeline.core.errors import MismatchedInputs
 from pipeline.core.shards import ShardWriter, read_batches
 from pipeline.model.config import OlmoConfig
-from pipeline.model.hf import WEIGHTS, load_checkpoint_model
+from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.tokens.chat import PAIR, PairBatches
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import DpoLoss, sequence_logprobs
-from pipeline.train.sft import require_same_tokenizer
+from pipeline.train.sft import latest_weights, require_same_tokenizer
 
 BATCH_TOKENS = 4096
 ROWS = 512  # read at a time, and sorted by length
@@ -67,7 +67,7 @@ def dpo(
             config=config,
             launch=launch,
             series=series,
-            start=checkpoints.folder(checkpoints.latest) / WEIGHTS,
+            start=latest_weights(checkpoints),
         ),
         tokenizer=checkpoints.tokenizer,
         out=out,
@@ -80,6 +80,7 @@ def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> 
     Computed in float32 and added up in float64; rows of like length share a batch.
     """
     require_same_tokenizer(checkpoints, pairs.tokenizer, "Pairs")
+    latest_weights(checkpoints)  # the digest in the result must be of what is loaded
     model = load_checkpoint_model(checkpoints, checkpoints.latest).eval()
     shards = []
     bar = tqdm(total=pairs.num_pairs, desc="reference", unit="pair", disable=None)

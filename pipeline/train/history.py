@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,17 +23,22 @@ SCHEMA = pa.schema(
 )
 
 
-def open_history(series: Path) -> IO[str]:
+@contextmanager
+def added_rows(series: Path) -> Iterator[IO[str]]:
     """The history of a series, to add to; a last line that a kill cut off is dropped.
 
-    Steps made again after a resume are added again: the last line of a step counts.
+    Steps made again after a resume are added again: the last line of a step counts. On leaving,
+    the rows are on the disk, so that a checkpoint saved after it never lacks its history.
     """
     path = Path(series) / LINES
     if path.exists():
         with open(path, "r+b") as file:
             held = file.read()
             file.truncate(held.rfind(b"\n") + 1)
-    return open(path, "a", encoding="utf-8")
+    with open(path, "a", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_history(series: Path, last_step: int, out: Path) -> Shard:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm
 
 from pipeline.core.artifacts import Checkpoints, StoredFile
 from pipeline.core.errors import CorruptShard, DivergedTraining
@@ -28,6 +26,7 @@ from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.distributed import Ranks, build_model, run_ranks
 from pipeline.train.objectives import Batch, Objective
 from pipeline.train.optimizer import clip_gradients, make_optimizer
+from pipeline.train.progress import Progress
 
 
 class Batches(Protocol):
@@ -88,19 +87,21 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
 
 
 def _train(training: Training, there: list[int], missing: list[int], ranks: Ranks) -> None:
-    run = _Run(training, ranks)
-    for step in missing:
-        before = max((each for each in there if each <= step), default=None)
-        if before is None:
-            run.begin()
-            run.save()
-            there = [*there, 0]
-        elif before != run.step:
-            run.resume(before)
-        if run.step < step:
-            run.advance(step)
-            run.save()
-            there = [*there, step]
+    label, last_step = f"train {training.objective.name}", training.config.last_step
+    with Progress(label, last_step, shown=ranks.rank == 0) as progress:
+        run = _Run(training, ranks)
+        for step in missing:
+            before = max((each for each in there if each <= step), default=None)
+            if before is None:
+                run.begin()
+                run.save()
+                there = [*there, 0]
+            elif before != run.step:
+                run.resume(before)
+            if run.step < step:
+                run.advance(step, progress)
+                run.save()
+                there = [*there, step]
 
 
 class _Run:
@@ -141,35 +142,28 @@ class _Run:
             ranks=self.ranks,
         )
 
-    def advance(self, last: int) -> None:
+    def advance(self, last: int, progress: Progress) -> None:
         """Make the updates up to `last`."""
         first, tokens_before, started = self.step, self.num_tokens, time.perf_counter()
-        rows = history.open_history(self.training.series) if self.ranks.rank == 0 else nullcontext()
-        quiet = self.ranks.rank != 0 or not sys.stderr.isatty()
-        bar = tqdm(
-            total=self.config.last_step,
-            initial=first,
-            desc=f"train {self.objective.name}",
-            unit="step",
-            disable=quiet,
-        )
-        with rows as file, bar:
+        progress.begin(first, tokens_before)
+        rows = history.added_rows(self.training.series) if self.ranks.rank == 0 else nullcontext()
+        with rows as file:
             for update in range(first + 1, last + 1):
                 row = self._update(update)
                 self.step, self.num_tokens = update, int(row["num_tokens"])
                 if file is not None:
                     file.write(json.dumps(row) + "\n")
                     file.flush()
-                rate = (self.num_tokens - tokens_before) / (time.perf_counter() - started)
-                bar.set_postfix(loss=f"{row['loss']:.3f}", tokens_per_second=f"{rate:.0f}")
-                bar.update()
+                progress.note(update, row["loss"], self.num_tokens)
         if self.ranks.rank == 0:
+            seconds, num_tokens = time.perf_counter() - started, self.num_tokens - tokens_before
             history.note_segment(
                 self.training.series,
                 first_step=first,
                 last_step=last,
-                num_tokens=self.num_tokens - tokens_before,
-                seconds=round(time.perf_counter() - started, 3),
+                num_tokens=num_tokens,
+                seconds=round(seconds, 3),
+                tokens_per_second=round(num_tokens / seconds, 1),
                 device=str(self.ranks.device),
                 **asdict(self.training.launch),
             )
@@ -184,7 +178,7 @@ class _Run:
         )
         if weight == 0:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=ranks.device)
         for part in _parts(batch, self.objective, self.training.launch.microbatch):
             with torch.autocast(
                 ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"
@@ -192,9 +186,9 @@ class _Run:
                 loss = self.objective.total(self.model, part)
             scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
             torch.autograd.backward(scaled)
-            total += loss.item()
-        mean = ranks.summed(total)[0] / weight
-        norm = clip_gradients(self.model.parameters(), config.max_grad_norm)
+            total += loss.detach()
+        mean = ranks.summed(float(total))[0] / weight
+        norm = clip_gradients(self.model.parameters(), config.norm_limit(update))
         for name, value in (("loss", mean), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise DivergedTraining(update, f"the {name} is {value}")

@@ -143,7 +143,7 @@ def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Ten
             losses.append(checkpoint(_losses, hidden, weight_VD, targets, use_reentrant=False))
         else:
             losses.append(_losses(hidden, weight_VD, targets))
-    return torch.cat(losses) if losses else hidden_ND.new_zeros(0, dtype=torch.float32)
+    return torch.cat(losses) if losses else hidden_ND[:, 0].float()  # none, yet of the graph
 
 
 def summed_loss(
@@ -152,7 +152,7 @@ def summed_loss(
     """The sum of the tokens' cross-entropy, and of `z_loss` times log(Z) squared.
 
     The gradients of a sum are known when the logits are, so they are computed with them, a chunk
-    at a time, and no logits are kept.
+    at a time, and no logits are kept. Added up in float64.
     """
     loss: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
         hidden_ND, weight_VD, targets_N, z_loss, _product_type(hidden_ND)
@@ -165,7 +165,7 @@ class _SummedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z: float, kind: Any
     ) -> Tensor:
-        total = torch.zeros((), device=hidden_ND.device)
+        total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         weight = weight_VD.detach().to(kind)
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted else None
@@ -174,12 +174,14 @@ class _SummedLoss(torch.autograd.Function):
             for hidden, targets in _chunks(hidden_ND.detach(), targets_N, weight_VD):
                 rows = hidden.to(kind)
                 logits = (rows @ weight.T).float()
-                logZ = logits.logsumexp(-1, keepdim=True)
-                total += (logZ[:, 0] - logits.gather(-1, targets[:, None])[:, 0]).sum()
+                logprobs = logits.log_softmax(-1)
+                said = logprobs.gather(-1, targets[:, None])
+                logZ = logits.gather(-1, targets[:, None]) - said
+                total -= said.sum(dtype=torch.float64)
                 if z:
-                    total += z * logZ.square().sum()
+                    total += z * logZ.square().sum(dtype=torch.float64)
                 if grad_VD is not None:
-                    grad = logits.sub_(logZ).exp_()
+                    grad = logprobs.exp_()
                     if z:
                         grad *= 1 + 2 * z * logZ
                     places = torch.arange(len(targets), device=targets.device)

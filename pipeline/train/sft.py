@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
 from pipeline.core.artifacts import Checkpoints, Examples
-from pipeline.core.errors import MismatchedInputs
+from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.model.hf import WEIGHTS
+from pipeline.model.hf import WEIGHTS, weights_digest
 from pipeline.tokens.chat import ExampleBatches
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.loop import Training, train
@@ -43,11 +46,24 @@ def sft(
             config=config,
             launch=launch,
             series=series,
-            start=checkpoints.folder(checkpoints.latest) / WEIGHTS,
+            start=latest_weights(checkpoints),
         ),
         tokenizer=checkpoints.tokenizer,
         out=out,
     )
+
+
+def latest_weights(checkpoints: Checkpoints) -> Path:
+    """The file of the latest weights; raises CorruptShard where they are not the recorded ones."""
+    path = checkpoints.folder(checkpoints.latest) / WEIGHTS
+    try:
+        found = weights_digest(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
+    if found != checkpoints.latest.weights:
+        wanted = checkpoints.latest.weights
+        raise CorruptShard(path, None, f"holds weights {found[:12]}; must hold {wanted[:12]}")
+    return path
 
 
 def require_same_tokenizer(checkpoints: Checkpoints, tokenizer: str, kind: str) -> None:

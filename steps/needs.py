@@ -1,0 +1,102 @@
+"""What steps need of a machine, checked before the first one starts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tango.step import Step
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What `step_resources` has no words for; it is in no key.
+
+    Args:
+        disk: free space that the step's files take in the workspace, as "1.5TB".
+        credentials: environment variables that must be set.
+    """
+
+    disk: str = "0"
+    credentials: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        num_bytes(self.disk)
+
+
+def num_bytes(text: str) -> float:
+    """Bytes in a size like 2.5GiB, 80GB or 1024m; raises ValueError for anything else."""
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?i?)b?\s*", text.lower())
+    if not found or found[2] == "i":
+        raise ValueError(f"{text!r} is no size; write a number and a unit, as 80GB or 2.5TiB")
+    return float(found[1]) * (UNITS | BINARY)[found[2]]
+
+
+def lacking(steps: Iterable[Step[Any]], workspace: Path) -> list[str]:
+    """What these steps need and this machine has not: a line for each kind of thing."""
+    gpus: dict[str, int] = {}
+    memory: dict[str, float] = {}
+    disk: dict[str, float] = {}
+    secrets: dict[str, list[str]] = {}
+    for step in steps:
+        resources = step.resources
+        if resources.gpu_count:
+            gpus[step.name] = resources.gpu_count
+        if resources.memory:
+            memory[step.name] = num_bytes(resources.memory)
+        needs: Needs = getattr(step, "needs", None) or Needs()
+        disk[step.name] = num_bytes(needs.disk)
+        for each in needs.credentials:
+            if not os.environ.get(each):
+                secrets.setdefault(each, []).append(step.name)
+    lines = []
+    if (most := max(gpus.values(), default=0)) > (has := num_gpus()):
+        lines.append(f"GPUs: {most} for {_named(gpus)}; this machine has {has}")
+    if (peak := max(memory.values(), default=0.0)) > (held := memory_bytes()):
+        lines.append(f"memory: {_size(peak)} for {_named(memory)}; this machine has {_size(held)}")
+    free = shutil.disk_usage(_existing(workspace)).free
+    if (total := sum(disk.values())) > free:
+        named = _named({name: size for name, size in disk.items() if size})
+        lines.append(f"disk: {_size(total)} for {named}; {_size(free)} are free at {workspace}")
+    for name, users in sorted(secrets.items()):
+        lines.append(f"credentials: {name} must be set for {_named(dict.fromkeys(users, 0))}")
+    return lines
+
+
+def num_gpus() -> int:
+    """GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def memory_bytes() -> float:
+    """Main memory of this machine."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _named(needing: dict[str, Any]) -> str:
+    """Those that need most, first."""
+    names = sorted(needing, key=lambda name: (-needing[name], name))
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _size(size: float) -> str:
+    for unit in ("TB", "GB", "MB"):
+        if size >= UNITS[unit[0].lower()]:
+            return f"{size / UNITS[unit[0].lower()]:.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,85 @@
+"""Who may import whom, read from the import statements."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A package may import itself and what stands in a row below it.
+ROWS = [
+    {"train", "eval", "report"},
+    {"model", "tokens"},
+    {"data"},
+    {"store"},
+    {"core"},
+]
+WITHOUT_TORCH = ["core", "store", "data", "tokens", "report"]
+FILES = sorted((ROOT / "pipeline").rglob("*.py"))
+LONG = {  # each says at its top why it is one idea
+    "pipeline/core/artifacts.py": 540,
+    "pipeline/report/html.py": 560,
+}
+MAX_LINES = 400
+
+
+def imports(path, everywhere=True):
+    """Names of the modules that a file imports, inside functions too or not."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module)
+
+
+def row(package):
+    return next(number for number, names in enumerate(ROWS) if package in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_its_own_package_and_those_below(path):
+    package = path.relative_to(ROOT / "pipeline").parts[0]
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top not in ("tango", "steps"), f"{path} imports {name}"
+        if name.startswith("pipeline.") and package != "__init__.py":
+            other = name.split(".")[1]
+            assert other == package or row(other) > row(package), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("package", WITHOUT_TORCH)
+def test_torch_stays_where_models_are(package):
+    for path in (ROOT / "pipeline" / package).rglob("*.py"):
+        assert "torch" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+@pytest.mark.parametrize(
+    "name", ["model/config.py", "train/config.py", "eval/tasks.py", "eval/benchmarks.py"]
+)
+def test_what_a_plan_reads_needs_no_torch(name):
+    for each in imports(ROOT / "pipeline" / name):
+        assert each.split(".")[0] != "torch"
+        assert not each.startswith(("pipeline.model.olmo", "pipeline.train.loop"))
+
+
+def test_steps_import_what_computes_only_where_it_runs():
+    for path in (ROOT / "steps").glob("*.py"):
+        for name in imports(path, everywhere=False):
+            assert name.split(".")[0] != "torch", path
+            assert not (name.startswith("pipeline.train.") and name != "pipeline.train.config")
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "steps").rglob("*.py"))], ids=str)
+def test_a_file_is_no_longer_than_one_reading(path):
+    name = path.relative_to(ROOT).as_posix()
+    num_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert num_lines <= LONG.get(name, MAX_LINES)
+
+
+def test_nothing_is_ever_unpickled():
+    for path in [*FILES, *(ROOT / "steps").rglob("*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert not {"pickle", "dill", "joblib", "shelve"} & {n.split(".")[0] for n in imports(path)}
+        assert "torch.load(" not in text, path
+        assert "allow_pickle=True" not in text, path
