@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
-from tango.step_graph import StepGraph
+# Tango imports torch for its hash module, which ours replaces: without it a plan starts in a
+# seventh of the time. An absent module is spelled None.
+_torch_is_not_needed = "torch" not in sys.modules and "tango" not in sys.modules
+if _torch_is_not_needed:
+    sys.modules["torch"] = None  # type: ignore[assignment]
+try:
+    from tango.step_graph import StepGraph
 
-from steps import data, evaluate, executor, names, publish, tokens, train, workspace
-from steps.wiring import build_steps
+    from steps import data, evaluate, executor, names, publish, tokens, train, workspace
+    from steps.wiring import build_steps
+finally:
+    if _torch_is_not_needed:
+        del sys.modules["torch"]
 
 __all__ = ["data", "evaluate", "executor", "names", "publish", "tokens", "train", "workspace"]
 

@@ -1,6 +1,8 @@
 """Who may import whom, read from the import statements."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,8 @@ def test_nothing_is_ever_unpickled():
         assert not {"pickle", "dill", "joblib", "shelve"} & {n.split(".")[0] for n in imports(path)}
         assert "torch.load(" not in text, path
         assert "allow_pickle=True" not in text, path
+
+
+def test_a_plan_imports_no_torch():
+    code = "import sys, steps; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

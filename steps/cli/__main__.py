@@ -1,10 +1,11 @@
-"""`olmo <command>`: the console script."""
+"""`olmo <command>`: the console script. A command is imported when it is asked for."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-COMMANDS = {
+COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
     "plan": "say which steps are there already and which would run",
 }
@@ -14,17 +15,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in COMMANDS:
-        print("usage: olmo COMMAND experiments/tiny.jsonnet ...\n")
+        print("usage: olmo COMMAND ... (olmo COMMAND --help says more)\n")
         for name, says in COMMANDS.items():
-            print(f"  {name:6} {says}")
-        return 0 if arguments[:1] in ([], ["-h"], ["--help"]) else 2
-    if arguments[0] == "plan":
-        from steps.cli.plan import plan
+            print(f"  {name:10} {says}")
+        if arguments[:1] in ([], ["-h"], ["--help"]):
+            return 0
+        from pipeline.core.errors import nearest
 
-        return plan(arguments[1:])
-    from steps.cli.run import run
-
-    return run(arguments[1:])
+        print(f"\n{arguments[0]!r} is no command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    command = import_module(f"steps.cli.{arguments[0]}")
+    status: int = command.main(arguments[1:])
+    return status
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import argparse
 import sys
 
 
-def plan(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Print each step's state; 0 when nothing would run, 2 when something would, 1 on a fault."""
-    parser = argparse.ArgumentParser(prog="olmo plan", description=plan.__doc__)
+    parser = argparse.ArgumentParser(prog="olmo plan", description=main.__doc__)
     parser.add_argument("experiment")
     parser.add_argument("-w", "--workspace", default="workspace")
     options = parser.parse_args(arguments)

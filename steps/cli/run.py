@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-def run(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Check that the file parses, then hand all arguments to `tango run`."""
     from steps.cli.experiment import SyntaxFault, read_experiment
 
