@@ -113,7 +113,7 @@ class Results:
         """
         folder = self.folder(id)
         if not os.path.lexists(folder / MANIFEST):
-            raise CorruptShard(folder, None, "has no manifest")
+            raise CorruptShard(folder / MANIFEST, None, "is missing")
         known = Inventory.read(folder)
         return known or Inventory.of_manifest(Artifact.load(folder), self.series_root)
 
