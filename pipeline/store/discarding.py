@@ -84,11 +84,14 @@ def restore(results: Results, id: str) -> Artifact:
 def refill(results: Results, id: str) -> bool:
     """Give a discarded result the data of another result of the same content, if there is one."""
     wanted = Artifact.load(results.folder(id))
+    names = results.inventory(id).files.keys()
     for other in _equals(results, wanted):
         if other == id or results.unreadable(other):
             continue
+        if results.inventory(other).files.keys() != names:
+            continue  # by chance of equal content, as where a filter removed nothing
         source, work = results.folder(other), results.work(id)
-        for name in results.inventory(other).files:
+        for name in names:
             if not is_note(name) or name == MANIFEST:
                 place_file(source / name, work / name)
         restore(results, id)
