@@ -120,7 +120,7 @@ class PipelineStep(Step[Artifact]):
 
     def _make(self, results: Results, args: dict[str, Any]) -> None:
         """Do the work, in the folder of work."""
-        self.out, self.memo = results.work(self.unique_id), results.files
+        self.out, self.memo = results.resume(self.unique_id), results.files
         write_json(self.out / KEY, self.key())  # so that what it reads is known to be in use
         if self.SERIES:
             name = digest(_without_extent(self.content_key(args)))

@@ -77,6 +77,17 @@ class Results:
             note_user(path, user)
         return path
 
+    def resume(self, id: str) -> Path:
+        """Where a result is made, rid of what a killed attempt had under a temporary name.
+
+        The caller holds the lease on `id`, so nobody else is writing there.
+        """
+        work = self.work(id)
+        for each in work.rglob(".*.tmp"):
+            if each.is_file():
+                each.unlink(missing_ok=True)
+        return work
+
     def lease(self, name: str, waiting: Callable[[dict[str, object]], None] | None = None) -> Lease:
         return Lease(self.root / "leases", name, waiting)
 
@@ -172,8 +183,8 @@ class Results:
         """
         work = self.work(id)
         self._seal(work, key, {**record, "content_key": content_key})
+        self.memo.keep(content_key, id)  # first: what is remembered and not there is made anew
         self.publish(work, id)
-        self.memo.keep(content_key, id)
         return self.load(id)
 
     def _seal(self, work: Path, key: dict[str, Json], record: dict[str, Any]) -> None:
