@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from pipeline.core.errors import PipelineError, ShardFailed
+from pipeline.core.progress import Progress
+from pipeline.core.stopping import end_with_parent
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +49,7 @@ class Local:
             return list(_shown(map(partial(_guarded, function), items), len(items), label))
         context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(items))
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, context, end_with_parent) as pool:
             try:
                 return list(_shown(pool.map(partial(_guarded, function), items), len(items), label))
             except BaseException:
@@ -70,7 +71,7 @@ def _guarded(function: Callable[[T], R], item: T) -> R:
 
 
 def _shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
-    from tqdm import tqdm
-
-    quiet = not label or not sys.stderr.isatty()
-    yield from tqdm(results, total=total, desc=label, unit="shard", disable=quiet)
+    with Progress(label, total, "shard", shown=bool(label)) as progress:
+        for place, result in enumerate(results):
+            progress.note(place + 1)
+            yield result
