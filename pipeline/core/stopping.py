@@ -136,15 +136,3 @@ def _ending() -> list[int]:
 
     tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
     return [pid for pid in children() if pid != tracker]
-
-
-def end_with_parent() -> None:
-    """Have this process end when its parent does, however that ends: called first in a child."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

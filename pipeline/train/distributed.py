@@ -20,10 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.core.engine import end_with_parent
 from pipeline.core.errors import DivergedTraining, PipelineError
 from pipeline.core.stopping import (
     Stopped,
-    end_with_parent,
     heeding,
     stop_requested,
     stopping_signals,
