@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pipeline.core.stopping import INTERRUPTED
@@ -114,28 +116,30 @@ def _run(
     chosen = load_settings(settings)
     os.environ.update(chosen.environment or {})
     multiprocessing.set_start_method(start_method or "spawn", force=True)
-    _log(log_level or chosen.log_level or "warning", file_friendly_logging)
-    config = _read(experiment, overrides or "", ext_var)
-    packages = [*include_package, *config.pop("include_package", [])]
-    packages += chosen.include_package or []
-    for package in packages:
-        import_extra_module(package)
-    if executor is not None and executor != (chosen.executor or {}).get("type"):
-        types = Executor.list_available()
-        if executor not in types:
-            raise WiringError(f"{executor!r} is no type of executor{nearest(executor, types)}")
+    chosen.executor = chosen.executor or {"type": "olmo"}
+    chosen.workspace = chosen.workspace or {"type": "local", "dir": "workspace"}
+    if executor is not None and executor != chosen.executor.get("type"):
         chosen.executor = {"type": executor}
-    graph = StepGraph.from_params(config.pop("steps"))
-    config.assert_empty("the experiment")
-    for each in step_name:
-        if each not in graph:
-            where = os.path.relpath(experiment)
-            raise WiringError(f"{each!r} is no step of {where}{nearest(each, graph)}")
-    if step_name:
-        graph = graph.sub_graph(*step_name)
-    place = prepare_workspace(chosen, workspace)
-    runner = prepare_executor(place, chosen, packages, parallelism)
-    execute_step_graph(graph, place, runner, name)
+    with _logged(log_level or chosen.log_level or "warning", file_friendly_logging):
+        config = _read(experiment, overrides or "", ext_var)
+        packages = [*include_package, *config.pop("include_package", [])]
+        packages += chosen.include_package or []
+        for package in packages:
+            import_extra_module(package)
+        known, wanted = Executor.list_available(), str(chosen.executor.get("type"))
+        if wanted not in known and "." not in wanted:
+            raise WiringError(f"{wanted!r} is no type of executor{nearest(wanted, known)}")
+        graph = StepGraph.from_params(config.pop("steps"))
+        config.assert_empty("the experiment")
+        for each in step_name:
+            if each not in graph:
+                where = os.path.relpath(experiment)
+                raise WiringError(f"{each!r} is no step of {where}{nearest(each, graph)}")
+        if step_name:
+            graph = graph.sub_graph(*step_name)
+        place = prepare_workspace(chosen, workspace)
+        runner = prepare_executor(place, chosen, packages, parallelism)
+        execute_step_graph(graph, place, runner, name)
 
 
 def _read(experiment: str, overrides: str, ext_var: tuple[str, ...]) -> Any:
@@ -159,22 +163,30 @@ def _read(experiment: str, overrides: str, ext_var: tuple[str, ...]) -> Any:
     return config
 
 
-def _log(level: str, plain: bool) -> None:
+@contextmanager
+def _logged(level: str, plain: bool) -> Iterator[None]:
     """Tango's messages as they are, warnings and errors in a line each: no times, no places."""
     import tango.common.logging as tango_logging
     from rich.console import Console
+
+    root, cli = logging.getLogger(), tango_logging.cli_logger
 
     class Say(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             error = record.levelno >= logging.WARNING
             console = Console(stderr=error, soft_wrap=True, highlight=False)
-            console.print(record.getMessage(), markup=record.name == tango_logging.cli_logger.name)
+            console.print(record.getMessage(), markup=record.name == cli.name)
 
-    tango_logging.FILE_FRIENDLY_LOGGING = plain or tango_logging.FILE_FRIENDLY_LOGGING
-    handler = Say()
-    logging.getLogger().handlers = [handler]
-    logging.getLogger().setLevel(level.upper())
-    tango_logging.cli_logger.handlers = [handler]
-    tango_logging.cli_logger.disabled = False
-    tango_logging.cli_logger.setLevel(logging.DEBUG)
+    before = (root.handlers, root.level, cli.handlers, cli.disabled)
+    root.handlers = cli.handlers = [Say()]
+    root.setLevel(level.upper())
+    cli.disabled = False
+    cli.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
+    tango_logging.FILE_FRIENDLY_LOGGING = plain or tango_logging.FILE_FRIENDLY_LOGGING
+    try:
+        yield
+    finally:
+        root.handlers, level_before, cli.handlers, cli.disabled = before
+        root.setLevel(level_before)
+        logging.captureWarnings(False)
