@@ -10,7 +10,7 @@ from steps.executor import LocalExecutor
 from steps.wiring import WiringError
 from steps.workspace import ResultWorkspace
 from tests.steps import toys  # noqa: F401  registers them
-from tests.steps.conftest import toy
+from tests.steps.lab import toy
 
 DIAMOND = {"a": toy(), "b": toy("a"), "c": toy("a", value=5), "d": toy("b", "c")}
 

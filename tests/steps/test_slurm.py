@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.steps.conftest import ROOT, toy
+from tests.steps.lab import ROOT, toy
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 

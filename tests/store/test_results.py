@@ -52,7 +52,7 @@ def test_what_a_killed_attempt_was_writing_is_not_part_of_the_result(tmp_path):
     assert results.resume(id) == results.work(id)
     made = results.commit(id, key, "c" * 64, {})
     held = {each.name for each in made.root.rglob("*") if each.is_file()}
-    assert held == {"manifest.json", "key.json", "run.json", "tokenizer.json"}
+    assert held == {"manifest.json", "key.json", "run.json", "files.json", "tokenizer.json"}
 
 
 def test_a_file_that_is_in_its_place_already_leaves_no_second_name(tmp_path):
@@ -71,7 +71,7 @@ def test_a_result_is_remembered_before_it_stands(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(results, "_publish", killed)
+        patch.setattr(results, "publish", killed)
         results.commit(id, key, "c" * 64, {})
     assert results.memo.find("c" * 64) == id and id not in results
 
