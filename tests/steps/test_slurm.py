@@ -31,7 +31,9 @@ def start(lab, *arguments):
     )
 
 
-@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_job_near_its_limit_is_queued_again_and_goes_on(lab, signum):
     lab.write(a=toy(), b=toy("a", seconds=60.0))
     job = start(lab, "x.json", "-n", "r")
