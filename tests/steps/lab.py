@@ -32,8 +32,8 @@ class Lab:
         (folder / "tango.yml").write_text(SETTINGS)
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
 
-    def write(self, name="x.json", **steps):
-        (self.folder / name).write_text(json.dumps({"steps": steps}))
+    def write(self, name="x.json", **graph):
+        (self.folder / name).write_text(json.dumps({"steps": graph}))
         return name
 
     def start(self, *arguments, module="steps.cli"):
