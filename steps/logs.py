@@ -15,6 +15,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from rich.errors import MarkupError
 from rich.text import Text
@@ -52,12 +53,30 @@ class _PlainText(logging.Formatter):
         return line
 
 
+class _ToFile(logging.StreamHandler[IO[str]]):
+    """Adds records to a file; a disk that is full stops work where it matters, not here."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file)
+        self.setFormatter(_PlainText(FORMAT))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.stream.close()
+        super().close()
+
+
 def log_file(path: Path) -> logging.Handler:
     """A handler that adds records to a file."""
+    return _ToFile(_opened(path))
+
+
+def _opened(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(_PlainText(FORMAT))
-    return handler
+    return open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 class _Say(logging.Handler):
@@ -79,36 +98,35 @@ def captured(path: Path, say: Callable[[str], None] | None = None) -> Iterator[N
     Args:
         say: is called with each logged line of the level that loggers had before, as warnings.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     level = root.getEffectiveLevel()
-    with open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
-        handler = logging.StreamHandler(file)
-        handler.setFormatter(_PlainText(FORMAT))
-        shown = [] if say is None else [_Say(level, say)]
-        before = [(each, each.handlers, each.level) for each in (root, cli_logger)]
-        streams = sys.stdout, sys.stderr
-        for stream in streams:
-            stream.flush()
-        saved = {number: _duplicate(number) for number in (1, 2)}
-        for number in saved:
-            os.dup2(file.fileno(), number)
-        sys.stdout = sys.stderr = file
-        root.handlers, cli_logger.handlers = [handler, *shown], [handler]
-        root.setLevel(min(level, logging.INFO))
-        try:
-            yield
-        finally:
-            for each, handlers, its_level in before:
-                each.handlers = handlers
-                each.setLevel(its_level)
-            sys.stdout, sys.stderr = streams
-            for number, copy in saved.items():
-                if copy is None:
-                    os.close(number)
-                else:
-                    os.dup2(copy, number)
-                    os.close(copy)
+    file = _opened(path)
+    handler = _ToFile(file)
+    shown = [] if say is None else [_Say(level, say)]
+    before = [(each, each.handlers, each.level) for each in (root, cli_logger)]
+    streams = sys.stdout, sys.stderr
+    for stream in streams:
+        stream.flush()
+    saved = {number: _duplicate(number) for number in (1, 2)}
+    for number in saved:
+        os.dup2(file.fileno(), number)
+    sys.stdout = sys.stderr = file
+    root.handlers, cli_logger.handlers = [handler, *shown], [handler]
+    root.setLevel(min(level, logging.INFO))
+    try:
+        yield
+    finally:
+        for each, handlers, its_level in before:
+            each.handlers = handlers
+            each.setLevel(its_level)
+        sys.stdout, sys.stderr = streams
+        for number, copy in saved.items():
+            if copy is None:
+                os.close(number)
+            else:
+                os.dup2(copy, number)
+                os.close(copy)
+        handler.close()
 
 
 def _duplicate(number: int) -> int | None:
