@@ -29,10 +29,9 @@ MAX_NAME_BYTES = 150
 
 def file_name(name: str) -> str:
     """The name of a step as that of a file: readable, inside its folder, not too long, unique."""
-    safe = "".join(
-        each if each.isalnum() or each in "-_." else urllib.parse.quote(each, "", errors="replace")
-        for each in name
-    )
+    quoted = (urllib.parse.quote(each, "", errors="surrogatepass") for each in name)
+    plain = [each.isalnum() or each in "-_." for each in name]
+    safe = "".join(a if is_plain else b for a, b, is_plain in zip(name, quoted, plain, strict=True))
     if safe.startswith("."):
         safe = "%2E" + safe[1:]
     if len(safe.encode()) > MAX_NAME_BYTES:
