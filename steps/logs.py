@@ -7,6 +7,7 @@ lost at a kill, and none can make a step wait.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeGuard
 
 from rich.errors import MarkupError
 from rich.text import Text
@@ -30,7 +31,7 @@ MAX_NAME_BYTES = 150
 def file_name(name: str) -> str:
     """The name of a step as that of a file: readable, inside its folder, not too long, unique."""
     quoted = (urllib.parse.quote(each, "", errors="surrogatepass") for each in name)
-    plain = [each.isalnum() or each in "-_." for each in name]
+    plain = [each.isalnum() or each in "-_. " for each in name]
     safe = "".join(a if is_plain else b for a, b, is_plain in zip(name, quoted, plain, strict=True))
     if safe.startswith("."):
         safe = "%2E" + safe[1:]
@@ -103,29 +104,57 @@ def captured(path: Path, say: Callable[[str], None] | None = None) -> Iterator[N
     handler = _ToFile(file)
     shown = [] if say is None else [_Say(level, say)]
     before = [(each, each.handlers, each.level) for each in (root, cli_logger)]
-    streams = sys.stdout, sys.stderr
-    for stream in streams:
-        stream.flush()
-    saved = {number: _duplicate(number) for number in (1, 2)}
-    for number in saved:
-        os.dup2(file.fileno(), number)
-    sys.stdout = sys.stderr = file
-    root.handlers, cli_logger.handlers = [handler, *shown], [handler]
-    root.setLevel(min(level, logging.INFO))
     try:
-        yield
+        with _led_to(file):
+            root.handlers, cli_logger.handlers = [handler, *shown], [handler]
+            root.setLevel(min(level, logging.INFO))
+            yield
     finally:
         for each, handlers, its_level in before:
             each.handlers = handlers
             each.setLevel(its_level)
-        sys.stdout, sys.stderr = streams
+        handler.close()
+
+
+@contextmanager
+def _led_to(file: IO[str]) -> Iterator[None]:
+    """Within, standard output and error are the file, here and in new processes.
+
+    The streams stay the same objects, as what a step imports may hold on to them, but where they
+    are not what they are called, as in a notebook.
+    """
+    streams = {1: sys.stdout, 2: sys.stderr}
+    kept = [stream for number, stream in streams.items() if _is_of(stream, number)]
+    settings = [(each.line_buffering, each.errors) for each in kept]
+    for stream in streams.values():
+        stream.flush()
+    saved = {number: _duplicate(number) for number in streams}
+    for number in saved:
+        os.dup2(file.fileno(), number)
+    for stream in kept:
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.stdout, sys.stderr = (each if each in kept else file for each in streams.values())
+    try:
+        yield
+    finally:
+        for stream, (by_line, errors) in zip(kept, settings, strict=True):
+            with suppress(OSError):  # a full disk
+                stream.flush()
+            stream.reconfigure(line_buffering=by_line, errors=errors)
+        sys.stdout, sys.stderr = streams.values()
         for number, copy in saved.items():
             if copy is None:
                 os.close(number)
             else:
                 os.dup2(copy, number)
                 os.close(copy)
-        handler.close()
+
+
+def _is_of(stream: object, number: int) -> TypeGuard[io.TextIOWrapper]:
+    try:
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
+    except (OSError, ValueError):
+        return False
 
 
 def _duplicate(number: int) -> int | None:
