@@ -237,3 +237,20 @@ def test_eight_runs_at_once_run_every_step_once_and_end_alike(lab, killed):
     assert len(times) <= 31 + killed and set(times) == {*steps, "end"}
     assert len(list(lab.folder.glob("ws/cache/*/manifest.json"))) == 31
     assert not list(lab.folder.glob("ws/leases/[!.]*")) or killed
+
+
+def test_on_a_disk_that_takes_nothing_what_is_cached_is_there_and_the_rest_fails_in_words(
+    tmp_path, capfd, monkeypatch
+):
+    from steps import logs
+
+    execute(tmp_path, {"a": toy()})
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "ws")
+
+    monkeypatch.setattr(ResultWorkspace, "note_run", refuse)
+    monkeypatch.setattr(logs, "_opened", refuse)
+    output, values = execute(tmp_path, {"a": toy(), "b": toy("a")})
+    assert values == {"a": 1} and set(output.failed) == {"b"}
+    assert "b failed: OSError: [Errno 30] Read-only file system: 'ws'" in capfd.readouterr().out
