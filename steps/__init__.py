@@ -14,6 +14,7 @@ try:
     from tango.step_graph import StepGraph
 
     from steps import data, evaluate, executor, names, publish, tokens, train, workspace
+    from steps.locking import pins_of_command
     from steps.wiring import build_steps
 finally:
     if _torch_is_not_needed:
@@ -23,7 +24,7 @@ __all__ = ["data", "evaluate", "executor", "names", "publish", "tokens", "train"
 
 
 def _from_params(cls: type[StepGraph], params: Any) -> StepGraph:
-    return cls(build_steps(params))
+    return cls(build_steps(params, pins_of_command()))
 
 
 # `tango run` builds its graph through this one method; ours checks every value against its type and

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ from tango.step import Step, StepIndexer
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.keys import Json, canonical, digest
+from pipeline.store.code import Code, code_of
 from pipeline.store.memo import FileMemo
 from pipeline.store.results import Results, result_id
 
@@ -53,6 +56,12 @@ class PipelineStep(Step[Artifact]):
         """The document whose digest is this step's id."""
         return self._key(lambda step: {"step": step.unique_id})
 
+    @property
+    def code(self) -> Code | None:
+        """The code that makes this step's result; None where its source cannot be read."""
+        given = [each for name, each in self.kwargs.items() if name not in self.UNKEYED]
+        return code_of(type(self), "run", _component_classes(given))
+
     def content_key(self, loaded: dict[str, Any]) -> dict[str, Json]:
         """The key with every input step replaced by the content that it made."""
         form: dict[str, Json] = self._frame(loaded)
@@ -80,32 +89,35 @@ class PipelineStep(Step[Artifact]):
         """Run, link or find the result, holding its lease; Tango calls this on a cache miss."""
         results: Results = workspace.results
         with results.lease(self.unique_id, self._say_waiting) as lease:
-            if self.unique_id in results:
+            code = self.code
+            if self.unique_id in results and not results.is_stale(self.unique_id, code):
                 return results.load(self.unique_id)
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
             content_key = digest(content_form)
             earlier = results.memo.find(content_key)
-            if earlier is not None and earlier in results:
+            if earlier is not None and earlier in results and not results.is_stale(earlier, code):
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
                     "the content of its inputs is the same[/]",
                     self.name,
                 )
                 return results.link(earlier, self.unique_id, self.key(), content_key)
-            self.out, self.memo = results.work(self.unique_id), results.files
+            apart = code.digest if results.strict and code is not None else ""
+            self.out, self.memo = results.work(self.unique_id), results.files.of_code(apart)
             self.log_starting(needed_by=needed_by)
             started = time.time()
             try:
                 if self.SERIES:
                     name = digest(_without_extent(content_form))
+                    name = digest([name, apart]) if apart else name
                     self.series = results.series(name)
                     with results.lease(f"series-{name}", self._say_waiting):
                         self.run(**args)
                 else:
                     self.run(**args)
                 lease.require()
-                record = _record(self, started)
+                record = {**_record(self, started), "code": code.to_json() if code else None}
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except BaseException as error:
                 results.fail(
@@ -142,6 +154,19 @@ def _with_steps(value: Any, form: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_steps(item, form) for name, item in value.items()}
     return value
+
+
+def _component_classes(value: Any) -> Iterator[type]:
+    """The classes of the components in a value, and of those inside them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _component_classes(each)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, StepIndexer)):
+        yield type(value)
+        for field in dataclasses.fields(value):
+            yield from _component_classes(getattr(value, field.name))
 
 
 def _without_extent(form: dict[str, Json]) -> dict[str, Json]:

@@ -16,6 +16,7 @@ from tango.step_graph import StepGraph
 from pipeline.core.artifacts import Report
 from pipeline.core.errors import PipelineError
 from steps.needs import lacking
+from steps.planning import say_plan
 from steps.wiring import WiringError, made_by
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class SerialExecutor(Executor):
         self, step_graph: StepGraph, run_name: str | None = None
     ) -> ExecutorOutput:
         self._require_machine(step_graph)
+        say_plan(step_graph, self.workspace)
         output = ExecutorOutput()
         pages: list[Report] = []
         for step in step_graph.values():

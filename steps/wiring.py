@@ -21,6 +21,7 @@ from tango.step import Step, StepIndexer, StepResources
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import nearest
+from pipeline.core.pins import Pin, with_pins
 from steps.needs import Needs, num_bytes
 
 COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
@@ -30,8 +31,13 @@ class WiringError(CliRunError):
     """The experiment is not one that can run; the message is for its author."""
 
 
-def build_steps(steps: Mapping[str, Any]) -> dict[str, Step[Any]]:
+def build_steps(
+    steps: Mapping[str, Any], pins: Mapping[str, Pin] | None = None
+) -> dict[str, Step[Any]]:
     """The steps of an experiment, in an order in which each follows those that it reads.
+
+    Args:
+        pins: what the experiment's lock knows of outside data; it enters the keys.
 
     Raises:
         WiringError: a type, parameter, value or reference is wrong.
@@ -39,7 +45,7 @@ def build_steps(steps: Mapping[str, Any]) -> dict[str, Step[Any]]:
     plain = steps.as_dict(quiet=True) if isinstance(steps, Params) else dict(steps)
     built: dict[str, Step[Any]] = {}
     for name in _ordered(plain):
-        built[name] = _step(name, plain[name], built)
+        built[name] = _step(name, plain[name], built, pins or {})
     return built
 
 
@@ -82,7 +88,9 @@ def _references(value: Any, path: str) -> Iterable[tuple[str, str]]:
             yield from _references(item, f"{path}[{place}]")
 
 
-def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Step[Any]:
+def _step(
+    name: str, config: dict[str, Any], built: dict[str, Step[Any]], pins: Mapping[str, Pin]
+) -> Step[Any]:
     config = dict(config)
     path = f"steps.{name}"
     kind = config.pop("type", None)
@@ -110,6 +118,10 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
         if each not in config and each not in defaults:
             raise WiringError(f"{path}.{each} is missing; {kind} needs it")
     values = {n: _value(hints[n], v, f"{path}.{n}", built) for n, v in config.items()}
+    try:
+        values = with_pins(values, pins)
+    except ValueError as error:
+        raise WiringError(f"{path}: the lock is not of this experiment: {error}") from error
     original = {"type": kind, **config}
     step: Step[Any] = cls(step_name=name, step_config=original, step_metadata=metadata, **values)
     step.needs = needs  # type: ignore[attr-defined]

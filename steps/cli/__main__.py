@@ -7,7 +7,9 @@ from importlib import import_module
 
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
-    "plan": "say which steps are there already and which would run",
+    "plan": "say which steps are there already, which would run, and why",
+    "why": "say what makes two results differ, followed to the first cause",
+    "lock": "note what the outside data of an experiment is, so that it cannot move unseen",
 }
 
 
