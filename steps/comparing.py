@@ -99,14 +99,11 @@ class Comparison:
     def _told(self, cause: Cause) -> Iterator[str]:
         """A change, below the steps that lead to it."""
         way = [self._short(new) for _, new in cause.steps]
-        if (
-            isinstance(cause.change, Change)
-            and cause.change.path == "step"
-            and is_id(cause.change.old)
-        ):
-            yield f"{' <- '.join(way)}: no key of {cause.change.old} or {cause.change.new} is left"
-            return
-        yield f"{' <- '.join(way)}: {reason_of(cause.change, {})}"
+        change = cause.change
+        if change.path == "step" and is_id(change.old):
+            yield f"{' <- '.join(way)}: the key of {change.old} or of {change.new} is gone"
+        else:
+            yield f"{' <- '.join(way)}: {reason_of(change, {})}"
 
     def _short(self, id: str) -> str:
         name = self.steps[id].name if id in self.steps else self.earlier.name(id)

@@ -55,11 +55,11 @@ class Code:
         return {"digest": self.digest, "parts": self.parts}
 
     def changes(self, newer: Code) -> list[str]:
-        """The parts that are not the same in `newer`; none where only their places differ."""
-        if self.digest == newer.digest:
-            return []
-        names = sorted(self.parts.keys() | newer.parts.keys())
-        return [name for name in names if self.parts.get(name) != newer.parts.get(name)]
+        """The parts of either that the other has under no name; none where they only moved."""
+        mine, theirs = set(self.parts.values()), set(newer.parts.values())
+        gone = [name for name, each in self.parts.items() if each not in theirs]
+        come = [name for name, each in newer.parts.items() if each not in mine]
+        return sorted({*gone, *come})
 
 
 def code_of(cls: type, method: str, components: Iterable[type] = ()) -> Code | None:
