@@ -16,7 +16,7 @@ from steps.base import PipelineStep
 from steps.planning import reason_of
 
 EXPERIMENTS = (".jsonnet", ".json", ".yml", ".yaml")
-MAX_PARTS = 10  # of changed code that are named
+MAX_CAUSES, MAX_PARTS = 40, 10  # that are named
 
 
 class UnknownResult(ValueError):
@@ -33,7 +33,7 @@ class Comparison:
     def __init__(self, results: Results, build: Callable[[str], Mapping[str, Step[Any]]]) -> None:
         self.results, self.build = results, build
         self.earlier = Earlier(results)
-        self.steps: dict[str, PipelineStep] = {}  # id -> step of an experiment
+        self.steps: dict[str, PipelineStep] = {}  # id -> step of the experiments that were named
 
     def why(self, a: str, b: str | None) -> list[str]:
         """The lines that say why two results are not one.
@@ -47,10 +47,11 @@ class Comparison:
             old, new = new, old
         if old == new:
             return [f"{self._named(old)} is one result", *self._other_code(old, new)]
-        lines = [f"old  {self._named(old)}", f"new  {self._named(new)}"]
-        for cause in first_causes(old, new, self.key):
-            lines += self._told(cause)
-        return lines + list(self._other_code(old, new))
+        causes = [self._told(each) for each in first_causes(old, new, self.key)]
+        if len(causes) > MAX_CAUSES:
+            causes = [*causes[:MAX_CAUSES], f"and {len(causes) - MAX_CAUSES} more"]
+        named = [f"old  {self._named(old)}", f"new  {self._named(new)}"]
+        return [*named, *causes, *self._other_code(old, new)]
 
     def id_of(self, text: str) -> str:
         """The id that `experiment.jsonnet:step`, `run:step`, an id or its beginning stands for."""
@@ -87,7 +88,11 @@ class Comparison:
     def _nearest(self, id: str) -> str:
         key = self.key(id)
         name = self.steps[id].name if id in self.steps else self.earlier.name(id)
-        found = self.earlier.nearest(name or "", id, key) if key is not None else None
+        beside = set(self.steps)
+        for _, ids in self.earlier.runs:
+            if id in ids.values():
+                beside.update(ids.values())
+        found = self.earlier.nearest(name or "", id, key, beside) if key is not None else None
         if found is None:
             raise UnknownResult(f"there is no earlier result to compare {self._named(id)} with")
         return found
@@ -96,14 +101,13 @@ class Comparison:
         name = self.steps[id].name if id in self.steps else self.earlier.name(id)
         return f"{name} ({id})" if name else id
 
-    def _told(self, cause: Cause) -> Iterator[str]:
-        """A change, below the steps that lead to it."""
+    def _told(self, cause: Cause) -> str:
+        """A change, after the steps that lead to it."""
         way = [self._short(new) for _, new in cause.steps]
         change = cause.change
         if change.path == "step" and is_id(change.old):
-            yield f"{' <- '.join(way)}: the key of {change.old} or of {change.new} is gone"
-        else:
-            yield f"{' <- '.join(way)}: {reason_of(change, {})}"
+            return f"{' <- '.join(way)}: the key of {change.old} or of {change.new} is gone"
+        return f"{' <- '.join(way)}: {reason_of(change, {})}"
 
     def _short(self, id: str) -> str:
         name = self.steps[id].name if id in self.steps else self.earlier.name(id)
@@ -118,7 +122,9 @@ class Comparison:
         one, two = self._code(old), self._code(new)
         if old == new and new in self.steps:
             two = self.steps[new].code
-        parts = one.changes(two) if one is not None and two is not None else []
+        parts: list[str] = []
+        if one is not None and two is not None:
+            parts = one.changes(two) if old == new else one.edited(two)
         if parts:
             more = f" and {len(parts) - MAX_PARTS} more" if len(parts) > MAX_PARTS else ""
             yield f"code: {', '.join(parts[:MAX_PARTS])}{more}"

@@ -88,8 +88,9 @@ class StepPlan:
 
 def plan_steps(steps: Iterable[Step[Any]], results: Results) -> list[StepPlan]:
     """What a run of these steps would do, in an order in which each follows those it reads."""
-    planner = _Planner(results)
-    return [planner.plan(each) for each in _ordered(steps)]
+    ordered = _ordered(steps)
+    planner = _Planner(results, {each.unique_id for each in ordered})
+    return [planner.plan(each) for each in ordered]
 
 
 def say_plan(steps: Mapping[str, Step[Any]], workspace: Workspace) -> None:
@@ -146,8 +147,8 @@ def _ordered(steps: Iterable[Step[Any]]) -> list[Step[Any]]:
 
 
 class _Planner:
-    def __init__(self, results: Results) -> None:
-        self.results = results
+    def __init__(self, results: Results, ids: set[str]) -> None:
+        self.results, self.ids = results, ids
         self.earlier = Earlier(results)
         self.plans: dict[str, StepPlan] = {}
         self.standing: dict[str, str] = {}  # step -> id of a result with the content it will have
@@ -178,7 +179,9 @@ class _Planner:
         key = step.key()
         plan = self._explained(step, plan, key)
         if again:
-            return replace(plan, state="maybe linked" if self.earlier.like(key) else "waits")
+            return replace(
+                plan, state="maybe linked" if self.earlier.like(key, self.ids) else "waits"
+            )
         linked = self._same_content(step)
         if linked is None:
             return replace(plan, state="will run")
@@ -217,13 +220,14 @@ class _Planner:
         made, now = self.earlier.code(id), step.code
         if made is None or now is None:
             return []
+        names = made.changes(now) if id == step.unique_id else made.edited(now)
         return [
             Reason("code", name, made.parts.get(name, MISSING), now.parts.get(name, MISSING))
-            for name in made.changes(now)
+            for name in names
         ]
 
     def _explained(self, step: PipelineStep, plan: StepPlan, key: dict[str, Json]) -> StepPlan:
-        nearest = self.earlier.nearest(step.name, plan.id, key)
+        nearest = self.earlier.nearest(step.name, plan.id, key, self.ids)
         attempt = self.earlier.unfinished(plan.id)
         reasons = [] if attempt is None else [Reason("attempt", "", attempt or None)]
         if nearest is None:

@@ -61,6 +61,11 @@ class Code:
         come = [name for name, each in newer.parts.items() if each not in mine]
         return sorted({*gone, *come})
 
+    def edited(self, newer: Code) -> list[str]:
+        """The parts that both have and that differ: what to tell of two steps with unlike parts."""
+        common = self.parts.keys() & newer.parts.keys()
+        return sorted(name for name in common if self.parts[name] != newer.parts[name])
+
 
 def code_of(cls: type, method: str, components: Iterable[type] = ()) -> Code | None:
     """The code of `cls.method`, of the components that it is given, and of what they reach.

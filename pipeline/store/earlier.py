@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,11 +67,14 @@ class Earlier:
         """What the newest run that had a result calls it."""
         return next((n for _, ids in self.runs for n, each in ids.items() if each == id), None)
 
-    def nearest(self, name: str, id: str, key: Key) -> str | None:
+    def nearest(self, name: str, id: str, key: Key, beside: Collection[str] = ()) -> str | None:
         """The earlier result that differs least from a key.
 
         Of those that a run had under this step's name, else of all of its class; of equally near
         ones the newest run's.
+
+        Args:
+            beside: ids of the same graph, whose results are other steps' and no earlier ones.
         """
         named = [ids[name] for _, ids in self.runs if name in ids]
         stem = f"{key['step']}-"
@@ -79,17 +82,19 @@ class Earlier:
             found = [
                 (len(changes(old, key)), place, each)
                 for place, each, old in self._with_keys(
-                    each for each in ids if each != id and each.startswith(stem)
+                    each
+                    for each in ids
+                    if each != id and each not in beside and each.startswith(stem)
                 )
             ]
             if found:
                 return min(found)[2]
         return None
 
-    def like(self, key: Key) -> bool:
+    def like(self, key: Key, beside: Collection[str] = ()) -> bool:
         """Whether an earlier result differs from a key in nothing but the ids of what it reads."""
         form = _without_ids(key)
-        ids = self.by_class.get(str(key["step"]), [])
+        ids = [each for each in self.by_class.get(str(key["step"]), []) if each not in beside]
         return any(_without_ids(old) == form for _, _, old in self._with_keys(ids))
 
     def _with_keys(self, ids: Iterable[str]) -> Iterator[tuple[int, str, Key]]:
@@ -176,8 +181,8 @@ def is_input(change: Change) -> bool:
 def first_causes(old: str, new: str, key_of: Callable[[str], Key | None]) -> list[Cause]:
     """The changes at which two results part, followed through the results that they read.
 
-    A pair of results that is reached in several ways is looked at once, on its shortest way. Where
-    the key of one is gone, that is where the search ends.
+    A pair of results that is reached in several ways is looked at once, on its shortest way. The
+    search ends where the key of one is gone, and where steps of two kinds stand beside each other.
     """
     found: list[Cause] = []
     seen = {(old, new)}
@@ -187,6 +192,9 @@ def first_causes(old: str, new: str, key_of: Callable[[str], Key | None]) -> lis
         before, after = (key_of(id) for id in steps[-1])
         if before is None or after is None:
             found.append(Cause(steps, Change("step", *steps[-1])))
+            continue
+        if before["step"] != after["step"]:
+            found.append(Cause(steps, Change("step", before["step"], after["step"])))
             continue
         for change in changes(before, after):
             if not is_input(change):

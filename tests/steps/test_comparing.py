@@ -110,3 +110,12 @@ def test_what_cannot_be_found_is_named(place, capsys, asked, said):
 def test_a_first_result_has_no_earlier_one(place, capsys, tmp_path):
     (line,) = why(capsys, "old.jsonnet:one", "-w", str(tmp_path / "empty"), status=1)
     assert "there is no earlier result" in line
+
+
+def test_another_step_of_the_same_run_is_no_earlier_result(place, capsys):
+    (line,) = why(capsys, "first:both", status=1)  # the run's last step is of the same class
+    assert "there is no earlier result" in line
+
+
+def test_steps_of_two_kinds_are_one_difference(place, capsys):
+    assert why(capsys, "first:one", "first:both")[2:] == ['both: step: "WriteText" -> "JoinTexts"']
