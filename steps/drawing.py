@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.store.earlier import Cost
 from steps.planning import Reason, StepPlan
 from steps.telling import duration, size
 
@@ -26,7 +27,8 @@ def as_text(planned: list[StepPlan]) -> Iterator[str]:
     width = max((len(each.name) for each in planned), default=0)
     for each in planned:
         lines = [] if each.state == "cached" else _reasons(each.reasons)
-        lines += [line for line in (_asked(each.needs) if each.runs else "", _cost(each)) if line]
+        lines += [_asked(each.needs)] if each.runs and each.needs else []
+        lines += [_cost(each)] if each.state != "code changed" and each.cost != Cost() else []
         yield f"{each.state:12}  {each.name:{width}}  {lines[0] if lines else ''}".rstrip()
         yield from (f"{'':12}  {'':{width}}  {line}" for line in lines[1:])
 
@@ -83,9 +85,13 @@ def _quoted(name: str) -> str:
 def _reasons(reasons: list[Reason]) -> list[str]:
     """What the reasons say, those of one kind in one line where it is only names."""
     lines = [str(each) for each in reasons if each.kind not in ("input", "code")]
-    inputs = list(dict.fromkeys(each.new for each in reasons if each.kind == "input"))
-    if inputs:
-        lines.append(f"reads {_listed(inputs)}, not the same as before")
+    inputs = [each for each in reasons if each.kind == "input"]
+    again = list(dict.fromkeys(each.new for each in inputs if each.old is None))
+    other = list(dict.fromkeys(each.new for each in inputs if each.old is not None))
+    if again:
+        lines.append(f"reads {_listed(again)}, made again")
+    if other:
+        lines.append(f"reads {_listed(other)}, not the same as before")
     code = [each.path for each in reasons if each.kind == "code"]
     if code:
         lines.append(f"code of {_listed(code)} is not the same as before")
@@ -101,8 +107,6 @@ def _listed(names: list[Any]) -> str:
 def _cost(plan: StepPlan) -> str:
     took = [] if plan.cost.seconds is None else [duration(plan.cost.seconds)]
     took += [] if plan.cost.num_bytes is None else [size(plan.cost.num_bytes)]
-    if not took:
-        return ""
     return ", ".join(took) if plan.state == "cached" else f"took {', '.join(took)} before"
 
 

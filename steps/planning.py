@@ -55,6 +55,8 @@ class Reason:
             return "there is no earlier result"
         if self.kind == "attempt":
             return f"the last attempt failed: {self.old}" if self.old else "an attempt goes on"
+        if self.kind == "input" and self.old is None:
+            return f"reads {self.new}, which is made again"
         if self.kind == "input":
             return f"reads {self.new}, which is not the earlier one"
         if self.kind == "code":
@@ -121,7 +123,7 @@ def short_plan(steps: Mapping[str, Step[Any]], results: Results) -> list[str]:
 def summary(planned: list[StepPlan]) -> str:
     """How many steps are in each state, and what running the others took before."""
     counts = Counter(each.state for each in planned)
-    words = {"waits": "wait", "code changed": "cached, made by other code"}
+    words = {"waits": "wait", "code changed": "cached by other code"}
     told = ", ".join(f"{counts[s]} {words.get(s, s)}" for s in STATES if counts[s])
     known = [each.cost for each in planned if each.runs and each.cost.seconds is not None]
     took = ""

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -204,8 +205,16 @@ def _memory_path() -> Path:
 
 
 def _load() -> dict[str, object]:
+    path = _memory_path()
     try:
-        memory = json.loads(_memory_path().read_text(encoding="utf-8"))
+        stat = os.stat(path)
+        return dict(_parsed(path, stat.st_mtime_ns, stat.st_size, stat.st_ino))
     except (OSError, ValueError):
         return {}
+
+
+@lru_cache(maxsize=1)
+def _parsed(path: Path, *state: int) -> dict[str, object]:
+    """The memory in one state of its file, so that a graph of many sources reads it once."""
+    memory = json.loads(path.read_text(encoding="utf-8"))
     return memory if isinstance(memory, dict) else {}

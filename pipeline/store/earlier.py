@@ -31,6 +31,7 @@ class Earlier:
     def __init__(self, results: Results) -> None:
         self.results = results
         self._keys: dict[str, Key | None] = {}
+        self._records: dict[str, dict[str, Json]] = {}
 
     @cached_property
     def by_class(self) -> dict[str, list[str]]:
@@ -57,10 +58,7 @@ class Earlier:
 
     def key(self, id: str) -> Key | None:
         if id not in self._keys:
-            try:
-                self._keys[id] = self.results.key(id)
-            except ValueError:  # not an id
-                self._keys[id] = None
+            self._keys[id] = self.results.key(id) if is_id(id) else None
         return self._keys[id]
 
     def name(self, id: str) -> str | None:
@@ -103,19 +101,21 @@ class Earlier:
             if key is not None:
                 yield place, id, key
 
+    def record(self, id: str) -> dict[str, Json]:
+        """How a result was made; empty where nothing is known of it."""
+        if id not in self._records:
+            self._records[id] = self.results.record(id) if is_id(id) else {}
+        return self._records[id]
+
     def code(self, id: str) -> Code | None:
         """The code that made a result, where it was recorded."""
-        return Code.from_json(self.results.record(id).get("code"))
+        return Code.from_json(self.record(id).get("code"))
 
     def cost(self, id: str) -> Cost:
         """What a result took; of a linked one, what the earlier one did."""
-        record = self.results.record(id)
-        earlier = record.get("linked_from")
-        if isinstance(earlier, str):
-            try:
-                record = self.results.record(earlier)
-            except ValueError:
-                record = {}
+        record = self.record(id)
+        if isinstance(record.get("linked_from"), str):
+            record = self.record(record["linked_from"])
         seconds = record.get("seconds")
         try:
             form = json.loads((self.results.folder(id) / MANIFEST).read_text(encoding="utf-8"))
