@@ -24,7 +24,7 @@ from pipeline.core.pins import Outside, Pin, outside_in, read_lock, write_lock
 from steps.wiring import WiringError
 
 AT_ONCE = 8  # look-ups
-State = Literal["locked", "not locked", "moved", "unreachable"]
+State = Literal["locked", "not locked", "moved", "unreachable", "contradicted"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def lock(steps: Iterable[Step[Any]], path: Path, *, with_digests: bool = False) 
         before = old.get(item.locator, Pin())
         try:
             now = _learned(item, before, with_digests)
-        except (PipelineError, ValueError) as error:
+        except ValueError as error:  # by the experiment itself, or by data that moved meanwhile
+            return replace(item, state="contradicted", says=str(error))
+        except PipelineError as error:
             known = before if str(before) else item.known
             return replace(item, known=known, state="unreachable", says=str(error))
         moved = _moved(before, now)

@@ -54,7 +54,9 @@ class Reason:
         if self.kind == "new":
             return "there is no earlier result"
         if self.kind == "attempt":
-            return f"the last attempt failed: {self.old}" if self.old else "an attempt goes on"
+            return (
+                f"its last attempt failed: {self.old}" if self.old else "goes on where it stopped"
+            )
         if self.kind == "input" and self.old is None:
             return f"reads {self.new}, which is made again"
         if self.kind == "input":

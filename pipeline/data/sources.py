@@ -151,7 +151,8 @@ class _Files:
 
     def pinned(self: F, pins: Mapping[str, Pin]) -> F:
         """The same with what a lock knows of its URLs."""
-        found = {each: pins[each] for each in self.outside() if each in pins}
+        known = self.outside()
+        found = {each: own.joined(pins[each]) for each, own in known.items() if each in pins}
         return replace(self, pins={**self.pins, **found}) if found else self
 
     def _pinned_digest(self, url: str) -> str:

@@ -273,6 +273,21 @@ def test_a_wheel_is_locked_by_the_digest_that_is_known_of_it():
         known.pinned({locator: Pin(sha256="1" * 64)})
 
 
+def test_what_the_experiment_says_itself_stands(experiment, server, capsys):
+    graph = json.loads(experiment.read_text())
+    url = f"{server.address}/a.jsonl.gz"
+    graph["steps"]["corpus"]["source"]["pins"] = {url: {"num_bytes": 1}}
+    experiment.write_text(json.dumps(graph))
+    assert main(["plan", str(experiment)]) == 2
+    assert "1 of 2 locked" in capsys.readouterr().out
+    assert main(["lock", str(experiment)]) == 1
+    assert f"contradicted: {url} (num_bytes is 1 and" in capsys.readouterr().out
+    lock = {"lock": 1, "outside": {url: {"num_bytes": 2}}}
+    experiment.with_suffix(".lock.json").write_text(json.dumps(lock))
+    assert main(["plan", str(experiment)]) == 1
+    assert "steps.corpus: the lock is not of this experiment" in capsys.readouterr().err
+
+
 def test_what_stands_in_a_store_is_looked_up_through_fsspec():
     import fsspec
 

@@ -6,6 +6,7 @@ from importlib import reload
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tango.step import Step
 from tango.step_graph import StepGraph
 
 import steps  # noqa: F401  registers every step
@@ -145,9 +146,11 @@ def test_an_attempt_that_failed_is_told(place, tmp_path):
     results = Results(place.root)
     results.work(step.unique_id)
     assert place.reasons({"one": write("x")}, "one") == ["there is no earlier result"]
+    (results.work(step.unique_id) / "00000.parquet").write_text("half")
+    assert place.reasons({"one": write("x")}, "one")[0] == "goes on where it stopped"
     results.fail(step.unique_id, {"step": "one", "error": "ValueError: too short"})
     assert place.reasons({"one": write("x")}, "one")[0] == (
-        "the last attempt failed: ValueError: too short"
+        "its last attempt failed: ValueError: too short"
     )
 
 
@@ -212,6 +215,15 @@ def test_strict_links_to_nothing_that_other_code_made(place, tmp_path):
     assert place.states(graph, strict=True)["both"] == "cached"
 
 
+def test_a_series_that_other_code_began_is_not_continued_where_that_counts(place, tmp_path):
+    graph = {"one": {"type": "test_series", "text": "x"}}
+    place.run(graph, strict=True)
+    as_changed(tmp_path / "a", "return text.strip()", "return str(text).strip()")
+    assert place.states(graph, strict=True) == {"one": "will run"}
+    place.run(graph, strict=True)
+    assert place.text(graph, "one") == "0" and len(list((place.root / "series").iterdir())) == 2
+
+
 def test_a_linked_result_is_of_the_code_that_made_it(place, tmp_path):
     place.run({"one": write("a"), "both": join("one")})
     graph = {"one": write("a", mark=1), "both": join("one")}
@@ -243,6 +255,18 @@ def graphs(draw):
     made["both"] = join("one", draw(st.sampled_from(["one", "two"])))
     made["last"] = join("both", "two", between=draw(st.sampled_from(["-", "+"])))
     return made
+
+
+def test_a_step_that_is_not_ours_is_always_to_run(place):
+    class Foreign(Step):
+        CACHEABLE = False
+
+        def run(self, number: int) -> int:
+            return number
+
+    Step.register("test_foreign", exist_ok=True)(Foreign)
+    (planned,) = place.plan({"one": {"type": "test_foreign", "number": 1}})
+    assert planned.state == "uncacheable" and planned.runs
 
 
 def test_a_part_of_a_graph_is_planned_in_any_order(place):
