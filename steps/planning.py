@@ -202,10 +202,7 @@ class _Planner:
             form = step.content_key({n: self._loaded(v) for n, v in step.kwargs.items()})
         except (KeyError, CorruptShard):
             return None
-        found = self.results.memo.find(digest(form))
-        if found is None or found not in self.results or self.results.is_stale(found, step.code):
-            return None
-        return found
+        return self.results.find_earlier(digest(form), step.code)
 
     def _loaded(self, value: Any) -> Any:
         """A value with each step in it replaced by the result that it will have."""

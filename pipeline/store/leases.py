@@ -154,6 +154,17 @@ class Lease:
                 os.utime(self.path)
 
 
+def live_leases(root: Path) -> set[str]:
+    """Names of the leases below `root` whose owners are there, as far as can be told."""
+    found = set()
+    for path in Path(root).glob("*.json"):
+        lease = Lease(root, path.stem)
+        owner = lease._read()
+        if owner is not None and not lease._is_dead(owner):
+            found.add(path.stem)
+    return found
+
+
 def _process_start(pid: int) -> str | None:
     """When a process started, in kernel ticks; None if it does not run. Tells reused ids apart."""
     try:

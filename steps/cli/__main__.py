@@ -10,6 +10,13 @@ COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "plan": "say which steps are there already, which would run, and why",
     "why": "say what makes two results differ, followed to the first cause",
     "lock": "note what the outside data of an experiment is, so that it cannot move unseen",
+    "ls": "list runs, or the steps of one, with sizes, ages and who needs them",
+    "show": "open a result: documents, tokens, checkpoints, scores and so on",
+    "diff": "say in what two results differ",
+    "rm": "remove a result, or let a run go",
+    "gc": "remove what no kept run needs",
+    "discard": "drop the data of an intermediate and keep what was made from it valid",
+    "verify": "read every digest anew and name what is damaged",
 }
 
 

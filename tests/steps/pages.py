@@ -55,8 +55,7 @@ class Continue(PipelineStep):
     SERIES = True
 
     def run(self, text: str) -> Report:
-        self.series.mkdir(parents=True, exist_ok=True)
-        number = len(list(self.series.iterdir()))
+        number = len(list(self.series.glob("[0-9]*")))
         (self.series / str(number)).write_text(said(text), encoding="utf-8")
         return page(self.out, str(number))
 

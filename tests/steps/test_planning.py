@@ -190,8 +190,8 @@ def test_strict_makes_again_what_other_code_made_and_what_was_made_of_it(place, 
     assert place.text(GRAPH, "both") == "ONE TWO"
     assert place.text(GRAPH, "twice") == "ONE TWO ONE TWO"
     assert set(place.states(GRAPH, strict=True).values()) == {"cached"}
-    replaced = sorted(path.name for path in (place.root / "replaced").iterdir())
-    assert [name.split("-")[0] for name in replaced] == ["JoinTexts"] * 2 + ["WriteText"] * 2
+    aside = sorted(path.name for path in (place.root / "damaged").iterdir())
+    assert [name.split("-")[0] for name in aside] == ["JoinTexts"] * 2 + ["WriteText"] * 2
 
 
 def test_strict_keeps_what_is_made_of_content_that_stayed_the_same(place, tmp_path):
@@ -200,7 +200,7 @@ def test_strict_keeps_what_is_made_of_content_that_stayed_the_same(place, tmp_pa
     as_changed(tmp_path / "a", "return text.strip()", "return str(text).strip()")
     place.run(GRAPH, strict=True)
     folder = Results(place.root).folder(build_steps(GRAPH)["twice"].unique_id)
-    assert folder.stat().st_ino == kept and not (place.root / "replaced").exists()
+    assert folder.stat().st_ino == kept and not (place.root / "damaged").exists()
     assert set(place.states(GRAPH, strict=True).values()) == {"cached"}
 
 

@@ -38,10 +38,8 @@ def test_damaged_files_are_as_if_they_were_not_there(results, tmp_path, damage, 
 
 
 def test_what_a_linked_result_took_is_what_the_earlier_one_did(results):
-    id = result_id(key_of("First"))
-    record = results.folder(id) / "run.json"
-    record.write_text(json.dumps({"seconds": 4}))
-    linked = key_of("First", id)
+    id = make(results, key_of("Third"), "a", seconds=4)
+    linked = key_of("Third", id)
     results.link(id, result_id(linked), linked, "c" * 64)
     assert Earlier(results).cost(result_id(linked)) == Cost(4.0, 1)
 

@@ -14,13 +14,13 @@ def key_of(name, *reads):
     return {"step": name, "version": "001", "args": {"reads": [{"step": id} for id in reads]}}
 
 
-def make(results, key, text, code="1"):
+def make(results, key, text, code="1", **record):
     """Commit a result whose content is its text."""
     id = result_id(key)
     work = results.work(id)
     (work / "tokenizer.json").write_text(text)
     Tokenizer.of(work, file=StoredFile.of(work, "tokenizer.json"), vocab_size=2, end_id=0, pad_id=1)
-    results.commit(id, key, "c" * 64, {"code": Code.of({"f": code}).to_json()})
+    results.commit(id, key, "c" * 64, {"code": Code.of({"f": code}).to_json(), **record})
     return id
 
 
@@ -45,7 +45,7 @@ def test_what_was_made_of_another_content_gives_way(chain, tmp_path):
     results, first, second, third, apart = chain
     make(results, key_of("First"), "other")
     assert sorted(results) == sorted([apart, first])
-    assert len(list((tmp_path / "replaced").iterdir())) == 3
+    assert len(list((tmp_path / "damaged").iterdir())) == 3
     assert (results.folder(first) / "tokenizer.json").read_text() == "other"
 
 
@@ -54,7 +54,7 @@ def test_the_same_content_leaves_all_as_it_is(chain, tmp_path):
     make(results, key_of("First"), "a", code="2")
     assert sorted(results) == sorted([first, second, third, apart])
     assert results.record(first)["code"] == Code.of({"f": "2"}).to_json()
-    assert not (tmp_path / "replaced").exists()
+    assert not (tmp_path / "damaged").exists()
 
 
 @pytest.mark.parametrize("moment", range(4))
@@ -63,7 +63,7 @@ def test_a_kill_in_between_leaves_nothing_made_from_what_is_gone(chain, monkeypa
     replace, left = os.replace, [moment]
 
     def killed(source, target):
-        if "replaced" in str(target) or str(target) == str(results.folder(first)):
+        if "damaged" in str(target) or str(target) == str(results.folder(first)):
             left[0] -= 1
             if left[0] < 0:
                 raise KeyboardInterrupt
