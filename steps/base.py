@@ -132,7 +132,7 @@ class PipelineStep(Step[Artifact]):
         """Do the work, in the folder of work."""
         code = self.code
         apart = code.digest if results.strict and code is not None else ""
-        self.out, self.memo = results.work(self.unique_id), results.files.of_code(apart)
+        self.out, self.memo = results.resume(self.unique_id), results.files.of_code(apart)
         write_json(self.out / KEY, self.key())  # so that what it reads is known to be in use
         if self.SERIES:
             name = digest(_without_extent(self.content_key(args)))

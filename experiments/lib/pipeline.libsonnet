@@ -14,6 +14,7 @@ local domain(size, name) =
     [name]: std.get(source, 'machine', {}) + on(size, 'text') + {
       type: 'ingest',
       source: source.source,
+      [if std.objectHas(source, 'shard_bytes') then 'shard_bytes']: source.shard_bytes,
     },
     [name + '_quality']: on(size, 'text') + {
       type: 'tag',
@@ -116,7 +117,14 @@ local benchmarks(size, models) = {
 
       // text to tokens
       kept: { type: 'concat', documents: [ref(name + '_kept') for name in domains] },
-      tokenizer: size.tokenizer(ref('kept')),
+      // `tokenizer_file` freezes the tokenizer: the path of a tokenizer.json that an earlier run has
+      // trained, as in `cp workspace/latest/tokenizer/tokenizer.json .` (`latest` itself is the run
+      // that begins). It is taken byte for byte, its end and padding tokens are those that our own
+      // are trained with, and what was tokenized with it stays as it is. Without it a size says how
+      // its tokenizer comes to be.
+      tokenizer: if std.objectHas(size, 'tokenizer_file')
+      then { type: 'import_tokenizer', path: size.tokenizer_file }
+      else size.tokenizer(ref('kept')),
       mix: {
         type: 'mix',
         tokens: { [name]: ref(name + '_tokens') for name in domains },

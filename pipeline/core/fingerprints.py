@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -162,7 +163,9 @@ def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
 
 
 def _open(path: str, **more: Any) -> Any:
-    from smart_open import open as open_any
+    with warnings.catch_warnings():  # Google's client, which it imports, complains of Python 3.10
+        warnings.filterwarnings("ignore", ".*Python version", FutureWarning)
+        from smart_open import open as open_any
 
     # the host of Dolma's files refuses clients that do not name themselves
     headers = {"User-Agent": "olmo-tango", "Accept-Encoding": "identity"}

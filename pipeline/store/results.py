@@ -70,6 +70,17 @@ class Results:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def resume(self, id: str) -> Path:
+        """Where a result is made, rid of what a killed attempt had under a temporary name.
+
+        The caller holds the lease on `id`, so nobody else is writing there.
+        """
+        work = self.work(id)
+        for each in work.rglob(".*.tmp"):
+            if each.is_file():
+                each.unlink(missing_ok=True)
+        return work
+
     @property
     def series_root(self) -> Path:
         """Where all training series stand."""
@@ -208,8 +219,8 @@ class Results:
         work = self.work(id)
         self._seal(work, key, {**record, "content_key": content_key})
         self._give_way(id, Artifact.load(work))
+        self.memo.keep(content_key, id)  # first: what is remembered and not there is made anew
         self.publish(work, id)
-        self.memo.keep(content_key, id)
         return self.load(id)
 
     def _seal(self, work: Path, key: dict[str, Json], record: dict[str, Any]) -> None:
