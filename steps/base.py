@@ -108,9 +108,12 @@ class PipelineStep(Step[Artifact]):
                 record = _record(self, started)
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except BaseException as error:
-                results.fail(
-                    self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
-                )
+                failure = {
+                    "step": self.name,
+                    "error": f"{type(error).__name__}: {error}",
+                    "seconds": round(time.time() - started, 3),
+                }
+                results.fail(self.unique_id, failure)
                 raise
         seconds = time.time() - started
         cli_logger.info(
