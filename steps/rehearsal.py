@@ -41,6 +41,7 @@ class Size:
     Args:
         num_pieces: of each source, such as files.
         num_documents: of each source.
+        num_bytes: of the text of each source.
         num_records: read of each piece, to choose documents among.
         num_items: questions, answers and documents of each evaluation, and tokens of a generation.
         shard_bytes: so little that there are several shards.
@@ -48,6 +49,7 @@ class Size:
 
     num_pieces: int = 2
     num_documents: int = 128
+    num_bytes: int = 1 << 20
     num_records: int = 10_000
     num_items: int = 4
     num_workers: int = 2
@@ -197,6 +199,7 @@ class _Rehearsal:
             "of": source,
             "max_pieces": self.size.num_pieces,
             "max_documents": self.size.num_documents,
+            "max_bytes": self.size.num_bytes,
             "max_records": self.size.num_records,
         }
 

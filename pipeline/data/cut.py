@@ -30,18 +30,20 @@ class Cut:
     Args:
         of: the source.
         max_documents: of all parts together.
+        max_bytes: of their text; of those chosen, one that would go beyond it is left out.
         max_records: read of each part, from its start; documents are chosen among these.
     """
 
     of: Source
     max_pieces: int = 2
     max_documents: int = 128
+    max_bytes: int = 1 << 20
     max_records: int = 10_000
 
     VERSION: ClassVar[str] = "001"
 
     def __post_init__(self) -> None:
-        for name in ("max_pieces", "max_documents", "max_records"):
+        for name in ("max_pieces", "max_documents", "max_bytes", "max_records"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
@@ -86,7 +88,8 @@ class Cut:
         return found
 
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
-        share = -(-self.max_documents // max(1, min(self.max_pieces, self._num_pieces())))
+        parts = max(1, min(self.max_pieces, self._num_pieces()))
+        share, left = -(-self.max_documents // parts), self.max_bytes // parts
         kept: list[tuple[float, int, Document]] = []  # a heap with the one to go first on top
         with closing(_iterator(self.of.read(piece))) as records:
             for number, each in enumerate(islice(records, self.max_records)):
@@ -98,7 +101,13 @@ class Cut:
                     heapq.heappush(kept, entry)
                 else:
                     heapq.heappushpop(kept, entry)
-        for _, _, document in sorted(kept, key=lambda entry: entry[1]):
+        fitting: list[tuple[int, Document]] = []
+        for _, number, document in sorted(kept, reverse=True):  # by the hash, least first
+            size = len(document.text.encode())
+            if size <= left or not fitting:
+                left -= size
+                fitting.append((number, document))
+        for _, document in sorted(fitting, key=lambda entry: entry[0]):
             yield document
 
     def _num_pieces(self) -> int:

@@ -29,8 +29,8 @@ wagon wall watchmaker weather window winter witness writer""".split()
 _VERBS = """accepted admired answered avoided borrowed built carried changed chose collected
 compared copied counted crossed described discovered drew explained feared followed forgot found
 guarded heard hid imagined improved kept learned left lost measured mended missed noticed opened
-painted praised preferred promised questioned reached remembered repaired returned sold studied taught
-understood visited watched wanted wrote""".split()
+painted praised preferred promised questioned reached remembered repaired returned sold studied
+taught understood visited watched wanted wrote""".split()
 _ADJECTIVES = """ancient bitter brave bright broken busy calm careful clever cold common curious
 deep distant early empty familiar famous foreign gentle golden green heavy honest hungry large late
 lonely loud modest narrow new old ordinary patient plain polite quiet rare red remote rich rough
