@@ -15,9 +15,11 @@ from tango.step import Step, StepIndexer
 from pipeline.core.artifacts import Artifact
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.store.memo import FileMemo
+from pipeline.store.provenance import record_provenance
 from pipeline.store.results import Results, result_id
 
 FORMAT_VERSION = "001"
+CODE = Path(__file__).parent
 
 
 class ManifestFormat(Format[Artifact]):
@@ -105,7 +107,7 @@ class PipelineStep(Step[Artifact]):
                 else:
                     self.run(**args)
                 lease.require()
-                record = _record(self, started)
+                record = _record(self, started) | record_provenance(self.out, CODE)
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except BaseException as error:
                 failure = {
