@@ -50,7 +50,7 @@ def _class_of(hint: Any, value: dict[str, Json]) -> Any:
     """The dataclass that a canonical form is of, among those that may stand in its place."""
     members = [hint, *typing.get_args(hint)]
     classes = [each for member in members for each in COMPONENTS.get(member, {}).values()]
-    classes += [each for each in members if dataclasses.is_dataclass(each)]
+    classes += [each for each in members if isinstance(each, type)]
     return next((each for each in classes if each.__name__ == value.get("is")), None)
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
     "rehearse": "run the whole graph in small: few documents, narrow models, a few updates",
+    "provenance": "say what a result was made of, down to its sources; or write it as RO-Crate",
     "plan": "say which steps are there already and which would run",
 }
 
