@@ -74,7 +74,7 @@ class Small:
             batch_size=self.rows(config.batch_size),
             clip_warmup_steps=scaled(config.clip_warmup_steps),
             stop_at=stop,
-            save_steps=max(scaled(config.save_steps), -(-last // 2)) if between else last,
+            save_steps=max(1, min(max(scaled(config.save_steps), -(-last // 2)), last - between)),
         )
 
     def launch(self, launch: Launch) -> Launch:
