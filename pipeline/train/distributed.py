@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.core.engine import end_with_parent
 from pipeline.core.errors import DivergedTraining, PipelineError
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
@@ -92,6 +93,7 @@ def _num_cores() -> int:
 def _rank(
     work: Callable[[Ranks], None], launch: Launch, threads: int, folder: str, level: int, rank: int
 ) -> None:
+    end_with_parent()
     logging.basicConfig(level=level, format="%(message)s")
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
