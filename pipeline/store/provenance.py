@@ -102,6 +102,7 @@ def record_provenance(folder: Path, code: Path) -> dict[str, Any]:
         if found is not None:
             record["git"] = {"of": name, **found.record}
             break
+    (folder / DIFF).unlink(missing_ok=True)  # of an earlier attempt
     if found is not None:
         if found.diff and len(found.diff) <= MAX_DIFF_BYTES:
             temporary = folder / f".{DIFF}.{os.getpid()}.tmp"
