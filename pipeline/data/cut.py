@@ -70,12 +70,16 @@ class Cut:
             "is": type(self).__name__,
             "version": self.VERSION,
             "of": canonical(kind | form),
+            "num_parts": self._num_parts(),  # each gives its share
             "fingerprint": self.fingerprint(),
             **own,
         }
 
     def fingerprint(self) -> str:
-        return digest([[each.name, each.digest or each.path] for each in self.pieces()])
+        if not hasattr(self.of, "listed"):
+            return digest([self.of.fingerprint(), [each.name for each in self.pieces()]])
+        unread = f"revision {getattr(self.of, 'revision', '')}"
+        return digest([[p.name, p.digest or f"{p.path} {unread}"] for p in self.pieces()])
 
     def pieces(self) -> list[Piece]:
         listed = getattr(self.of, "listed", None)
@@ -88,7 +92,7 @@ class Cut:
         return found
 
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
-        parts = max(1, min(self.max_pieces, self._num_pieces()))
+        parts = self._num_parts()
         share, left = -(-self.max_documents // parts), self.max_bytes // parts
         kept: list[tuple[float, int, Document]] = []  # a heap with the one to go first on top
         with closing(_iterator(self.of.read(piece))) as records:
@@ -110,9 +114,10 @@ class Cut:
         for _, document in sorted(fitting, key=lambda entry: entry[0]):
             yield document
 
-    def _num_pieces(self) -> int:
+    def _num_parts(self) -> int:
         listed = getattr(self.of, "listed", None)
-        return len(listed() if listed is not None else self.of.pieces())
+        pieces = listed() if listed is not None else self.of.pieces()
+        return max(1, min(self.max_pieces, len(pieces)))
 
 
 def chosen(items: Sequence[T], names: Sequence[str], limit: int) -> list[T]:

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.keys import canonical
+from pipeline.core.keys import canonical, digest
 from pipeline.data.cut import Cut, Widened
 from pipeline.data.document import Document
+from pipeline.data.ingest import ingest_documents
 from pipeline.data.rules import Sample, sample_place
-from pipeline.data.sources import Jsonl, Malformed, Piece
+from pipeline.data.sources import HfDataset, Jsonl, Malformed, Piece
+from pipeline.store.memo import FileMemo
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,23 @@ def test_only_the_chosen_files_are_in_the_key(tmp_path):
     assert canonical(cut) == before
     (tmp_path / min(chosen)).write_bytes(b"another")
     assert canonical(cut) != before
+
+
+def test_another_file_changes_the_share_of_the_one_that_was_there(tmp_path):
+    memo, counts = FileMemo(tmp_path / "memo"), []
+    for number in range(2):
+        rows = [json.dumps({"id": f"{number}-{n}", "text": "x"}) + "\n" for n in range(8)]
+        (tmp_path / f"{number}.jsonl").write_text("".join(rows))
+        cut = Cut(Jsonl(str(tmp_path / "*.jsonl"), "s"), max_documents=8)
+        out = tmp_path / f"out{number}"
+        counts.append([s.num_records for s in ingest_documents(cut, out=out, memo=memo).shards])
+    assert counts == [[8], [4, 4]]
+
+
+def test_the_key_tells_datasets_and_revisions_apart():
+    sources = [HfDataset(name, "s", revision=r) for name in ("a/b", "a/c") for r in "12"]
+    sources += [Jsonl(f"https://x.org/{name}", "s", revision=r) for name in "ab" for r in "12"]
+    assert len({digest(Cut(each)) for each in sources}) == len(sources)
 
 
 @pytest.mark.parametrize("name", ["max_pieces", "max_documents", "max_bytes", "max_records"])
