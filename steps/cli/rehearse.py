@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
 
     own = options.workspace is None
     try:
-        config = read_experiment(options.experiment)["steps"]
+        config = read_experiment(options.experiment)
         scratch = _scratch(options.workspace)
     except (SyntaxFault, ValueError) as fault:
         print(fault, file=sys.stderr)
@@ -38,10 +38,11 @@ def main(arguments: list[str]) -> int:
     except (WiringError, PipelineError, ValueError) as fault:
         print(fault, file=sys.stderr)
     finally:
-        if own and (status != 1 or not any(scratch.iterdir())) and not options.keep:
+        begun = (scratch / "runs").is_dir()
+        if own and not (begun and (options.keep or status == 1)):
             shutil.rmtree(scratch)
-        else:
-            print(f"the workspace of this rehearsal: {scratch}")
+        elif begun:
+            print(f"The workspace of this rehearsal, to look at or go on with -w: {scratch}")
     return status
 
 
@@ -75,18 +76,28 @@ def _scratch(folder: str | None) -> Path:
 
 
 def _rehearse(config: dict[str, Any], options: argparse.Namespace, scratch: Path) -> int:
+    from tango.common.util import import_extra_module
+
     import steps  # noqa: F401  registers every step
     from pipeline.core.artifacts import write_json
+    from pipeline.store.provenance import machine
     from pipeline.train.small import Small
+    from steps.needs import num_gpus
     from steps.outcome import execute, outcome_table
     from steps.rehearsal import Size, rehearsed
     from steps.stand_in import cuts_in_words, missing_in_words, supply
 
     if options.documents < 1:
         raise ValueError(f"--documents is {options.documents}; it must be at least 1")
-    size = Size(num_documents=options.documents, training=Small(compile=options.compile))
+    for package in config.get("include_package", []):
+        import_extra_module(package)
+    # two ranks cannot share one GPU, and without a GPU they work on the cores
+    one_gpu = bool(machine()["gpus"]) and num_gpus() == 1
+    training = Small(num_ranks=1 if one_gpu else 2, compile=options.compile)
+    size = Size(num_documents=options.documents, training=training)
+    write_json(scratch / MARK, {})
     supplied = supply(
-        config,
+        config["steps"],
         size,
         _files(options.source),
         folder=scratch / "stand-in",
@@ -95,11 +106,13 @@ def _rehearse(config: dict[str, Any], options: argparse.Namespace, scratch: Path
     if supplied.missing:
         print(missing_in_words(supplied.missing), file=sys.stderr)
         return 2
-    small, changed = rehearsed(config, size, supplied.values)
+    small, changed = rehearsed(config["steps"], size, supplied.values)
     write_json(scratch / MARK, {"steps": small})
     outcomes = execute(small, scratch)
     print(outcome_table(outcomes))
     print("\n".join(cuts_in_words(supplied, size, changed)))
+    if one_gpu:
+        print("On one GPU ranks share nothing; CUDA_VISIBLE_DEVICES= rehearses them on the cores.")
     return int(any(each.state in ("failed", "not run") for each in outcomes))
 
 
