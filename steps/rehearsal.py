@@ -43,7 +43,8 @@ class Size:
         num_documents: of each source.
         num_bytes: of the text of each source.
         num_records: read of each piece, to choose documents among.
-        num_items: questions, answers and documents of each evaluation, and tokens of a generation.
+        num_items: questions and answers of each evaluation, and tokens of a generation.
+        num_texts: documents of each domain that perplexity is measured on.
         shard_bytes: so little that there are several shards.
     """
 
@@ -52,6 +53,7 @@ class Size:
     num_bytes: int = 1 << 20
     num_records: int = 10_000
     num_items: int = 4
+    num_texts: int = 2
     num_workers: int = 2
     shard_bytes: int = 1 << 15
     num_instances: int = 64
@@ -66,7 +68,7 @@ class Size:
             "batch_size": self.training.batch_size,
             "num_steps": updates,
             "limit": self.num_items,
-            "max_documents": self.num_items,
+            "max_documents": self.num_texts,
             "max_new_tokens": self.num_items,
             "shard_bytes": self.shard_bytes,
         }
