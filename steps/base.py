@@ -19,10 +19,12 @@ from pipeline.core.keys import Json, canonical, digest
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
 from pipeline.store.memo import FileMemo
+from pipeline.store.provenance import record_provenance
 from pipeline.store.results import KEY, Results, result_id
 from steps.inputs import make_inputs_readable, mark_damaged_inputs
 
 FORMAT_VERSION = "001"
+CODE = Path(__file__).parent
 
 
 class ManifestFormat(Format[Artifact]):
@@ -114,13 +116,17 @@ class PipelineStep(Step[Artifact]):
             try:
                 self._make(results, args)
                 lease.require()
-                record = {**_record(self, started), "code": code.to_json() if code else None}
+                record = _record(self, started) | record_provenance(self.out, CODE)
+                record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except BaseException as error:
                 mark_damaged_inputs(self, error, results)
-                results.fail(
-                    self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
-                )
+                failure = {
+                    "step": self.name,
+                    "error": f"{type(error).__name__}: {error}",
+                    "seconds": round(time.time() - started, 3),
+                }
+                results.fail(self.unique_id, failure)
                 raise
         seconds = time.time() - started
         cli_logger.info(

@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -123,16 +123,26 @@ class _Files:
         return "; ".join([*told, f"revision {self.revision}", *map(str, self.pins.values())])
 
     def pieces(self) -> list[Piece]:
-        found: list[Piece] = []
+        return self.pieces_of(self.listed())
+
+    def listed(self) -> list[tuple[str, str]]:
+        """Path or URL of each part, and its name; no file is opened."""
+        found: list[tuple[str, str]] = []
         for each in self._paths():
             if is_url(each):
-                found.append(Piece(each, each.rsplit("/", 1)[-1], self._pinned_digest(each)))
+                found.append((each, each.rsplit("/", 1)[-1]))
                 continue
-            paths = _matches(each)
-            digests = file_digests([Path(p) for p in paths])
-            names = [os.path.relpath(p, _fixed_part(each)) for p in paths]
-            found += map(Piece, paths, names, digests)
+            found += [(p, os.path.relpath(p, _fixed_part(each))) for p in _matches(each)]
         return found
+
+    def pieces_of(self, listed: Sequence[tuple[str, str]]) -> list[Piece]:
+        """Some of what `listed` gives, with the digests of these files alone."""
+        here = [path for path, _ in listed if not is_url(path)]
+        digests = dict(zip(here, file_digests([Path(path) for path in here]), strict=True))
+        return [
+            Piece(path, name, digests.get(path) or self._pinned_digest(path))
+            for path, name in listed
+        ]
 
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
         for number, row in self._rows(piece):

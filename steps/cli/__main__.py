@@ -10,6 +10,8 @@ COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "plan": "say which steps are there already, which would run, and why",
     "why": "say what makes two results differ, followed to the first cause",
     "lock": "note what the outside data of an experiment is, so that it cannot move unseen",
+    "rehearse": "run the whole graph in small: few documents, narrow models, a few updates",
+    "provenance": "say what a result was made of, down to its sources; or write it as RO-Crate",
     "ls": "list runs, or the steps of one, with sizes, ages and who needs them",
     "show": "open a result: documents, tokens, checkpoints, scores and so on",
     "diff": "say in what two results differ",
