@@ -11,11 +11,12 @@ _torch_is_not_needed = "torch" not in sys.modules and "tango" not in sys.modules
 if _torch_is_not_needed:
     sys.modules["torch"] = None  # type: ignore[assignment]
 try:
+    from rich.markup import escape
     from tango.step_graph import StepGraph
 
     from steps import data, evaluate, executor, names, publish, tokens, train, workspace
     from steps.locking import pins_of_command
-    from steps.wiring import build_steps
+    from steps.wiring import WiringError, build_steps
 finally:
     if _torch_is_not_needed:
         del sys.modules["torch"]
@@ -24,7 +25,10 @@ __all__ = ["data", "evaluate", "executor", "names", "publish", "tokens", "train"
 
 
 def _from_params(cls: type[StepGraph], params: Any) -> StepGraph:
-    return cls(build_steps(params, pins_of_command()))
+    try:
+        return cls(build_steps(params, pins_of_command()))
+    except WiringError as fault:
+        raise WiringError(escape(str(fault))) from fault  # Tango reads the message as markup
 
 
 # `tango run` builds its graph through this one method; ours checks every value against its type and

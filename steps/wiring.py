@@ -12,6 +12,7 @@ import difflib
 import inspect
 import types
 import typing
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from pipeline.core.errors import nearest
 from pipeline.core.pins import Pin, with_pins
 from steps.needs import Needs, num_bytes
 
+MAX_NAME_BYTES = 200
+UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, directions, line ends, nothing
 COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
 
 
@@ -52,10 +55,10 @@ def build_steps(
 def _ordered(steps: dict[str, Any]) -> list[str]:
     needs = {}
     for name, config in steps.items():
+        _require_name(name)
         if not isinstance(config, dict):
             raise WiringError(f"steps.{name} is {config!r}; it must be an object with a type")
-        if "/" in name or "\\" in name or name in ("", ".", "..") or name.startswith("."):
-            raise WiringError(f"steps.{name}: {name!r} cannot be the name of a step")
+    for name, config in steps.items():
         needs[name] = dict(_references(config, f"steps.{name}"))
         for path, target in needs[name].items():
             if target not in steps:
@@ -71,6 +74,18 @@ def _ordered(steps: dict[str, Any]) -> list[str]:
         done += ready
         left = [name for name in left if name not in ready]
     return done
+
+
+def _require_name(name: str) -> None:
+    """A name is seen in terminals, and is the name of files: no path, no controls, no markup."""
+    odd = [each for each in name if unicodedata.category(each) in UNSEEN or each in "/\\[]"]
+    if odd or not name.strip() or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
+        shown = ascii(name if len(name) < 60 else name[:60] + "...")
+        raise WiringError(
+            f"steps has {shown}, which cannot be the name of a step; it must be 1 to "
+            f"{MAX_NAME_BYTES} bytes that can be seen, begin with no dot, and have no slash, "
+            "backslash or square bracket"
+        )
 
 
 def is_reference(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from urllib.parse import ParseResult
 
 import petname
 import tango.workspaces  # noqa: F401  registers "local" first, so that ours can take its place
+from rich.markup import escape
 from tango.common.logging import file_handler
 from tango.step import Step
 from tango.step_cache import StepCache
@@ -22,6 +24,10 @@ from tango.workspace import Run, Workspace
 
 from pipeline.core.artifacts import Artifact, write_json
 from pipeline.store.results import Results
+from pipeline.store.sharing import follow_mode
+from steps.wiring import WiringError
+
+MIN_FREE_BYTES = 1 << 16  # for the notes of a run
 
 
 class ResultCache(StepCache):
@@ -64,6 +70,7 @@ class ResultWorkspace(Workspace):
     def __init__(self, dir: str, strict: bool = False) -> None:
         super().__init__()
         self.dir = Path(dir).resolve()
+        follow_mode(self.dir)
         self.results = Results(self.dir, strict=strict or is_strict())
         self._cache = ResultCache(self.results)
 
@@ -99,7 +106,7 @@ class ResultWorkspace(Workspace):
             cacheable=True,
             step_name=step.name if step else None,
             version=id.split("-")[1],
-            platform=PlatformMetadata(),
+            platform=PlatformMetadata(user=_user()),
             environment=EnvironmentMetadata(packages=None, git=None),
         )
         if id in self.results:
@@ -125,6 +132,7 @@ class ResultWorkspace(Workspace):
 
     def register_run(self, targets: Iterable[Step[Any]], name: str | None = None) -> Run:
         steps = list(targets)
+        require_writable(self.dir)
         if name is None:
             name = str(petname.generate())
             while (self._run_dir(name)).exists():
@@ -172,6 +180,35 @@ class ResultWorkspace(Workspace):
 def is_strict() -> bool:
     """Whether the environment asks for a strict workspace."""
     return os.environ.get("OLMO_STRICT", "") not in ("", "0")
+
+
+def _user() -> str:
+    """Who this is; in a container that may be a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def require_writable(workspace: Path) -> None:
+    """Raises WiringError, whose message is for the user, where nothing can be written.
+
+    A disk that is read-only still serves all that only looks: `olmo plan`, `ls`, `show`, `verify`.
+    """
+    reason = ""
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        if not os.access(workspace, os.W_OK):
+            reason = "it is read-only"
+        elif (free := shutil.disk_usage(workspace).free) < MIN_FREE_BYTES:
+            reason = f"its disk is full, {free} bytes are free"
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise WiringError(
+            f"nothing can be run in the workspace {escape(str(workspace))}: {escape(reason)}; "
+            "what is in it can be looked at with olmo ls, show, diff and verify"
+        )
 
 
 def _relink(link: Path, target: str) -> None:

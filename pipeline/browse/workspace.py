@@ -108,19 +108,19 @@ class Workspace:
 
     def find(self, name: str) -> str:
         """The id that a name stands for; the result need not be there."""
-        run_name, colon, step = name.rpartition(":")
-        if colon:
-            runs = self.runs
-            run = self.latest if run_name == "latest" and runs else runs.get(run_name)
-            if run is None:
-                raise NotFound(f"{run_name!r} is no run{nearest(run_name, runs)}")
-            if step not in run.ids:
-                raise NotFound(f"run {run.name} has no step {step!r}{nearest(step, run.ids)}")
-            return run.ids[step]
-        for run in self:
+        runs = self.runs
+        for run in runs.values():
             if name in run.ids:
                 return run.ids[name]
             break
+        run_name, colon, step = name.rpartition(":")
+        if colon:
+            found = self.latest if run_name == "latest" and runs else runs.get(run_name)
+            if found is None:
+                raise NotFound(f"{run_name!r} is no run{nearest(run_name, runs)}")
+            if step not in found.ids:
+                raise NotFound(f"run {found.name} has no step {step!r}{nearest(step, found.ids)}")
+            return found.ids[step]
         return self._by_prefix(name)
 
     def _by_prefix(self, name: str) -> str:

@@ -112,9 +112,13 @@ class ShardWriter:
         self._final.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
         # a reader finds a flipped byte by the page's checksum, before the digest is asked for
-        self._writer = pq.ParquetWriter(
-            self._temporary, schema, compression="zstd", write_page_checksum=True
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                self._temporary, schema, compression="zstd", write_page_checksum=True
+            )
+        except OSError:  # on a full disk this begins the file and fails
+            self._temporary.unlink(missing_ok=True)
+            raise
 
     def write(self, rows: pa.Table | pa.RecordBatch | dict[str, list[Any]]) -> None:
         """Add rows; a dict of columns is converted with the shard's schema."""

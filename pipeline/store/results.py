@@ -70,17 +70,6 @@ class Results:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def resume(self, id: str) -> Path:
-        """Where a result is made, rid of what a killed attempt had under a temporary name.
-
-        The caller holds the lease on `id`, so nobody else is writing there.
-        """
-        work = self.work(id)
-        for each in work.rglob(".*.tmp"):
-            if each.is_file():
-                each.unlink(missing_ok=True)
-        return work
-
     @property
     def series_root(self) -> Path:
         """Where all training series stand."""
@@ -93,6 +82,17 @@ class Results:
             path.mkdir(parents=True, exist_ok=True)
             note_user(path, user)
         return path
+
+    def resume(self, id: str) -> Path:
+        """Where a result is made, rid of what a killed attempt had under a temporary name.
+
+        The caller holds the lease on `id`, so nobody else is writing there.
+        """
+        work = self.work(id)
+        for each in work.rglob(".*.tmp"):
+            if each.is_file():
+                each.unlink(missing_ok=True)
+        return work
 
     def lease(self, name: str, waiting: Callable[[dict[str, object]], None] | None = None) -> Lease:
         return Lease(self.root / "leases", name, waiting)

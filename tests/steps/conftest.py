@@ -68,7 +68,7 @@ class Bench:
     def run(self, names=None, **changes):
         """Run a graph, and give the content digest of each step's result."""
         built = self.steps(**changes)
-        self.workspace.register_run(built.values(), "run")
+        self.workspace.register_run(built.values(), "first")
         for name in names or built:
             built[name].result(self.workspace)
         return {n: self.results.load(s.unique_id).content for n, s in built.items() if not names}
