@@ -22,7 +22,7 @@ from tango.step import Step, StepIndexer, StepResources
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import nearest
-from pipeline.core.pins import Pin, with_pins
+from pipeline.core.pins import Pin, pins_used, with_pins
 from steps.needs import Needs, num_bytes
 
 MAX_NAME_BYTES = 200
@@ -120,6 +120,7 @@ def _step(
     resources = config.pop("step_resources", None)
     metadata = config.pop("step_metadata", None)
     needs = _value(Needs, config.pop("needs", {}), f"{path}.needs", built)
+    pins = {**pins, **_value(dict[str, Pin], config.pop("pins", {}), f"{path}.pins", built)}
     hints = run_hints(kind)
     for each in config:
         if each not in hints:
@@ -133,6 +134,8 @@ def _step(
     except ValueError as error:
         raise WiringError(f"{path}: the lock is not of this experiment: {error}") from error
     original = {"type": kind, **config}
+    if used := pins_used(values, pins):  # so that other processes build the same from it
+        original["pins"] = used
     step: Step[Any] = cls(step_name=name, step_config=original, step_metadata=metadata, **values)
     step.needs = needs  # type: ignore[attr-defined]
     if resources is not None:

