@@ -38,7 +38,9 @@ STATES: tuple[State, ...] = (
     "uncacheable",
 )
 RUNS = ("maybe linked", "will run", "waits", "uncacheable")
-Kind = Literal["parameter", "input", "outside data", "version", "code", "new", "attempt"]
+Kind = Literal[
+    "parameter", "input", "outside data", "version", "code", "new", "attempt", "discarded"
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Reason:
     def __str__(self) -> str:
         if self.kind == "new":
             return "there is no earlier result"
+        if self.kind == "discarded":
+            return f"its data was discarded, and {self.new} reads it"
         if self.kind == "attempt":
             return (
                 f"its last attempt failed: {self.old}" if self.old else "goes on where it stopped"
@@ -94,7 +98,10 @@ def plan_steps(steps: Iterable[Step[Any]], results: Results) -> list[StepPlan]:
     """What a run of these steps would do, in an order in which each follows those it reads."""
     ordered = _ordered(steps)
     planner = _Planner(results, {each.unique_id for each in ordered})
-    return [planner.plan(each) for each in ordered]
+    for each in ordered:
+        planner.plan(each)
+    planner.refill_discarded()
+    return list(planner.plans.values())
 
 
 def say_plan(steps: Mapping[str, Step[Any]], workspace: Workspace) -> None:
@@ -157,13 +164,25 @@ class _Planner:
         self.plans: dict[str, StepPlan] = {}
         self.standing: dict[str, str] = {}  # step -> id of a result with the content it will have
 
-    def plan(self, step: Step[Any]) -> StepPlan:
+    def plan(self, step: Step[Any]) -> None:
         reads = sorted({each.name for each in step.dependencies})
         made = StepPlan(step.name, step.unique_id, "uncacheable", reads, needs=_needs(step))
         if isinstance(step, PipelineStep) and step.cache_results:
             made = self._state(step, made)
         self.plans[step.name] = made
-        return made
+
+    def refill_discarded(self) -> None:
+        """What was discarded is made again where a step that will run reads it."""
+        for plan in reversed(list(self.plans.values())):
+            if self.plans[plan.name].state not in ("will run", "waits"):
+                continue
+            for name in plan.reads:
+                read = self.plans.get(name)
+                if read is None or read.id not in self.results or read.runs:
+                    continue
+                if self.results.inventory(read.id).discarded:
+                    reasons = [Reason("discarded", "", None, plan.name)]
+                    self.plans[name] = replace(read, state="will run", reasons=reasons)
 
     def _state(self, step: PipelineStep, plan: StepPlan) -> StepPlan:
         again = [name for name in plan.reads if name in self.plans and self.plans[name].runs]

@@ -60,13 +60,12 @@ def _found(results: Results, text: str) -> str:
     """The id of what is asked for; a step of an experiment is one that was run or would be."""
     from pipeline.core.errors import nearest
     from pipeline.store.lineage import find_result
-    from steps.cli.experiment import read_experiment
-    from steps.wiring import build_steps
+    from steps.cli.experiment import build_experiment
 
     path, sign, step = text.rpartition(":")
     if not sign or not path.endswith((".jsonnet", ".json")):
         return find_result(results, text)
-    built = build_steps(read_experiment(path)["steps"])
+    built = build_experiment(path)
     if step not in built:
         raise ValueError(f"{path} has no step {step!r}{nearest(step, built)}")
     return built[step].unique_id

@@ -11,6 +11,7 @@ from tango.step_graph import StepGraph
 
 import steps  # noqa: F401  registers every step
 from pipeline.core.keys import Change
+from pipeline.store.discarding import discard
 from pipeline.store.results import Results
 from steps.cli.__main__ import main
 from steps.drawing import as_dot, as_json, as_mermaid, as_text
@@ -132,6 +133,26 @@ def test_what_a_step_took_is_told_of_it_and_of_the_next(place):
     assert cached.cost.num_bytes == 3 and cached.cost.seconds is not None
     assert changed.cost == cached.cost and changed.nearest == cached.id
     assert "1 of them took 0.0 s and 3 B before" in summary([changed])
+
+
+def test_what_was_discarded_runs_where_a_step_that_runs_reads_it(place):
+    place.run(GRAPH)
+    results = Results(place.root)
+    built = build_steps(GRAPH)
+    for name in ("one", "both"):
+        discard(results, built[name].unique_id)
+    assert set(place.states(GRAPH).values()) == {"cached"}
+    changed = {**GRAPH, "twice": join("both", "both", between="+")}
+    assert place.states(changed) == {
+        "one": "will run",
+        "two": "cached",
+        "both": "will run",
+        "twice": "will run",
+    }
+    assert place.reasons(changed, "both") == ["its data was discarded, and twice reads it"]
+    place.run(changed)
+    assert place.text(changed, "twice") == "one two+one two"
+    assert not results.inventory(built["one"].unique_id).discarded
 
 
 def test_what_a_step_needs_is_told(place):
