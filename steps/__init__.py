@@ -15,6 +15,7 @@ try:
     from tango.step_graph import StepGraph
 
     from steps import data, evaluate, executor, names, publish, tokens, train, workspace
+    from steps.locking import pins_of_command
     from steps.wiring import WiringError, build_steps
 finally:
     if _torch_is_not_needed:
@@ -25,7 +26,7 @@ __all__ = ["data", "evaluate", "executor", "names", "publish", "tokens", "train"
 
 def _from_params(cls: type[StepGraph], params: Any) -> StepGraph:
     try:
-        return cls(build_steps(params))
+        return cls(build_steps(params, pins_of_command()))
     except WiringError as fault:
         raise WiringError(escape(str(fault))) from fault  # Tango reads the message as markup
 

@@ -26,11 +26,12 @@ from pipeline.store.leases import clear_leftovers
 from pipeline.store.results import Results
 from steps.live import Display, say
 from steps.needs import demand_of, lacking, machine
+from steps.planning import say_plan
 from steps.pool import Pool
 from steps.running import command_line, log_of, run_step, shown
 from steps.scheduling import Outcome, Runner, Scheduler
 from steps.wiring import WiringError, made_by
-from steps.workspace import ResultWorkspace, link_name
+from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
 
@@ -64,6 +65,7 @@ class LocalExecutor(Executor):
                 f"the workspace is a {type(workspace).__name__}; results need a folder: -w PATH"
             )
         self._require_machine(step_graph)
+        say_plan(step_graph, workspace)
         clear_leftovers(workspace.results.root / "leases")
         if run_name is None:
             run_name = workspace.register_run(step_graph.values()).name
@@ -136,7 +138,10 @@ class LocalExecutor(Executor):
     def _require_machine(self, step_graph: StepGraph) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
         missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
-        lines = lacking(missing, Path(getattr(self.workspace, "dir", ".")))
+        folder = Path(getattr(self.workspace, "dir", "."))
+        lines = lacking(missing, folder)
+        if missing and not lines:
+            require_writable(folder)
         if lines:
             raise WiringError(
                 "this machine cannot carry the experiment; nothing was run or fetched\n  "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.engine import Engine, Local
+from pipeline.data.cut import Cut
 from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
@@ -22,6 +23,7 @@ COMPONENTS[Source] = {
     "parquet": ParquetFiles,
     "hf_dataset": HfDataset,
     "python_install": PythonInstall,
+    "cut": Cut,
 }
 
 COMPONENTS[Tagger] = {

@@ -36,15 +36,20 @@ MIN_FREE_BYTES = 1 << 16  # for the notes of a run
 
 
 class ResultCache(StepCache):
-    """A step is cached when its manifest stands; results are always read back, never kept."""
+    """A step is cached when its manifest stands; results are always read back, never kept.
+
+    In a strict workspace the code must be the one that made it, too.
+    """
 
     def __init__(self, results: Results) -> None:
         self.results = results
 
     def __contains__(self, step: Any) -> bool:
-        if isinstance(step, Step) and not hasattr(step, "UNKEYED"):
+        if not hasattr(step, "UNKEYED") and isinstance(step, Step):
             return False  # somebody else's, which cannot be stored here
-        return isinstance(step, (Step, StepInfo)) and step.unique_id in self.results
+        if not isinstance(step, (Step, StepInfo)) or step.unique_id not in self.results:
+            return False
+        return not self.results.is_stale(step.unique_id, getattr(step, "code", None))
 
     def __getitem__(self, step: Any) -> Artifact:
         return self.results.load(step.unique_id)
@@ -65,13 +70,15 @@ class ResultWorkspace(Workspace):
 
     Args:
         dir: the folder; relative to the working directory.
+        strict: whether a step is made again when the code that makes it has changed, though its
+            version has not; the environment variable OLMO_STRICT=1 says so as well.
     """
 
-    def __init__(self, dir: str) -> None:
+    def __init__(self, dir: str, strict: bool = False) -> None:
         super().__init__()
         self.dir = Path(dir).resolve()
         follow_mode(self.dir)
-        self.results = Results(self.dir)
+        self.results = Results(self.dir, strict=strict or is_strict())
         self._cache = ResultCache(self.results)
 
     @property
@@ -221,6 +228,11 @@ def link_name(step: str) -> str:
     """The name of the link to a step's result in the folder of a run."""
     name = file_name(step)
     return f"{name}~" if name in (OUT_LOG, "steps.json", "logs") else name
+
+
+def is_strict() -> bool:
+    """Whether the environment asks for a strict workspace."""
+    return os.environ.get("OLMO_STRICT", "") not in ("", "0")
 
 
 def _user() -> str:
