@@ -71,7 +71,7 @@ class LocalExecutor(Executor):
             run_name = workspace.register_run(step_graph.values()).name
         folder = workspace.run_dir(run_name)
         reads = _reads(step_graph)
-        there = [name for name in reads if step_graph[name] in workspace.step_cache]
+        there = _there(step_graph, reads, workspace)
         known = {name: Outcome("cached") for name in there}
         display = Display(len(reads) - len(known), len(known), lambda name: log_of(folder, name))
         try:
@@ -207,6 +207,16 @@ class RunOutput(ExecutorOutput):
         say(f"  results: {shown(self._folder)}")
         for page in self._pages:
             say(f"  open in a browser: {shown(page)}", "bold")
+
+
+def _there(graph: StepGraph, reads: dict[str, list[str]], workspace: ResultWorkspace) -> list[str]:
+    """Steps whose results are there and stay: none that was made of one that is made again."""
+    there = {name for name in reads if graph[name] in workspace.step_cache}
+    held = [name for name in reads if graph[name].unique_id in workspace.results]
+    replaced = set(held) - there  # what other code made, in a strict workspace
+    while more := {n for n in held if n not in replaced and replaced & set(reads[n])}:
+        replaced |= more
+    return [name for name in reads if name in there - replaced]
 
 
 def _reads(graph: StepGraph) -> dict[str, list[str]]:
