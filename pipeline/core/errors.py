@@ -5,10 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class PipelineError(Exception):
-    """The base of every error the pipeline raises on purpose."""
+    """The base of every error the pipeline raises on purpose; it can cross processes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(
+    kind: type[PipelineError], args: tuple[Any, ...], state: dict[str, Any]
+) -> PipelineError:
+    """The error as it was raised in another process; its class may take other arguments."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class CorruptShard(PipelineError):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,9 @@ def is_url(path: str) -> bool:
 
 def open_outside(path: str) -> Any:
     """Open a file, local or http, s3, gs and so on, to read bytes; decompressed by its name."""
-    from smart_open import open as open_any
+    with warnings.catch_warnings():  # Google's client, which it imports, complains of Python 3.10
+        warnings.filterwarnings("ignore", ".*Python version", FutureWarning)
+        from smart_open import open as open_any
 
     # the host of Dolma's files refuses clients that do not name themselves
     named = {"headers": {"User-Agent": "olmo-tango"}} if path.startswith("http") else {}

@@ -1,0 +1,59 @@
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+
+from pipeline.model.config import OlmoConfig
+from pipeline.tokens.mixing import mix_tokens
+from pipeline.train.config import AdamW, Cosine, Launch, TrainConfig
+from pipeline.train.pretrain import pretrain
+from tests.tokens.test_mixing import write_tokens
+
+SHAPE = OlmoConfig(
+    d_model=32, n_layers=2, n_heads=2, mlp_hidden_size=64, vocab_size=128, max_sequence_length=16
+)
+ONE = Launch(threads=1)
+
+
+def config(steps=6, **changes):
+    values = {
+        "batch_size": 4,
+        "schedule": Cosine(peak_lr=1e-2, warmup_steps=2, total_steps=steps),
+        "optimizer": AdamW(),
+        "save_steps": 3,
+        "seed": 1,
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def mix(tmp_path_factory):
+    """Sixty instances of text with a rule in it: each id follows from the one before."""
+    root = tmp_path_factory.mktemp("mix") / "cache"
+    rng = np.random.default_rng(0)
+    documents = []
+    for _ in range(40):
+        start = int(rng.integers(1, 99))
+        documents.append([*((start + 7 * place) % 98 + 1 for place in range(24)), 0])
+    tokens = write_tokens(root / "tokens", [documents[:20], documents[20:]])
+    return mix_tokens({"all": tokens}, sequence_length=16, out=root / "mix")
+
+
+@pytest.fixture
+def run(mix, tmp_path):
+    """Pretrain into a series of this test; the series can be named to go on with it."""
+
+    def train(train_config, launch=ONE, series="ab" * 32, name="view", **changes):
+        shape = partial(OlmoConfig, **{**SHAPE.__dict__, **changes})()
+        return pretrain(
+            mix,
+            shape,
+            train_config,
+            series=tmp_path / "series" / series,
+            out=tmp_path / "cache" / name,
+            launch=launch,
+        )
+
+    yield train
+    shutil.rmtree(tmp_path, ignore_errors=True)

@@ -1,0 +1,69 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.keys import digest
+from pipeline.train.config import AdamW, Cosine, Launch, Linear
+from tests.train.conftest import config
+
+
+@pytest.mark.parametrize("kind", [Linear, Cosine])
+@given(st.floats(1e-6, 1), st.integers(0, 50), st.integers(1, 200), st.floats(0, 1))
+def test_a_schedule_rises_to_its_peak_and_falls_to_its_floor(kind, peak, warmup, more, final):
+    schedule = kind(peak, warmup, warmup + more, final)
+    rates = [schedule(update) for update in range(1, warmup + more + 10)]
+    assert all(0 <= rate <= peak * (1 + 1e-12) for rate in rates)
+    assert all(a <= b for a, b in zip(rates[:warmup], rates[1:warmup], strict=False))
+    after = rates[warmup:]
+    assert all(a >= b - 1e-15 for a, b in zip(after, after[1:], strict=False))
+    assert math.isclose(rates[-1], final * peak, rel_tol=1e-9, abs_tol=1e-15)
+
+
+def test_warm_up_begins_at_a_tenth_of_the_peak_as_in_olmo():
+    # allenai/OLMo: 7B's first update has 3.0054e-5, 1B's 4.018e-5 (FACTS of the released runs)
+    assert Linear(3e-4, 5000, 476838)(1) == pytest.approx(3.0054e-5)
+    assert Cosine(4e-4, 2000, 739328)(1) == pytest.approx(4.018e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"stop_at": 9}, "stop_at is 9; it must lie in 1 to total_steps, 6"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"z_loss": -1.0}, "z_loss is -1.0"),
+        ({"clip_warmup_factor": 0.5}, "clip_warmup_factor is 0.5"),
+    ],
+)
+def test_an_impossible_value_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def test_impossible_parts_are_named():
+    with pytest.raises(ValueError, match="warmup_steps is 5"):
+        Linear(1e-3, 5, 5)
+    with pytest.raises(ValueError, match="betas"):
+        AdamW(betas=(0.9, 1.0))
+    with pytest.raises(ValueError, match="ranks is 0"):
+        Launch(ranks=0)
+
+
+@given(st.integers(1, 40), st.integers(1, 60))
+def test_kept_steps_begin_at_the_start_and_end_at_the_end(save_steps, stop_at):
+    kept = config(60, save_steps=save_steps, stop_at=stop_at).kept_steps
+    assert kept[0] == 0 and kept[-1] == stop_at and kept == sorted(set(kept))
+    assert all(step % save_steps == 0 for step in kept[:-1])
+
+
+def test_the_clipping_norm_is_larger_while_it_warms_up():
+    warm = config(max_grad_norm=2.0, clip_warmup_steps=3, clip_warmup_factor=10.0)
+    assert [warm.norm_limit(update) for update in (1, 3, 4)] == [20, 20, 2]
+    assert config(max_grad_norm=None).norm_limit(1) is None
+
+
+def test_linear_and_cosine_have_different_keys():
+    assert digest(Linear(1e-3, 0, 5)) != digest(Cosine(1e-3, 0, 5))

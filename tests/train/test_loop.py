@@ -1,0 +1,186 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.core.artifacts import Artifact
+from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
+from pipeline.train import checkpoint, history
+from pipeline.train.config import Launch, Linear
+from tests.train.conftest import ONE, SHAPE, config
+
+
+def losses(checkpoints):
+    return pq.read_table(checkpoints.root / "history.parquet")["loss"].to_pylist()
+
+
+def weights(checkpoints):
+    return [each.weights for each in checkpoints.steps]
+
+
+def test_a_run_keeps_its_checkpoints_and_learns(run):
+    made = run(config(60, save_steps=20))
+    assert [each.step for each in made.steps] == [0, 20, 40, 60]
+    assert [each.num_tokens_seen for each in made.steps] == [0, 20 * 64, 40 * 64, 60 * 64]
+    curve = losses(made)
+    # start values give logits a spread of one: half a nat above guessing
+    assert curve[0] == pytest.approx(math.log(SHAPE.vocab_size) + 0.5, rel=0.03)
+    assert sum(curve[-5:]) / 5 < curve[0] - 1
+    made.verify()
+    assert Artifact.load(made.root) == made
+
+
+def test_one_batch_can_be_learned_by_heart(run):
+    flat = Linear(peak_lr=1e-2, warmup_steps=0, total_steps=150, final_fraction=1.0)
+    made = run(config(schedule=flat, batch_size=62, save_steps=150))  # the batch is every instance
+    assert losses(made)[-1] < 0.5
+
+
+def test_a_resumed_run_ends_with_the_bits_of_an_undisturbed_one(run):
+    whole = run(config(8, save_steps=3), series="a" * 64, name="whole")
+    for stop in (3, 6):
+        run(config(8, save_steps=3, stop_at=stop), series="b" * 64, name=f"to-{stop}")
+    resumed = run(config(8, save_steps=3), series="b" * 64, name="resumed")
+    assert weights(resumed) == weights(whole)
+    assert losses(resumed) == losses(whole)
+    assert resumed.content == whole.content  # where the series stands is not what it is
+
+
+def test_a_shorter_view_of_a_series_trains_nothing(run, monkeypatch):
+    whole = run(config(6), name="whole")
+    monkeypatch.setattr("pipeline.train.loop.run_ranks", lambda *_: pytest.fail("trained again"))
+    part = run(config(6, stop_at=3), name="part")
+    assert weights(part) == weights(whole)[:2]
+    assert losses(part) == losses(whole)[:3]
+
+
+@pytest.mark.parametrize(
+    "launch", [Launch(threads=1, microbatch=1), Launch(threads=1, microbatch=3)]
+)
+def test_accumulation_changes_the_loss_by_rounding_only(run, launch):
+    plain, cut = run(config(), series="a" * 64), run(config(), launch, series="b" * 64, name="cut")
+    assert losses(cut) == pytest.approx(losses(plain), rel=2e-5)
+
+
+def test_recomputed_activations_change_no_loss(run):
+    again = Launch(threads=1, activation_checkpointing=True)
+    plain, cut = run(config(), series="a" * 64), run(config(), again, series="b" * 64, name="cut")
+    assert losses(cut) == pytest.approx(losses(plain), rel=1e-6)
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_ranks_have_the_loss_of_one_and_go_on_from_each_other(run, tied):
+    both = Launch(ranks=2, threads=1)
+    one = run(config(), series="a" * 64, tie_embeddings=tied)
+    two = run(config(stop_at=3), both, series="b" * 64, name="two", tie_embeddings=tied)
+    assert losses(two) == pytest.approx(losses(one)[:3], rel=1e-5)
+    on = run(config(), series="b" * 64, name="on", tie_embeddings=tied)  # on one rank
+    assert losses(on) == pytest.approx(losses(one), rel=1e-4)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(run):
+    with pytest.raises(ValueError, match="batch_size is 4; it must be a multiple of ranks, 3"):
+        run(config(), Launch(ranks=3))
+
+
+def test_bf16_stays_close_to_fp32_and_keeps_float32_weights(run):
+    plain = run(config(), series="a" * 64)
+    half = run(config(precision="bf16"), series="b" * 64, name="half")
+    assert losses(half) == pytest.approx(losses(plain), abs=0.05)
+    stored = load_file(half.folder(half.latest) / "model.safetensors")
+    assert {each.dtype for each in stored.values()} == {torch.float32}
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_made_again(run, tmp_path):
+    whole = run(config(), name="whole")
+    path = whole.folder(whole.steps[1]) / "optimizer.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert checkpoint.find_checkpoints(whole.series_root) == [0, 6]
+    assert (whole.series_root / ".damaged-step000003").is_dir()
+    again = run(config(), name="again")
+    assert weights(again) == weights(whole)
+
+
+def test_a_diverged_run_names_its_step_and_keeps_what_was_before(run):
+    wild = Linear(peak_lr=1e30, warmup_steps=0, total_steps=6, final_fraction=1.0)
+    with pytest.raises(DivergedTraining, match="step 2"):
+        run(config(schedule=wild, max_grad_norm=None, save_steps=1))
+    assert checkpoint.find_checkpoints(run(config(schedule=wild, stop_at=1)).series_root) == [0, 1]
+
+
+@pytest.mark.slow
+def test_the_error_of_a_rank_is_told_with_its_message(run):
+    wild = Linear(peak_lr=1e30, warmup_steps=0, total_steps=6, final_fraction=1.0)
+    both = Launch(ranks=2, threads=1, timeout_seconds=60)
+    with pytest.raises(DivergedTraining, match="step 2"):
+        run(config(schedule=wild, max_grad_norm=None), both)
+
+
+def test_a_mix_that_the_model_cannot_read_is_refused(run):
+    with pytest.raises(MismatchedInputs, match="50 rows of the vocabulary"):
+        run(config(), vocab_size=50)
+
+
+def test_a_history_without_a_step_is_refused(tmp_path):
+    with history.added_rows(tmp_path) as file:
+        for step in (1, 3):
+            row = {"step": step, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "num_tokens": step}
+            file.write(json.dumps(row) + "\n")
+    with pytest.raises(CorruptShard, match="has no row of step 2"):
+        history.write_history(tmp_path, 3, tmp_path / "out")
+
+
+def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path):
+    path = tmp_path / history.LINES
+    row = {"step": 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "num_tokens": 1}
+    path.write_text(json.dumps(row) + '\n{"step": 2, "lo')
+    with history.added_rows(tmp_path) as file:
+        file.write(json.dumps({**row, "step": 2}) + "\n")
+    shard = history.write_history(tmp_path, 2, tmp_path / "out")
+    assert shard.num_records == 2
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(mix, run, tmp_path):
+    whole = run(config(40, save_steps=4), series="a" * 64, name="whole")
+    script = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from pipeline.core.artifacts import Artifact
+        from pipeline.train.pretrain import pretrain
+        from tests.train.conftest import ONE, SHAPE, config
+        root = Path({str(tmp_path)!r})
+        pretrain(Artifact.load(Path({str(mix.root)!r})), SHAPE, config(40, save_steps=4),
+                 series=root / "series" / ("b" * 64), out=root / "cache" / "killed", launch=ONE)
+        """
+    )
+    series = tmp_path / "series" / ("b" * 64)
+    for wanted in (4, 12, 24):
+        child = subprocess.Popen([sys.executable, "-c", script])
+        while not (series / f"step{wanted:06d}").exists() and child.poll() is None:
+            time.sleep(0.01)
+        os.kill(child.pid, signal.SIGKILL) if child.poll() is None else None
+        child.wait()
+    resumed = run(config(40, save_steps=4), series="b" * 64, name="resumed", launch=ONE)
+    assert resumed.content == whole.content
+
+
+def test_a_rank_that_fails_ends_the_run_and_the_others_do_not_hang(run, tmp_path):
+    series = tmp_path / "series" / ("ab" * 32)
+    series.mkdir(parents=True)
+    (series / ".step000003.tmp").write_text("in the way of what the first rank writes")
+    started = time.time()
+    with pytest.raises(PipelineError, match=r"rank 0: FileExistsError.*step000003"):
+        run(config(), Launch(ranks=2, threads=1, timeout_seconds=30))
+    assert time.time() - started < 60
