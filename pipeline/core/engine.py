@@ -45,12 +45,12 @@ class Local:
     def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
         items = list(items)
         if self.workers == 1 or len(items) <= 1:
-            return list(_shown(map(partial(_guarded, function), items), len(items), label))
+            return list(shown(map(partial(guarded, function), items), len(items), label))
         context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(items))
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             try:
-                return list(_shown(pool.map(partial(_guarded, function), items), len(items), label))
+                return list(shown(pool.map(partial(guarded, function), items), len(items), label))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -59,7 +59,7 @@ class Local:
 LOCAL = Local()
 
 
-def _guarded(function: Callable[[T], R], item: T) -> R:
+def guarded(function: Callable[[T], R], item: T) -> R:
     """`function(item)`, with the item named in its error."""
     try:
         return function(item)
@@ -69,7 +69,7 @@ def _guarded(function: Callable[[T], R], item: T) -> R:
         raise ShardFailed(item, error) from error
 
 
-def _shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
+def shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
     from tqdm import tqdm
 
     quiet = not label or not sys.stderr.isatty()

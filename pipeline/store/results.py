@@ -26,7 +26,7 @@ from pipeline.store.leases import Lease
 from pipeline.store.memo import FileMemo, ResultMemo, place_file
 
 KEY, RECORD, FAILURE = "key.json", "run.json", "failure.json"
-_ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")
+ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")
 
 
 def result_id(key: dict[str, Json]) -> str:
@@ -65,7 +65,7 @@ class Results:
     def __iter__(self) -> Iterator[str]:
         cache = self.root / "cache"
         names = sorted(p.name for p in cache.iterdir()) if cache.is_dir() else []
-        return (name for name in names if _ID.fullmatch(name) and name in self)
+        return (name for name in names if ID.fullmatch(name) and name in self)
 
     def load(self, id: str) -> Artifact:
         """The manifest of a complete result; raises KeyError where there is none."""
@@ -88,7 +88,7 @@ class Results:
         (work / FAILURE).unlink(missing_ok=True)
         write_json(work / KEY, key)
         write_json(work / RECORD, {**record, "content_key": content_key})
-        self._publish(work, id)
+        self.publish(work, id)
         self.memo.keep(content_key, id)
         return self.load(id)
 
@@ -103,14 +103,15 @@ class Results:
                 place_file(path, place)
         write_json(work / KEY, key)
         write_json(work / RECORD, {"linked_from": earlier, "content_key": content_key})
-        self._publish(work, id)
+        self.publish(work, id)
         return self.load(id)
 
     def fail(self, id: str, record: dict[str, Any]) -> None:
         """Note why the work on `id` failed; the work itself stays for the next attempt."""
         write_json(self.work(id) / FAILURE, record)
 
-    def _publish(self, work: Path, id: str) -> None:
+    def publish(self, work: Path, id: str) -> None:
+        """Make a result of a folder that is complete and stands two levels below the root."""
         final = self.folder(id)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():  # no manifest, or the caller would not be here: it is not a result
@@ -119,6 +120,6 @@ class Results:
 
 
 def _checked(id: str) -> str:
-    if not _ID.fullmatch(id):
+    if not ID.fullmatch(id):
         raise ValueError(f"{id!r} is not the id of a result")
     return id
