@@ -19,7 +19,7 @@ ROWS = [
 WITHOUT_TORCH = ["core", "store", "data", "tokens", "report"]
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 LONG = {  # each says at its top why it is one idea
-    "pipeline/core/artifacts.py": 540,
+    "pipeline/core/artifacts.py": 600,
     "pipeline/report/html.py": 560,
 }
 MAX_LINES = 400

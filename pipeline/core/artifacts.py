@@ -11,17 +11,19 @@ import dataclasses
 import hashlib
 import json
 import os
-import types
+import stat
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, TypeVar
 
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.keys import digest
+from pipeline.core.untrusted import built, read_json
 
 MANIFEST = "manifest.json"
+MAX_REASON = 300  # characters of what a broken manifest says that are repeated
 A = TypeVar("A", bound="Artifact")
 
 
@@ -38,9 +40,7 @@ class StoredFile:
     sha256: str
 
     def __post_init__(self) -> None:
-        pure = PurePosixPath(self.path)
-        if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in self.path:
-            raise ValueError(f"path is {self.path!r}; it must be relative and inside the artifact")
+        require_inside(self.path)
         if self.num_bytes < 0:
             raise ValueError(f"num_bytes is {self.num_bytes}; it must not be negative")
 
@@ -55,20 +55,46 @@ class StoredFile:
         size = (root / path).stat().st_size
         return cls(path=path, num_bytes=size, content=content or sha256, sha256=sha256, **more)
 
+    def parts(self) -> Iterator[StoredFile]:
+        """Every file that this record is of."""
+        yield self
+
+    def place(self, root: Path) -> Path:
+        """Where the file is, as far as a look at its name and size can tell.
+
+        Raises:
+            CorruptShard: it is missing, no plain file of its own below `root`, or of another size.
+        """
+        path = Path(root) / self.path
+        try:
+            found = os.lstat(path)
+            real = os.path.realpath(path, strict=True)
+        except (OSError, ValueError) as error:
+            raise CorruptShard(path, None, f"is missing from its artifact ({error})") from error
+        within = os.path.join(os.path.realpath(root), os.path.normpath(self.path))
+        if not stat.S_ISREG(found.st_mode) or real != within:
+            raise CorruptShard(path, None, "is no plain file inside its artifact")
+        if found.st_size != self.num_bytes:
+            reason = f"has {found.st_size} bytes; its manifest says {self.num_bytes}"
+            raise CorruptShard(path, None, reason)
+        return path
+
     def verify(self, root: Path) -> None:
         """Check size and SHA-256.
 
         Raises:
             CorruptShard: the file is missing, is no plain file inside `root`, or differs.
         """
-        path = root / self.path
-        if not path.is_file() or root.resolve() not in path.resolve().parents:
-            raise CorruptShard(path, None, "the file is missing from its artifact")
-        size = path.stat().st_size
-        if size != self.num_bytes:
-            raise CorruptShard(path, None, f"has {size} bytes; its manifest says {self.num_bytes}")
+        path = self.place(root)
         if file_sha256(path) != self.sha256:
             raise CorruptShard(path, None, "its SHA-256 is not the one in its manifest")
+
+
+def require_inside(path: str) -> None:
+    """Raises ValueError for a path that is not relative, or that leads out of its folder."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or not pure.parts or set(path) & {"\\", "\0"}:
+        raise ValueError(f"path is {path!r}; it must be relative and inside the artifact")
 
 
 F = TypeVar("F", bound=StoredFile)
@@ -138,25 +164,34 @@ class Artifact:
         """
         path = Path(root) / MANIFEST
         try:
-            form = json.loads(path.read_text(encoding="utf-8"))
+            form = read_json(path)
             kind = Artifact.KINDS[form.pop("artifact")]
             content = form.pop("content")
             hints = typing.get_type_hints(kind)
             names = {each.name for each in dataclasses.fields(kind)} - {"root", "content"}
             if names != form.keys():
                 raise ValueError(f"its fields are {sorted(form)}; they must be {sorted(names)}")
-            values = {name: _built(hints[name], form[name], name) for name in names}
+            values = {name: built(hints[name], form[name], name) for name in names}
             made = kind(root=Path(root), content=content, **values)
-        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise CorruptShard(path, None, f"not a manifest ({error})") from error
-        if made.logical_digest() != content:
+            made.check()
+            matches = made.logical_digest() == content
+        except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error)[:MAX_REASON]
+            raise CorruptShard(path, None, f"not a manifest ({reason})") from error
+        except RecursionError:
+            raise CorruptShard(path, None, "not a manifest (it is nested too deeply)") from None
+        if not matches:
             raise CorruptShard(path, None, "its content digest is not that of its fields")
         return made
+
+    def check(self) -> None:
+        """Raises ValueError where fields contradict each other; called when a manifest is read."""
 
     def files(self) -> Iterator[StoredFile]:
         """Every file the manifest names."""
         for each in dataclasses.fields(self):
-            yield from _files(getattr(self, each.name))
+            for record in _files(getattr(self, each.name)):
+                yield from record.parts()
 
     def verify(self) -> None:
         """Check every file against the manifest; raises CorruptShard for the first that differs."""
@@ -194,6 +229,9 @@ class Documents(Artifact):
     sources: list[SourceCount]
     shards: list[Shard]
     num_malformed: int = 0
+
+    def check(self) -> None:
+        _require_sum("num_documents", self.num_documents, (s.num_records for s in self.shards))
 
 
 @dataclass(frozen=True)
@@ -264,9 +302,15 @@ class TokenShard(Shard):
     index_bytes: int = 0
     index_sha256: str = ""
 
-    def verify(self, root: Path) -> None:
-        super().verify(root)
-        StoredFile(self.index_path, self.index_bytes, "", self.index_sha256).verify(root)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_inside(self.index_path)
+
+    def parts(self) -> Iterator[StoredFile]:
+        yield self
+        yield Shard(
+            self.index_path, self.index_bytes, "", self.index_sha256, num_records=self.num_records
+        )
 
 
 @dataclass(frozen=True)
@@ -281,6 +325,10 @@ class Tokens(Artifact):
     num_documents: int
     sources: dict[str, int]  # tokens by source
     shards: list[TokenShard]
+
+    def check(self) -> None:
+        _require_sum("num_documents", self.num_documents, (s.num_records for s in self.shards))
+        _require_sum("num_tokens", self.num_tokens, (s.num_tokens for s in self.shards))
 
 
 @dataclass(frozen=True)
@@ -310,11 +358,19 @@ class TokenMix(Artifact):
 
     DERIVED: ClassVar[tuple[str, ...]] = ("locations",)
 
+    def check(self) -> None:
+        if len(self.locations) != len(self.parts):
+            raise ValueError(f"{len(self.parts)} parts have {len(self.locations)} locations")
+
+    def folders(self) -> list[Path]:
+        """The folder of each part; raises CorruptShard where one is outside of the workspace."""
+        return [_within_workspace(self.root, each) for each in self.locations]
+
     def load_parts(self) -> list[Tokens]:
         """The Tokens it draws on; raises CorruptShard where one is not what the mix was made of."""
         loaded = []
-        for part, location in zip(self.parts, self.locations, strict=True):
-            tokens = Artifact.load(Path(os.path.normpath(self.root / location)))
+        for part, folder in zip(self.parts, self.folders(), strict=True):
+            tokens = Artifact.load(folder)
             if not isinstance(tokens, Tokens) or tokens.content != part.tokens:
                 raise CorruptShard(tokens.root, None, f"is not the part {part.name!r} of the mix")
             loaded.append(tokens)
@@ -385,12 +441,24 @@ class Checkpoints(Artifact):
 
     DERIVED: ClassVar[tuple[str, ...]] = ("series",)
 
+    def check(self) -> None:
+        if len(self.series) != 64 or not set(self.series) <= set("0123456789abcdef"):
+            raise ValueError(f"series is {self.series!r}, which is not an id")
+        if not self.steps:
+            raise ValueError("steps is empty; it must name a checkpoint")
+
     @property
     def series_root(self) -> Path:
-        """The folder of the series, found from where this manifest stands in the workspace."""
-        if len(self.series) != 64 or not set(self.series) <= set("0123456789abcdef"):
-            raise CorruptShard(self.root / MANIFEST, None, f"series is {self.series!r}, not an id")
-        return self.root.parent.parent / "series" / self.series
+        """The folder of the series, found from where this manifest stands in the workspace.
+
+        Raises:
+            CorruptShard: it would be elsewhere.
+        """
+        try:
+            self.check()
+        except ValueError as error:
+            raise CorruptShard(self.root / MANIFEST, None, str(error)) from error
+        return _within_workspace(self.root, f"../../series/{self.series}")
 
     @property
     def latest(self) -> Checkpoint:
@@ -398,7 +466,9 @@ class Checkpoints(Artifact):
 
     def folder(self, checkpoint: Checkpoint) -> Path:
         """Where the files of one checkpoint stand."""
-        return self.series_root / f"step{checkpoint.step:06d}"
+        return _within_workspace(
+            self.root, f"../../series/{self.series_root.name}/step{checkpoint.step:06d}"
+        )
 
 
 @dataclass(frozen=True)
@@ -449,12 +519,16 @@ def write_json(path: Path, value: object) -> None:
     """Write a JSON file under a temporary name, sync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk most of all
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def file_sha256(path: Path) -> str:
@@ -464,6 +538,26 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             state.update(block)
         return state.hexdigest()
+
+
+def _within_workspace(root: Path, location: str) -> Path:
+    """The folder at `location` from a result's `root`, held to the workspace two levels up.
+
+    The folder may not be a link, as a link leads anywhere; those above it (`cache`, `series`) may,
+    as whoever owns the workspace puts them on another disk.
+    """
+    home = Path(os.path.realpath(root)) if os.path.islink(root) else Path(os.path.abspath(root))
+    place = Path(os.path.normpath(home / location))
+    above = home.parent.parent
+    if os.path.isabs(location) or above not in place.parents or os.path.islink(place):
+        raise CorruptShard(home / MANIFEST, None, f"names {location!r}, outside of {above}")
+    return place
+
+
+def _require_sum(name: str, said: int, counts: Iterable[int]) -> None:
+    each = list(counts)
+    if each and said != (total := sum(each)):  # without a shard there is nothing to be misled on
+        raise ValueError(f"{name} is {said}; its shards have {total}")
 
 
 def _plain(value: Any) -> Any:
@@ -497,34 +591,3 @@ def _files(value: Any) -> Iterator[StoredFile]:
     elif isinstance(value, list):
         for item in value:
             yield from _files(item)
-
-
-def _built(hint: Any, value: Any, path: str) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _built(next(each for each in args if each is not type(None)), value, path)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
-        hints = typing.get_type_hints(hint)
-        names = {each.name for each in dataclasses.fields(hint)}
-        if names != value.keys():
-            raise ValueError(f"{path} has the fields {sorted(value)}; it must have {sorted(names)}")
-        return hint(**{n: _built(hints[n], value[n], f"{path}.{n}") for n in names})
-    if origin is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{path} is a {type(value).__name__}; it must be a list")
-        return [_built(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
-        return {name: _built(args[1], item, f"{path}.{name}") for name, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{path} is {value!r}; it must be of type {hint.__name__}")
-    return value

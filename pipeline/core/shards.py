@@ -111,7 +111,10 @@ class ShardWriter:
         self._final = self.root / path
         self._final.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        # a reader finds a flipped byte by the page's checksum, before the digest is asked for
+        self._writer = pq.ParquetWriter(
+            self._temporary, schema, compression="zstd", write_page_checksum=True
+        )
 
     def write(self, rows: pa.Table | pa.RecordBatch | dict[str, list[Any]]) -> None:
         """Add rows; a dict of columns is converted with the shard's schema."""
@@ -133,14 +136,19 @@ class ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
-        if kind is not None:
+        try:
+            self._writer.close()
+            if kind is not None:
+                return
+            with open(self._temporary, "rb") as file:
+                os.fsync(file.fileno())
+            size, sha256 = self._temporary.stat().st_size, file_sha256(self._temporary)
+            os.replace(self._temporary, self._final)
+        except OSError:
+            if kind is None:  # else the error that is there already says why
+                raise
+        finally:
             self._temporary.unlink(missing_ok=True)
-            return
-        with open(self._temporary, "rb") as file:
-            os.fsync(file.fileno())
-        size, sha256 = self._temporary.stat().st_size, file_sha256(self._temporary)
-        os.replace(self._temporary, self._final)
         self.shard = Shard(self.path, size, self._digest.hexdigest(), sha256, self.num_records)
 
 
@@ -179,12 +187,9 @@ def read_batches(
 
 
 def _opened(root: Path, shard: Shard) -> pq.ParquetFile:
-    path = Path(root) / shard.path
+    path = shard.place(root)
     try:
-        size = path.stat().st_size
-        if size != shard.num_bytes:
-            raise CorruptShard(path, None, f"has {size} bytes; its manifest says {shard.num_bytes}")
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptShard(path, None, f"not readable ({error})") from error
     rows = file.metadata.num_rows

@@ -118,16 +118,14 @@ def open_ids(tokens_root: Path, shard: TokenShard, dtype: str) -> NDArray[Any]:
     Raises:
         CorruptShard: it is missing, or its size is not the manifest's.
     """
-    path = Path(tokens_root) / shard.path
+    path = shard.place(tokens_root)
+    if dtype not in DTYPES:
+        raise CorruptShard(path, None, f"dtype is {dtype!r}; it must be one of {list(DTYPES)}")
     must = shard.num_tokens * DTYPES[dtype].itemsize
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise CorruptShard(path, None, f"not readable ({error})") from error
-    if not size == must == shard.num_bytes:
-        reason = f"has {size} bytes; {shard.num_tokens} {dtype} tokens must have {must}"
+    if must != shard.num_bytes:
+        reason = f"has {shard.num_bytes} bytes; {shard.num_tokens} {dtype} tokens must have {must}"
         raise CorruptShard(path, None, reason)
-    if size == 0:  # which cannot be mapped
+    if must == 0:  # which cannot be mapped
         return np.empty(0, DTYPES[dtype])
     return np.memmap(path, DTYPES[dtype], "r")
 

@@ -1,11 +1,22 @@
 import json
+import os
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.artifacts import Artifact, Documents, Shard, SourceCount
+from pipeline.core.artifacts import (
+    Artifact,
+    Checkpoint,
+    Checkpoints,
+    Documents,
+    MixPart,
+    Shard,
+    SourceCount,
+    StoredFile,
+    TokenMix,
+)
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import RowDigest, read_shard, write_shard
 
@@ -62,5 +73,170 @@ def test_a_changed_manifest_is_refused(tmp_path):
     form = json.loads(path.read_text())
     form["num_documents"] = 10**18
     path.write_text(json.dumps(form))
-    with pytest.raises(CorruptShard, match="content digest"):
+    with pytest.raises(
+        CorruptShard, match="num_documents is 1000000000000000000; its shards have 3"
+    ):
         Artifact.load(tmp_path)
+
+
+def rewritten(root, change):
+    """The manifest in `root` with a change and a right content digest, as a forger would write."""
+    path = root / "manifest.json"
+    form = json.loads(path.read_text())
+    form = change(form) or form
+    path.write_text(json.dumps(form))
+    return path
+
+
+def deep(levels):
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{",
+        '{"artifact": "Documents"}',
+        '{"artifact": ["Documents"], "content": ""}',
+        '{"artifact": "Nothing", "content": ""}',
+        deep(100_000),
+        '{"artifact": "HfModel", "content": "", "weights": "", "tokenizer": "", "model_files": [],'
+        ' "model": {"a": ' + deep(900) + "}}",
+        '{"artifact": "OrderTable", "content": "", "num_steps": ' + "9" * 5000 + ', "table": {}}',
+        '{"artifact": "OrderTable", "content": "", "num_steps": NaN, "table": {}}',
+        '{"artifact": "Generations", "content": "", "settings": {"a": 1e999}, "shards": []}',
+        "\x00\xff",
+    ],
+    ids=range(13),
+)
+def test_what_is_no_manifest_is_refused(tmp_path, text):
+    (tmp_path / "manifest.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CorruptShard, match="manifest"):
+        Artifact.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", "/etc/passwd"),
+        ("path", "../../etc/passwd"),
+        ("path", "a\0b"),
+        ("path", 7),
+        ("num_bytes", -1),
+        ("num_bytes", 2**63),
+        ("num_bytes", True),
+        ("num_records", 10**18),
+        ("num_records", "3"),
+        ("sha256", None),
+        ("content", ["c"]),
+    ],
+)
+def test_a_hostile_shard_is_refused(tmp_path, field, value):
+    made(tmp_path)
+
+    def change(form):
+        form["shards"][0][field] = value
+
+    rewritten(tmp_path, change)
+    with pytest.raises(CorruptShard, match="not a manifest"):
+        Artifact.load(tmp_path)
+
+
+def test_a_manifest_that_is_a_link_a_pipe_or_enormous_is_not_read(tmp_path):
+    made(tmp_path / "real")
+    for name in ("link", "pipe", "large"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link" / "manifest.json").symlink_to("../real/manifest.json")
+    os.mkfifo(tmp_path / "pipe" / "manifest.json")
+    with open(tmp_path / "large" / "manifest.json", "wb") as file:
+        file.truncate(1 << 40)
+    for name in ("link", "pipe", "large"):
+        with pytest.raises(CorruptShard, match="not a manifest"):
+            Artifact.load(tmp_path / name)
+
+
+def test_a_shard_that_is_a_link_is_not_followed(tmp_path):
+    documents = made(tmp_path / "a")
+    shard = tmp_path / "a" / "00000.parquet"
+    shard.rename(tmp_path / "elsewhere.parquet")
+    shard.symlink_to("../elsewhere.parquet")
+    with pytest.raises(CorruptShard, match="no plain file inside"):
+        documents.verify()
+    with pytest.raises(CorruptShard, match="no plain file inside"):
+        read_shard(documents.root, documents.shards[0])
+
+
+def test_every_flipped_byte_of_a_page_is_found_by_the_reader(tmp_path):
+    documents = made(tmp_path)
+    path = tmp_path / "00000.parquet"
+    data = path.read_bytes()
+    whole = read_shard(tmp_path, documents.shards[0])
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")  # there the footer begins
+    for place in range(4, end):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            assert read_shard(tmp_path, documents.shards[0]).equals(whole)
+        except CorruptShard as error:
+            assert "00000.parquet" in str(error)
+
+
+@pytest.mark.parametrize("location", ["../../../etc", "/etc", "../../../../../../..", "../.."])
+def test_a_mix_reads_nothing_outside_of_its_workspace(tmp_path, location):
+    mix = make_mix(tmp_path, location)
+    with pytest.raises(CorruptShard, match="outside of"):
+        Artifact.load(mix.root).load_parts()
+
+
+def test_a_mix_whose_part_is_a_link_is_refused(tmp_path):
+    mix = make_mix(tmp_path, "../part")
+    (tmp_path / "workspace" / "cache" / "part").symlink_to(tmp_path)
+    with pytest.raises(CorruptShard, match="outside of"):
+        mix.load_parts()
+
+
+@pytest.mark.parametrize("series", ["../../etc", "/etc", "", "g" * 64, "0" * 63])
+def test_checkpoints_of_no_series_are_refused(tmp_path, series):
+    root = tmp_path / "workspace" / "cache" / "base"
+    made_checkpoints(root, series)
+    with pytest.raises(CorruptShard, match="which is not an id"):
+        Artifact.load(root)
+
+
+def test_checkpoints_whose_series_is_a_link_are_refused(tmp_path):
+    root = tmp_path / "workspace" / "cache" / "base"
+    checkpoints = made_checkpoints(root, "0" * 64)
+    assert checkpoints.folder(checkpoints.latest).name == "step000400"
+    (tmp_path / "workspace" / "series").mkdir()
+    (tmp_path / "workspace" / "series" / ("0" * 64)).symlink_to(tmp_path)
+    with pytest.raises(CorruptShard, match="outside of"):
+        _ = checkpoints.series_root
+
+
+def make_mix(tmp_path, location):
+    return TokenMix.of(
+        tmp_path / "workspace" / "cache" / "mix",
+        sequence_length=8,
+        tokenizer="t",
+        dtype="uint16",
+        vocab_size=2,
+        end_id=0,
+        parts=[MixPart("a", "c", 1, 1)],
+        locations=[location],
+    )
+
+
+def made_checkpoints(root, series):
+    root.mkdir(parents=True)
+    (root / "history.parquet").write_bytes(b"")
+    return Checkpoints.of(
+        root,
+        series=series,
+        model={},
+        tokenizer="t",
+        objective="dpo",
+        steps=[Checkpoint("step000400", 400, 1, "w")],
+        history=StoredFile.of(root, "history.parquet"),
+    )

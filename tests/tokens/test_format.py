@@ -66,5 +66,5 @@ def test_a_cut_or_missing_shard_is_corrupt(tmp_path):
     with pytest.raises(CorruptShard, match="has 2 bytes"):
         open_ids(tmp_path, shard, "uint16")
     (tmp_path / "00000.npy").unlink()
-    with pytest.raises(CorruptShard, match="not readable"):
+    with pytest.raises(CorruptShard, match="is missing"):
         open_ids(tmp_path, shard, "uint16")

@@ -1,0 +1,86 @@
+"""JSON that somebody else may have written: read within bounds, and held against type hints.
+
+A manifest comes with a workspace, and a workspace may come from anywhere. So the file is opened
+only if it is one (no link, no pipe), it has a size that a manifest can have, and every value in it
+is of its type; whatever else it is, reading it ends in `ValueError` or `OSError`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 256 << 20  # a manifest of half a million shards
+MAX_INT = 1 << 63
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a plain file.
+
+    Raises:
+        OSError: it is missing or not readable.
+        ValueError: it is a link or no plain file, too large, not JSON, or nested too deeply.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with open(number, "rb") as file:
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is no plain file")
+        if found.st_size > MAX_BYTES:
+            raise ValueError(f"it has {found.st_size} bytes; at most {MAX_BYTES} are read")
+        text = file.read(MAX_BYTES + 1)
+    try:
+        return json.loads(text, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is no number of JSON")
+
+
+def built(hint: Any, value: Any, path: str) -> Any:
+    """The value that a type hint and a piece of JSON give; dataclasses have all of their fields.
+
+    An `int` is from 0 to 2**63 - 1: manifests count, and nothing they count is negative.
+
+    Raises:
+        ValueError: it is of another type; the message has its path.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return built(next(each for each in args if each is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
+        hints = typing.get_type_hints(hint)
+        names = {each.name for each in dataclasses.fields(hint)}
+        if names != value.keys():
+            raise ValueError(f"{path} has the fields {sorted(value)}; it must have {sorted(names)}")
+        return hint(**{n: built(hints[n], value[n], f"{path}.{n}") for n in names})
+    if origin is list:
+        if not isinstance(value, list):
+            raise ValueError(f"{path} is a {type(value).__name__}; it must be a list")
+        return [built(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
+        return {name: built(args[1], item, f"{path}.{name}") for name, item in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        shown = repr(value)
+        raise ValueError(f"{path} is {shown[:80]}; it must be of type {hint.__name__}")
+    if hint is int and not 0 <= value < MAX_INT:
+        raise ValueError(f"{path} is {str(value)[:80]}; it must be from 0 to 2**63 - 1")
+    return value
