@@ -15,6 +15,7 @@ from tango.step import Step, StepIndexer
 from pipeline.core.artifacts import Artifact
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.store.memo import FileMemo
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results, result_id
 
 FORMAT_VERSION = "001"
@@ -82,10 +83,16 @@ class PipelineStep(Step[Artifact]):
         with results.lease(self.unique_id, self._say_waiting) as lease:
             if self.unique_id in results:
                 return results.load(self.unique_id)
+            remote: Remote | None = workspace.remote
+            if remote is not None and remote.bring(results, self.unique_id):
+                self._say_pulled(remote)
+                return results.load(self.unique_id)
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
             content_key = digest(content_form)
             earlier = results.memo.find(content_key)
+            if remote is not None and (earlier is None or earlier not in results):
+                earlier = remote.bring_content(results, content_key)
             if earlier is not None and earlier in results:
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
@@ -122,6 +129,13 @@ class PipelineStep(Step[Artifact]):
         """Say it once, when the step's own turn comes, and not for each step that reads it."""
         if needed_by is None:
             super().log_cache_hit()
+
+    def _say_pulled(self, remote: Remote) -> None:
+        cli_logger.info(
+            '[green]\N{CHECK MARK} Step [bold]"%s"[/] pulled from %s[/]',
+            self.name,
+            remote.store.shown,
+        )
 
     def _say_waiting(self, owner: dict[str, object]) -> None:
         cli_logger.info(

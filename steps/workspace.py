@@ -21,6 +21,7 @@ from tango.step_info import EnvironmentMetadata, PlatformMetadata, StepInfo
 from tango.workspace import Run, Workspace
 
 from pipeline.core.artifacts import Artifact, write_json
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 
 
@@ -52,12 +53,15 @@ class ResultWorkspace(Workspace):
 
     Args:
         dir: the folder; relative to the working directory.
+        remote: URL of a cache that machines share (`s3://bucket/prefix`, `gs://…`, a folder). What
+            stands there is pulled instead of made; nothing is pushed without `olmo push`.
     """
 
-    def __init__(self, dir: str) -> None:
+    def __init__(self, dir: str, remote: str | None = None) -> None:
         super().__init__()
         self.dir = Path(dir).resolve()
         self.results = Results(self.dir)
+        self.remote = None if remote is None else Remote(remote)
         self._cache = ResultCache(self.results)
 
     @property
@@ -127,12 +131,17 @@ class ResultWorkspace(Workspace):
         for old in folder.iterdir():
             if old.is_symlink():
                 old.unlink()
-        for step in steps:
-            link = folder / step.name
-            _relink(link, os.path.relpath(self.results.folder(step.unique_id), folder))
-        write_json(folder / "steps.json", {s.name: s.unique_id for s in steps})
-        _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
+        self.note_run(name, {step.name: step.unique_id for step in steps})
         return self.registered_run(name)
+
+    def note_run(self, name: str, ids: dict[str, str]) -> None:
+        """Write down a run's steps, with links to look at, as the latest one."""
+        folder = self._run_dir(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        for step, id in ids.items():
+            _relink(folder / step, os.path.relpath(self.results.folder(id), folder))
+        write_json(folder / "steps.json", ids)
+        _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
 
     def registered_runs(self) -> dict[str, Run]:
         runs = self.dir / "runs"

@@ -20,7 +20,6 @@ from pipeline.core.artifacts import (
     Checkpoints,
     StoredFile,
     TokenMix,
-    TokenShard,
     file_sha256,
     write_json,
 )
@@ -159,12 +158,7 @@ def references(made: Artifact) -> list[str]:
 
 def _known(made: Artifact) -> dict[str, tuple[int, str]]:
     """Path -> size and SHA-256 of each file that a manifest names."""
-    known = {}
-    for each in made.files():
-        known[each.path] = (each.num_bytes, each.sha256)
-        if isinstance(each, TokenShard):
-            known[each.index_path] = (each.index_bytes, each.index_sha256)
-    return known
+    return {each.path: (each.num_bytes, each.sha256) for each in made.files()}
 
 
 def _listed(

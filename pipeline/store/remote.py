@@ -265,13 +265,22 @@ class Remote:
         return {name: run for name, run in found.items() if run is not None}
 
     def run(self, name: str) -> dict[str, Any] | None:
-        """One of the runs; None where there is none of that name."""
+        """One of the runs; None where there is none of that name.
+
+        Raises:
+            CorruptShard: it is not what we write.
+        """
         value = self.store.read_json(f"runs/{name}.json")
-        steps = value.get("steps") if value is not None else None
-        if not isinstance(steps, dict) or not all(
-            isinstance(id, str) and ID.fullmatch(id) for id in steps.values()
-        ):
+        if value is None:
             return None
+        steps, started = value.get("steps"), value.get("started")
+        if not isinstance(started, (int, float)) or not isinstance(steps, dict):
+            raise CorruptShard(f"{self.store.shown}/runs/{name}.json", None, "not a run")
+        for step, id in steps.items():
+            outside = set(step) & set("/\\\0") or step.startswith(".") or not step
+            if outside or not isinstance(id, str) or not ID.fullmatch(id):
+                reason = f"its step {step!r} has the id {id!r}"
+                raise CorruptShard(f"{self.store.shown}/runs/{name}.json", None, reason)
         return value
 
     def push_run(self, name: str, steps: dict[str, str], started: float) -> None:

@@ -8,6 +8,8 @@ from importlib import import_module
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
     "plan": "say which steps are there already and which would run",
+    "push": "copy results to a remote cache: s3://, gs:// or a folder",
+    "pull": "copy results from a remote cache into the workspace",
 }
 
 
