@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from pipeline.core.errors import MissingDependency, ShardFailed, Unavailable
 T = TypeVar("T")
 R = TypeVar("R")
 MIN_IN_FLIGHT = 64
+_ADDRESS = re.compile(r"(?:ray://)?([^/:]+|\[[0-9a-fA-F:]+\]):([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class RayEngine:
             raise ValueError(f"cpus_per_shard is {self.cpus_per_shard}; it must be above 0")
         if self.max_retries < 0:
             raise ValueError(f"max_retries is {self.max_retries}; it must be at least 0")
+        require_address(self.address)
 
     def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
         items = list(items)
@@ -81,6 +85,12 @@ class RayEngine:
         return [results[place] for place in range(len(items))]
 
 
+def require_address(address: str | None) -> None:
+    """Raises ValueError for what cannot be the address of a cluster."""
+    if address not in (None, "auto", "local") and not _ADDRESS.fullmatch(str(address)):
+        raise ValueError(f"address is {address!r}; it must be host:port, auto or local")
+
+
 def connect(address: str | None) -> Any:
     """The module `ray`, connected to a cluster; a connection that this process has is kept.
 
@@ -98,14 +108,22 @@ def connect(address: str | None) -> Any:
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        _require_listener(address or os.environ.get("RAY_ADDRESS"))
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except OSError as error:
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise Unavailable(f"there is no Ray cluster at {place} ({error})") from error
     finally:
         if in_main:  # Ray takes SIGTERM for itself
             signal.signal(signal.SIGTERM, handler)
     return ray
+
+
+def _require_listener(address: str | None) -> None:
+    """Raises OSError where nothing listens; Ray itself would try for minutes."""
+    found = _ADDRESS.fullmatch(address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), timeout=10).close()
 
 
 def _on_shard(function: Callable[[T], R], item: T, folder: str) -> R:
