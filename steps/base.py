@@ -100,7 +100,7 @@ class PipelineStep(Step[Artifact]):
                     self.name,
                 )
                 return results.link(earlier, self.unique_id, self.key(), content_key)
-            self.out, self.memo = results.work(self.unique_id), results.files
+            self.out, self.memo = results.resume(self.unique_id), results.files
             self.log_starting(needed_by=needed_by)
             started = time.time()
             try:

@@ -58,7 +58,7 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path) -> list[str]:
             if not os.environ.get(each):
                 secrets.setdefault(each, []).append(step.name)
     lines = []
-    if (most := max(gpus.values(), default=0)) > (has := num_gpus()):
+    if gpus and (most := max(gpus.values())) > (has := num_gpus()):
         lines.append(f"GPUs: {most} for {_named(gpus)}; this machine has {has}")
     if (peak := max(memory.values(), default=0.0)) > (held := memory_bytes()):
         lines.append(f"memory: {_size(peak)} for {_named(memory)}; this machine has {_size(held)}")

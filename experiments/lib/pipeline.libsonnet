@@ -14,6 +14,7 @@ local domain(size, name) =
     [name]: std.get(source, 'machine', {}) + on(size, 'text') + {
       type: 'ingest',
       source: source.source,
+      [if std.objectHas(source, 'shard_bytes') then 'shard_bytes']: source.shard_bytes,
     },
     [name + '_quality']: on(size, 'text') + {
       type: 'tag',
@@ -116,7 +117,13 @@ local benchmarks(size, models) = {
 
       // text to tokens
       kept: { type: 'concat', documents: [ref(name + '_kept') for name in domains] },
-      tokenizer: size.tokenizer(ref('kept')),
+      // `tokenizer_file` freezes the tokenizer: the path of the tokenizer.json of an earlier run, say
+      // workspace/runs/<name>/tokenizer/tokenizer.json. It is taken byte for byte, and its end and
+      // padding tokens are those that our own are trained with, so that only what is new or changed
+      // in the corpus is tokenized again. Without it a size says how its tokenizer comes to be.
+      tokenizer: if std.objectHas(size, 'tokenizer_file')
+      then { type: 'import_tokenizer', path: size.tokenizer_file }
+      else size.tokenizer(ref('kept')),
       mix: {
         type: 'mix',
         tokens: { [name]: ref(name + '_tokens') for name in domains },

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
 from pipeline.core.errors import PipelineError, ShardFailed
+from pipeline.core.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +52,10 @@ class Local:
             return list(shown(map(partial(guarded, function), items), len(items), label))
         context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(items))
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with (
+            _without_script(),
+            ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
+        ):
             try:
                 return list(shown(pool.map(partial(guarded, function), items), len(items), label))
             except BaseException:
@@ -57,6 +64,41 @@ class Local:
 
 
 LOCAL = Local()
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does, by a kill too.
+
+    A worker of a killed run would wait for work for ever, or go on writing beside the next run.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Keep new processes from running a console script once more, imports and all.
+
+    That of Tango imports torch, two seconds a worker. A main module that defines something of its
+    own is left to them, as what they are sent may be of it.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    own = any(getattr(each, "__module__", None) == "__main__" for each in vars(main).values())
+    if path is None or own:
+        yield
+        return
+    main.__file__ = None
+    try:
+        yield
+    finally:
+        main.__file__ = path
 
 
 def guarded(function: Callable[[T], R], item: T) -> R:
@@ -70,7 +112,7 @@ def guarded(function: Callable[[T], R], item: T) -> R:
 
 
 def shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
-    from tqdm import tqdm
-
-    quiet = not label or not sys.stderr.isatty()
-    yield from tqdm(results, total=total, desc=label, unit="shard", disable=quiet)
+    with Progress(label, total, "shard", shown=bool(label)) as progress:
+        for place, result in enumerate(results):
+            progress.note(place + 1)
+            yield result

@@ -104,3 +104,4 @@ def place_file(source: Path, target: Path) -> None:
     except OSError:
         shutil.copy2(source, temporary)
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # a renaming onto the same file leaves both names

@@ -52,6 +52,17 @@ class Results:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def resume(self, id: str) -> Path:
+        """Where a result is made, rid of what a killed attempt had under a temporary name.
+
+        The caller holds the lease on `id`, so nobody else is writing there.
+        """
+        work = self.work(id)
+        for each in work.rglob(".*.tmp"):
+            if each.is_file():
+                each.unlink(missing_ok=True)
+        return work
+
     def series(self, id: str) -> Path:
         """Where a training series stands."""
         return self.root / "series" / id
@@ -88,8 +99,8 @@ class Results:
         (work / FAILURE).unlink(missing_ok=True)
         write_json(work / KEY, key)
         write_json(work / RECORD, {**record, "content_key": content_key})
+        self.memo.keep(content_key, id)  # first: what is remembered and not there is made anew
         self.publish(work, id)
-        self.memo.keep(content_key, id)
         return self.load(id)
 
     def link(self, earlier: str, id: str, key: dict[str, Json], content_key: str) -> Artifact:

@@ -85,6 +85,14 @@ def test_what_a_machine_lacks_is_told_by_kind(graphs, tmp_path, monkeypatch):
     assert len(lacking(graphs["olmo7b"].values(), tmp_path)) == 3
 
 
+def test_a_graph_that_asks_for_no_gpu_counts_none(graphs, tmp_path, monkeypatch):
+    def refuse():
+        raise AssertionError("torch was imported to count GPUs that nobody asked for")
+
+    monkeypatch.setattr(needs, "num_gpus", refuse)
+    assert lacking(graphs["tiny"].values(), tmp_path) == []
+
+
 def test_what_a_step_needs_is_in_no_key_and_is_checked(graphs):
     plain = {"type": "ingest", "source": {"type": "python_install", "part": "code", "source": "c"}}
     asking = {**plain, "needs": {"disk": "1TB"}, "step_resources": {"memory": "2GiB"}}

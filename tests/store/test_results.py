@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.core.artifacts import StoredFile, Tokenizer
 from pipeline.store.leases import Lease
+from pipeline.store.memo import place_file
 from pipeline.store.results import Results, result_id
 
 
@@ -41,6 +42,38 @@ def test_a_linked_result_shares_its_files(tmp_path):
     linked = results.link(id, result_id(other), other, "c" * 64)
     linked.verify()
     assert (linked.root / "tokenizer.json").samefile(results.folder(id) / "tokenizer.json")
+
+
+def test_what_a_killed_attempt_was_writing_is_not_part_of_the_result(tmp_path):
+    results = Results(tmp_path)
+    id, key = make(results, 1)
+    (results.work(id) / "part").mkdir()
+    (results.work(id) / "part" / ".00000.parquet.4711.tmp").write_text("half")
+    assert results.resume(id) == results.work(id)
+    made = results.commit(id, key, "c" * 64, {})
+    held = {each.name for each in made.root.rglob("*") if each.is_file()}
+    assert held == {"manifest.json", "key.json", "run.json", "tokenizer.json"}
+
+
+def test_a_file_that_is_in_its_place_already_leaves_no_second_name(tmp_path):
+    (tmp_path / "a").write_text("text")
+    for _ in range(2):
+        place_file(tmp_path / "a", tmp_path / "b")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+
+
+def test_a_result_is_remembered_before_it_stands(tmp_path, monkeypatch):
+    results = Results(tmp_path)
+    id, key = make(results, 1)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(results, "_publish", killed)
+        results.commit(id, key, "c" * 64, {})
+    assert results.memo.find("c" * 64) == id and id not in results
 
 
 def test_work_without_a_manifest_is_no_result(tmp_path):
