@@ -175,10 +175,10 @@ class Remote:
         self._fetch_files(entry.files, staged, bar.tell)
         write_json(staged / KEY, entry.key)
         write_json(staged / RECORD, {**entry.record, "pulled_from": self.store.shown})
-        results.publish(staged, id)
         content_key = entry.record.get("content_key")
         if isinstance(content_key, str) and len(content_key) == 64 and content_key.isalnum():
             results.memo.keep(content_key, id)
+        results.publish(staged, id)
         return [*moved, Moved(id, "moved", entry.num_bytes)]
 
     def _fetch_files(self, files: list[Listed], folder: Path, tell: Tell) -> None:

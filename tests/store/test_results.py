@@ -71,7 +71,7 @@ def test_a_result_is_remembered_before_it_stands(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(results, "_publish", killed)
+        patch.setattr(results, "publish", killed)
         results.commit(id, key, "c" * 64, {})
     assert results.memo.find("c" * 64) == id and id not in results
 
