@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from tango.step import Step, StepIndexer
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.keys import Json, canonical, digest
+from pipeline.store.leases import LostLease, Occupied
 from pipeline.store.memo import FileMemo
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results, result_id
@@ -49,6 +51,8 @@ class PipelineStep(Step[Artifact]):
     out: Path
     series: Path
     memo: FileMemo
+    patient: bool = True  # wait for a lease that others hold; else `run` raises Occupied
+    made: str = "cached"  # how the latest call came to its result: cached, linked or ran
 
     def key(self) -> dict[str, Json]:
         """The document whose digest is this step's id."""
@@ -86,6 +90,7 @@ class PipelineStep(Step[Artifact]):
             remote: Remote | None = workspace.remote
             if remote is not None and remote.bring(results, self.unique_id):
                 self._say_pulled(remote)
+                self.made = "pulled"
                 return results.load(self.unique_id)
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
@@ -99,6 +104,7 @@ class PipelineStep(Step[Artifact]):
                     "the content of its inputs is the same[/]",
                     self.name,
                 )
+                self.made = "linked"
                 return results.link(earlier, self.unique_id, self.key(), content_key)
             self.out, self.memo = results.resume(self.unique_id), results.files
             self.log_starting(needed_by=needed_by)
@@ -114,11 +120,14 @@ class PipelineStep(Step[Artifact]):
                 lease.require()
                 record = _record(self, started)
                 made = results.commit(self.unique_id, self.key(), content_key, record)
+            except (Occupied, LostLease):
+                raise
             except BaseException as error:
                 results.fail(
                     self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
                 )
                 raise
+        self.made = "ran"
         seconds = time.time() - started
         cli_logger.info(
             '[green]\N{CHECK MARK} Finished step [bold]"%s"[/] in %.1f s[/]', self.name, seconds
@@ -138,6 +147,8 @@ class PipelineStep(Step[Artifact]):
         )
 
     def _say_waiting(self, owner: dict[str, object]) -> None:
+        if not self.patient:
+            raise Occupied(f"process {owner.get('pid')} on {owner.get('host')} works on it")
         cli_logger.info(
             '[blue]Step "%s" waits: process %s on %s works on it[/]',
             self.name,
@@ -169,18 +180,23 @@ def _without_extent(form: dict[str, Json]) -> dict[str, Json]:
 def _record(step: PipelineStep, started: float) -> dict[str, Any]:
     """How a result was made; nothing of this is in any key."""
     unkeyed = {n: repr(v) for n, v in step.kwargs.items() if n in step.UNKEYED}
-    packages = {}
-    for name in ("olmo-tango", "ai2-tango", "torch", "pyarrow", "tokenizers", "numpy"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "name": step.name,
         "started": round(started, 3),
         "seconds": round(time.time() - started, 3),
         "host": platform.node(),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": _packages(),
         "unkeyed": unkeyed,
     }
+
+
+@lru_cache(maxsize=1)
+def _packages() -> dict[str, str]:
+    packages = {}
+    for name in ("olmo-tango", "ai2-tango", "torch", "pyarrow", "tokenizers", "numpy"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return packages

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol
 
-State = Literal["cached", "linked", "ran", "failed", "not run", "busy", "lost"]
+State = Literal["cached", "linked", "pulled", "ran", "failed", "not run", "busy", "lost"]
+THERE = ("cached", "linked", "pulled", "ran")
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0  # seconds before a busy step is tried again
 
 
@@ -72,10 +73,23 @@ class Outcome:
     failure: Failure | None = None
     note: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """As values that JSON has, to be sent from where the step ran."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, form: dict[str, Any]) -> Outcome:
+        """The outcome that `to_json` gave."""
+        failure = form["failure"]
+        if failure is not None:
+            lines = {name: tuple(failure[name]) for name in ("places", "tail")}
+            failure = Failure(**{**failure, **lines})
+        return cls(**{**form, "failure": failure})
+
     @property
     def there(self) -> bool:
         """Whether the result stands, so that what reads it can start."""
-        return self.state in ("cached", "linked", "ran")
+        return self.state in THERE
 
 
 class Runner(Protocol):

@@ -63,7 +63,8 @@ def stopping_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.signal(each, _stop) for each in SIGNALS}
+    heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, _stop) for each in heard}  # a shell ignores some for us
     _State.signum = None
     try:
         yield
@@ -79,7 +80,8 @@ def interrupt(error: BaseException) -> None:
     Its child processes are killed. Outside `stopping_signals` it arrives as KeyboardInterrupt.
     """
     _State.error = error
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    ours = [each for each in SIGNALS if signal.getsignal(each) is _stop]
+    signal.pthread_kill(threading.main_thread().ident or 0, (ours or [signal.SIGINT])[0])
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

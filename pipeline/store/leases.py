@@ -42,6 +42,10 @@ class LostLease(PipelineError):
     """Another process took this lease over; this one must stop."""
 
 
+class Occupied(PipelineError):
+    """Somebody else holds the lease, and the caller does not want to wait."""
+
+
 @dataclass(frozen=True)
 class _Held:
     """What stands in a lease file: `name` tells it from every other, also where it is garbage."""
@@ -169,6 +173,12 @@ class Lease:
             return True
         finally:
             heir.unlink(missing_ok=True)
+
+
+def live_leases(root: Path) -> set[str]:
+    """Names of the leases below `root` whose owners are there, as far as can be told."""
+    paths = Path(root).glob("[!.]*.json")
+    return {path.stem for path in paths if Lease(root, path.stem).holder() is not None}
 
 
 def clear_leftovers(root: Path) -> None:

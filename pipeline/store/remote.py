@@ -222,6 +222,17 @@ class Remote:
 
     # ---------------------------------------------------------------- read-through
 
+    def reachable(self, ids: Iterable[str]) -> set[str]:
+        """Those of the results that stand there; none where the remote is out of reach."""
+        found: set[str] = set()
+
+        def look() -> bool:
+            found.update(self.having(id for id in ids if ID.fullmatch(id)))
+            return True
+
+        self._tried(look)
+        return found
+
     def bring(self, results: Results, id: str) -> bool:
         """Pull a result whose lease the caller holds, if it is there and sound; else say why not.
 

@@ -1,6 +1,8 @@
 """A Ray cluster of three nodes on this machine, started once for all tests that need it."""
 
 import os
+import signal
+from contextlib import suppress
 
 import pytest
 
@@ -21,9 +23,28 @@ class ThreeNodes:
     def add(self):
         return self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
 
-    def kill(self, node_id):
-        """SIGKILL to every process of a node; another one takes its place in the list."""
-        [node] = [each for each in self.nodes if each.node_id == node_id]
+    def kill_node_of(self, pid):
+        """SIGKILL to the node that a worker process belongs to, and to that worker."""
+        node = self._node_of(pid)
+        self._kill(node)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+    def kill_other_node(self, pid):
+        """SIGKILL to a node that a worker process does not belong to."""
+        mine = self._node_of(pid)
+        self._kill(next(each for each in self.nodes if each is not mine))
+
+    def _node_of(self, pid):
+        with open(f"/proc/{pid}/stat") as file:
+            parent = int(file.read().rpartition(")")[2].split()[1])
+        return next(
+            each
+            for each in self.nodes
+            if parent in [one.process.pid for one in each.all_processes["raylet"]]
+        )
+
+    def _kill(self, node):
         self.cluster.remove_node(node, allow_graceful=False)
         self.nodes.remove(node)
 
