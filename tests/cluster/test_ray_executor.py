@@ -44,6 +44,7 @@ class Place:
 
     def __init__(self, folder, executor, steps):
         self.folder, self.results = folder, Results(folder / "workspace")
+        self.process = None
         (folder / "notes").mkdir(parents=True, exist_ok=True)
         settings = {
             "workspace": {"type": "local", "dir": "workspace"},
@@ -57,7 +58,7 @@ class Place:
 
     def start(self):
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "steps.cli", "run", "experiment.json", "--name", "one"],
             cwd=self.folder,
             env=environment,
@@ -65,15 +66,24 @@ class Place:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        return self.process
+
+    def end(self):
+        """Nothing is left of it, whatever the test found."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
 
     def run(self):
         process = self.start()
         said, _ = process.communicate(timeout=240)
         return process.returncode, said
 
+    def ids(self):
+        return json.loads((self.folder / "workspace/runs/one/steps.json").read_text())
+
     def contents(self):
-        ids = json.loads((self.folder / "workspace/runs/one/steps.json").read_text())
-        return {name: self.results.load(id).content for name, id in ids.items()}
+        return {name: self.results.load(id).content for name, id in self.ids().items()}
 
     def measured(self):
         """Text -> how often it was measured to the end."""
@@ -88,7 +98,7 @@ class Place:
 
     def worker_of(self, step):
         """The process that holds the lease of a step."""
-        [lease] = (self.folder / "workspace" / "leases").glob(f"{step}-*.json")
+        lease = self.folder / "workspace" / "leases" / f"{self.ids()[step]}.json"
         return json.loads(lease.read_text())["pid"]
 
     def log(self, step):
@@ -105,19 +115,30 @@ def undisturbed(tmp_path_factory):
     return place.contents()
 
 
-def on_ray(ray_address, tmp_path, **changes):
-    return Place(tmp_path, {"type": "ray", "address": ray_address}, experiment(tmp_path, **changes))
+@pytest.fixture
+def on_ray(ray_address, tmp_path):
+    """Makes the place of a run on the cluster."""
+    made = []
+
+    def make(**changes):
+        executor = {"type": "ray", "address": ray_address}
+        made.append(Place(tmp_path, executor, experiment(tmp_path, **changes)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.end()
 
 
 @pytest.mark.slow
 def test_a_step_whose_node_is_killed_goes_on_elsewhere_with_its_finished_shards(
-    three_nodes, ray_address, tmp_path, undisturbed
+    three_nodes, on_ray, undisturbed
 ):
-    place = on_ray(ray_address, tmp_path)
+    place = on_ray()
     process = place.start()
     place.wait_for(3)
     before = place.measured()
-    three_nodes.kill_node_of(place.worker_of("Tag"))
+    three_nodes.kill_node_of(place.worker_of("slow"))
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert "slow is started again: " in said
@@ -131,13 +152,11 @@ def test_a_step_whose_node_is_killed_goes_on_elsewhere_with_its_finished_shards(
 
 
 @pytest.mark.slow
-def test_an_engine_on_ray_loses_a_node_and_no_finished_shard(
-    three_nodes, ray_address, tmp_path, undisturbed
-):
-    place = on_ray(ray_address, tmp_path, engine={"type": "ray"})
+def test_an_engine_on_ray_loses_a_node_and_no_finished_shard(three_nodes, on_ray, undisturbed):
+    place = on_ray(engine={"type": "ray"})
     process = place.start()
     place.wait_for(3)
-    three_nodes.kill_other_node(place.worker_of("Tag"))
+    three_nodes.kill_other_node(place.worker_of("slow"))
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert "started again" not in said
@@ -147,11 +166,11 @@ def test_an_engine_on_ray_loses_a_node_and_no_finished_shard(
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_and_its_step_started_again(ray_address, tmp_path, undisturbed):
-    place = on_ray(ray_address, tmp_path)
+def test_a_killed_worker_is_told_and_its_step_started_again(on_ray, undisturbed):
+    place = on_ray()
     process = place.start()
     place.wait_for(3)
-    os.kill(place.worker_of("Tag"), signal.SIGKILL)
+    os.kill(place.worker_of("slow"), signal.SIGKILL)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert "slow is started again: WorkerCrashedError" in said
@@ -160,13 +179,11 @@ def test_a_killed_worker_is_told_and_its_step_started_again(ray_address, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_stopped_run_stops_its_steps_and_goes_on_from_there(
-    ray_address, tmp_path, undisturbed, signum, status
-):
-    place = on_ray(ray_address, tmp_path)
+def test_a_stopped_run_stops_its_steps_and_goes_on_from_there(on_ray, undisturbed, signum, status):
+    place = on_ray()
     process = place.start()
     place.wait_for(3)
-    worker = place.worker_of("Tag")
+    worker = place.worker_of("slow")
     process.send_signal(signum)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == status, said
@@ -181,8 +198,8 @@ def test_a_stopped_run_stops_its_steps_and_goes_on_from_there(
 
 
 @pytest.mark.slow
-def test_a_failed_step_is_told_with_its_last_lines_and_other_branches_finish(ray_address, tmp_path):
-    place = on_ray(ray_address, tmp_path, seconds=0, fails="text 4")
+def test_a_failed_step_is_told_with_its_last_lines_and_other_branches_finish(on_ray):
+    place = on_ray(seconds=0, fails="text 4")
     status, said = place.run()
     assert status == 1
     assert "slow failed: CorruptShard" in said and "ZeroDivisionError: text 4" in said
@@ -193,9 +210,9 @@ def test_a_failed_step_is_told_with_its_last_lines_and_other_branches_finish(ray
 
 
 @pytest.mark.slow
-def test_a_step_that_fits_no_node_is_said_before_anything_runs(ray_address, tmp_path):
+def test_a_step_that_fits_no_node_is_said_before_anything_runs(on_ray):
     resources = {"gpu_count": 8, "memory": "1TB"}
-    place = on_ray(ray_address, tmp_path, step_resources=resources)
+    place = on_ray(step_resources=resources)
     status, said = place.run()
     assert status == 1 and "the cluster cannot carry the experiment; nothing was run" in said
     assert "slow takes 1 CPUs, 1e+12 bytes of memory and 8 GPUs; the nodes have" in said
