@@ -13,12 +13,14 @@ from tango.common.logging import cli_logger
 from tango.format import Format
 from tango.step import Step, StepIndexer
 
-from pipeline.core.artifacts import Artifact
+from pipeline.core.artifacts import Artifact, write_json
 from pipeline.core.keys import Json, canonical, digest
+from pipeline.store.discarding import refill, restore
 from pipeline.store.leases import LostLease, Occupied
 from pipeline.store.memo import FileMemo
 from pipeline.store.remote import Remote
-from pipeline.store.results import Results, result_id
+from pipeline.store.results import KEY, Results, result_id
+from steps.inputs import make_inputs_readable, mark_damaged_inputs
 
 FORMAT_VERSION = "001"
 
@@ -95,10 +97,10 @@ class PipelineStep(Step[Artifact]):
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
             content_key = digest(content_form)
-            earlier = results.memo.find(content_key)
-            if remote is not None and (earlier is None or earlier not in results):
+            earlier = results.find_earlier(content_key)
+            if earlier is None and remote is not None:
                 earlier = remote.bring_content(results, content_key)
-            if earlier is not None and earlier in results:
+            if earlier is not None:
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
                     "the content of its inputs is the same[/]",
@@ -106,23 +108,21 @@ class PipelineStep(Step[Artifact]):
                 )
                 self.made = "linked"
                 return results.link(earlier, self.unique_id, self.key(), content_key)
-            self.out, self.memo = results.resume(self.unique_id), results.files
+            if make_inputs_readable(self, workspace):
+                args = self._replace_steps_with_results(self.kwargs, workspace)
+                content_form = self.content_key(args)
+                content_key = digest(content_form)
             self.log_starting(needed_by=needed_by)
             started = time.time()
             try:
-                if self.SERIES:
-                    name = digest(_without_extent(content_form))
-                    self.series = results.series(name)
-                    with results.lease(f"series-{name}", self._say_waiting):
-                        self.run(**args)
-                else:
-                    self.run(**args)
+                self._make(results, args)
                 lease.require()
                 record = _record(self, started)
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except (Occupied, LostLease):
                 raise
             except BaseException as error:
+                mark_damaged_inputs(self, error, results)
                 results.fail(
                     self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
                 )
@@ -133,6 +133,35 @@ class PipelineStep(Step[Artifact]):
             '[green]\N{CHECK MARK} Finished step [bold]"%s"[/] in %.1f s[/]', self.name, seconds
         )
         return made
+
+    def _make(self, results: Results, args: dict[str, Any]) -> None:
+        """Do the work, in the folder of work."""
+        self.out, self.memo = results.resume(self.unique_id), results.files
+        write_json(self.out / KEY, self.key())  # so that what it reads is known to be in use
+        if self.SERIES:
+            name = digest(_without_extent(self.content_key(args)))
+            self.series = results.series(name, user=self.unique_id)
+            with results.lease(f"series-{name}", self._say_waiting):
+                self.run(**args)
+        else:
+            self.run(**args)
+
+    def make_again(self, workspace: Any) -> None:
+        """Make a result anew whose data was discarded; what stands below it stays as it is."""
+        results: Results = workspace.results
+        with results.lease(self.unique_id, self._say_waiting) as lease:
+            if not results.inventory(self.unique_id).discarded or refill(results, self.unique_id):
+                return
+            if workspace.remote is not None and workspace.remote.refill(results, self.unique_id):
+                self._say_pulled(workspace.remote)
+                return
+            cli_logger.info(
+                '[blue]Step [bold]"%s"[/] is made again: its data was discarded[/]', self.name
+            )
+            make_inputs_readable(self, workspace)
+            self._make(results, self._replace_steps_with_results(self.kwargs, workspace))
+            lease.require()
+            restore(results, self.unique_id)
 
     def log_cache_hit(self, needed_by: Step[Any] | None = None) -> None:
         """Say it once, when the step's own turn comes, and not for each step that reads it."""

@@ -101,7 +101,12 @@ class Decontaminate(PipelineStep):
         engine: Engine = LOCAL,
     ) -> Attributes:
         return find_overlaps(
-            documents, evaluation, min_words=min_words, out=self.out, engine=engine
+            documents,
+            evaluation,
+            min_words=min_words,
+            out=self.out,
+            engine=engine,
+            memo=self.memo,
         )
 
     def measures(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ from steps.running import command_line, progress_of, read_state, shown
 from steps.scheduling import THERE, Outcome
 
 MAX_ROWS = 12  # of the live part
+WAIT_SECONDS = 1.0  # before it is told that a step waits for others
 TELL_SECONDS = 60.0  # between lines on what runs, where there is no live part
 
 
@@ -43,7 +44,7 @@ class Display:
         self.began = time.monotonic()
         self.counts: dict[str, int] = {}
         self.running: dict[str, float] = {}
-        self.held: dict[str, str] = {}  # steps that others work on -> who
+        self.held: dict[str, tuple[float, str]] = {}  # steps of others: since when, who was told
         self._live: Live | None = None
         self._over = threading.Event()
 
@@ -94,9 +95,10 @@ class Display:
     def ended(self, name: str, outcome: Outcome) -> None:
         self.running.pop(name, None)
         if outcome.state == "busy":
-            if self.held.get(name) != outcome.note:
+            since, told = self.held.setdefault(name, (time.monotonic(), ""))
+            if told != outcome.note and time.monotonic() - since > WAIT_SECONDS:
+                self.held[name] = (since, outcome.note)
                 self.say(f"\N{WHITE CIRCLE} {name} waits: {outcome.note}", "blue")
-            self.held[name] = outcome.note
             return
         if outcome.state == "lost":
             self.warn(f"{name} is started again: {outcome.note}")

@@ -109,8 +109,6 @@ def captured(path: Path, say: Callable[[str], None] | None = None) -> Iterator[N
                 else:
                     os.dup2(copy, number)
                     os.close(copy)
-    if path.stat().st_size == 0:
-        path.unlink()
 
 
 def _duplicate(number: int) -> int | None:

@@ -117,10 +117,11 @@ local benchmarks(size, models) = {
 
       // text to tokens
       kept: { type: 'concat', documents: [ref(name + '_kept') for name in domains] },
-      // `tokenizer_file` freezes the tokenizer: the path of the tokenizer.json of an earlier run, say
-      // workspace/runs/<name>/tokenizer/tokenizer.json. It is taken byte for byte, and its end and
-      // padding tokens are those that our own are trained with, so that only what is new or changed
-      // in the corpus is tokenized again. Without it a size says how its tokenizer comes to be.
+      // `tokenizer_file` freezes the tokenizer: the path of a tokenizer.json that an earlier run has
+      // trained, as in `cp workspace/latest/tokenizer/tokenizer.json .` (`latest` itself is the run
+      // that begins). It is taken byte for byte, its end and padding tokens are those that our own
+      // are trained with, and what was tokenized with it stays as it is. Without it a size says how
+      // its tokenizer comes to be.
       tokenizer: if std.objectHas(size, 'tokenizer_file')
       then { type: 'import_tokenizer', path: size.tokenizer_file }
       else size.tokenizer(ref('kept')),

@@ -517,12 +517,17 @@ class Report(Artifact):
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file under a temporary name, sync it and rename it into place."""
+    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False)
+    write_file(path, f"{text}\n".encode())
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=False, allow_nan=False)
-            file.write("\n")
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -27,6 +27,11 @@ def read_json(path: Path) -> Any:
         OSError: it is missing or not readable.
         ValueError: it is a link or no plain file, too large, not JSON, or nested too deeply.
     """
+    return parsed(read_plain_file(path))
+
+
+def read_plain_file(path: Path) -> bytes:
+    """The bytes of a plain file; raises OSError or ValueError as `read_json` does."""
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     with open(number, "rb") as file:
         found = os.fstat(number)
@@ -34,7 +39,11 @@ def read_json(path: Path) -> Any:
             raise ValueError("it is no plain file")
         if found.st_size > MAX_BYTES:
             raise ValueError(f"it has {found.st_size} bytes; at most {MAX_BYTES} are read")
-        text = file.read(MAX_BYTES + 1)
+        return file.read(MAX_BYTES + 1)
+
+
+def parsed(text: bytes) -> Any:
+    """The value of a JSON text; raises ValueError where it is none, or nested too deeply."""
     try:
         return json.loads(text, parse_constant=_refused)
     except RecursionError:

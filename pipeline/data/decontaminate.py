@@ -16,10 +16,13 @@ import xxhash
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents, Shard
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
+from pipeline.core.keys import Json
 from pipeline.core.shards import ShardWriter, read_batches, shard_name
 from pipeline.data.document import attribute_schema
 from pipeline.data.text import paragraphs
+from pipeline.store.memo import FileMemo
 
+VERSION = "001"
 NAME = "decontamination"
 COLUMNS = {
     "paragraphs": "spans",
@@ -41,6 +44,7 @@ def find_overlaps(
     min_words: int = 13,
     out: Path,
     engine: Engine = LOCAL,
+    memo: FileMemo | None = None,
 ) -> Attributes:
     """Mark what of the documents stands in evaluation text: table `decontamination`.
 
@@ -51,7 +55,8 @@ def find_overlaps(
     counts them.
 
     An evaluation document shorter than `min_words` words cannot be found. Runs are compared by
-    64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for.
+    64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for. A shard that `memo`
+    remembers under the same evaluation text is linked.
 
     Source: Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C (13 words);
     Magnusson et al. 2023, "Paloma", section 3.1 (paragraphs of 13 words).
@@ -63,7 +68,7 @@ def find_overlaps(
     runs, lines = _index(evaluation, min_words)
     np.save(out / INDEX, runs, allow_pickle=False)
     np.save(out / f"{INDEX}.lines.npy", lines, allow_pickle=False)
-    work = _FindInShard(documents, min_words, out)
+    work = _FindInShard(documents, evaluation.content, min_words, out, memo)
     shards = engine.map(work, range(len(documents.shards)), label="decontaminate")
     for each in (INDEX, f"{INDEX}.lines.npy"):
         (out / each).unlink()
@@ -74,16 +79,39 @@ def find_overlaps(
 @dataclass(frozen=True)
 class _FindInShard:
     documents: Documents
+    evaluation: str  # content digest
     min_words: int
     out: Path
+    memo: FileMemo | None
 
     def __call__(self, number: int) -> Shard:
+        if self.memo is None:
+            return self._find(number)
+        key = self._key(number)
+        found = self.memo.fetch(key, self.out, self._path(number))
+        if found is None:
+            found = self._find(number)
+            self.memo.keep(key, self.out, found)
+        return found
+
+    def _path(self, number: int) -> str:
+        return f"{NAME}/{shard_name(number)}"
+
+    def _key(self, number: int) -> dict[str, Json]:
+        return {
+            "decontaminate": VERSION,
+            "evaluation": self.evaluation,
+            "min_words": self.min_words,
+            "shard": self.documents.shards[number].content,
+        }
+
+    def _find(self, number: int) -> Shard:
         runs: Hashes = np.load(self.out / INDEX, mmap_mode="r", allow_pickle=False)
         lines: Hashes = np.load(self.out / f"{INDEX}.lines.npy", allow_pickle=False)
         words = _Words()
         schema = attribute_schema(COLUMNS)
         shard = self.documents.shards[number]
-        with ShardWriter(self.out, f"{NAME}/{shard_name(number)}", schema) as writer:
+        with ShardWriter(self.out, self._path(number), schema) as writer:
             for texts in _texts(self.documents, shard):
                 rows = [self._row(text, words, runs, lines) for text in texts]
                 writer.write(pa.Table.from_pylist(rows, schema=schema))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 NUM_COLOURS = 6
 MAX_POINTS = 400  # about one a pixel
 MAX_LABEL = 24  # characters of a series' name beside its line
-CHARACTER = 6.6  # mean width of a character of 12 px, in px
+CHARACTER = 7.3  # width of a character of 12 px in a wide font, in px
 
 _STANDALONE = """<style>
 svg{--ink:#1f2328;--muted:#656d76;--grid:#d8dee4;--faint:#b9cbe0;--paper:#ffffff;--s0:#2563a8;--s1:#b4520f;
@@ -116,6 +116,7 @@ def line_chart(
     log_x: bool = False,
     log_y: bool = False,
     faint: Collection[str] = (),
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] | None = None,
     width: int = 640,
     height: int = 300,
     standalone: bool = False,
@@ -127,10 +128,14 @@ def line_chart(
 
     Args:
         faint: names of series that are only background: pale, and not named.
+        bands: by name of a series, what its points may be: x, low and high.
         width: of the drawing in px, as `height`; a page may scale it.
     """
+    bands = bands or {}
     lines = {name: _segments(points, log_x, log_y) for name, points in series.items()}
     drawn = [point for segments in lines.values() for one in segments for point in one]
+    around = {name: _fit_band(bands[name], log_x, log_y) for name in series if name in bands}
+    reached = drawn + [(x, y) for band in around.values() for x, *ends in band for y in ends]
     root = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" '
         f'role="img" aria-label="{escaped(title or y_label or "line chart")}" font-size="12">'
@@ -145,10 +150,10 @@ def line_chart(
     several = len(names) > 1
     right = width - (max(map(len, names.values())) * CHARACTER + 22 if several else 14)
     top = (30 if title else 12) + (18 if y_label else 0)
-    x_low, x_high = _range([x for x, _ in drawn], log_x, margin=0.0)
+    x_low, x_high = _range([x for x, _ in reached], log_x, margin=0.0)
     if not log_x and 0 < x_low < 0.1 * x_high:
         x_low = 0.0
-    y_low, y_high = _range([y for _, y in drawn], log_y, margin=0.05)
+    y_low, y_high = _range([y for _, y in reached], log_y, margin=0.05)
     x = _Axis(x_low, x_high, log_x, 58, right)
     y = _Axis(y_low, y_high, log_y, height - (44 if x_label else 28), top)
 
@@ -161,6 +166,9 @@ def line_chart(
         parts.append(_text((x.start + x.end) / 2, height - 8, x_label, "middle", muted=True))
     parts += _grid(x, y, max(2, int((x.end - x.start) / 90)))
     ends = []
+    for place, name in enumerate(names):
+        if around.get(name):
+            parts.append(_band(around[name], x, y, f"var(--s{place % NUM_COLOURS})"))
     for name in faint:
         parts.append(_line(name, lines[name], x, y, "var(--faint)", dashed=False))
     for place, name in enumerate(names):
@@ -185,6 +193,27 @@ def _segments(points: Points, log_x: bool, log_y: bool) -> list[list[tuple[float
             runs.append([])
     total = sum(map(len, runs))
     return [thinned(r, max(2, MAX_POINTS * len(r) // total)) for r in runs if r]
+
+
+def _fit_band(
+    band: Sequence[tuple[float, float, float]], log_x: bool, log_y: bool
+) -> list[tuple[float, float, float]]:
+    """The points of a band that can be drawn."""
+    return [
+        (float(x), float(low), float(high))
+        for x, low, high in band
+        if all(map(math.isfinite, (x, low, high)))
+        and low <= high
+        and not (log_x and x <= 0)
+        and not (log_y and low <= 0)
+    ]
+
+
+def _band(band: Sequence[tuple[float, float, float]], x: _Axis, y: _Axis, colour: str) -> str:
+    above = [(px, high) for px, _, high in band]
+    below = [(px, low) for px, low, _ in reversed(band)]
+    outline = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in above + below)
+    return f'<polygon points="{outline}" fill="{colour}" fill-opacity="0.18" stroke="none"/>'
 
 
 def _range(values: list[float], log: bool, margin: float) -> tuple[float, float]:

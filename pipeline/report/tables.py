@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,18 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import Attributes, Checkpoints, Documents, Scores, Tokens
-from pipeline.core.shards import read_batches, read_shard
+from pipeline.core.artifacts import MANIFEST, Attributes, Checkpoints, Documents, Tokens
+from pipeline.core.errors import CorruptShard
+from pipeline.core.shards import read_batches
+from pipeline.data.filtering import FUNNEL, REMOVED
+from pipeline.model.config import OlmoConfig
 
 OBJECTIVES = ("next_token", "masked", "dpo")
-LOWER_IS_BETTER = ("bits_per_byte",)
-# The column of the answers that holds, for one item, what a measure is the mean of.
-ITEM_COLUMNS = {
-    "accuracy": "value",
-    "bits_per_byte": "value",
-    "preferred_per_byte": "value",
-    "margin_per_byte": "margin",
-}
+REMOVED_A_RULE = 3  # documents shown for each rule
+MAX_SCANNED = 200_000  # removed documents looked at to find them
 
 
 class Measure(NamedTuple):
@@ -34,10 +32,12 @@ class Measure(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A difference, shown with its sign, and its standard error."""
+    """A difference, shown with its sign, its standard error and what may be said of it."""
 
     value: float
     standard_error: float = math.nan
+    verdict: str = ""
+    num_items: int | None = None
 
 
 class Share(NamedTuple):
@@ -51,6 +51,7 @@ class Link(NamedTuple):
 
     text: str
     href: str
+    title: str = ""
 
 
 Cell = str | int | float | Measure | Change | Share | Link | None
@@ -58,7 +59,7 @@ Cell = str | int | float | Measure | Change | Share | Link | None
 
 @dataclass(frozen=True)
 class Table:
-    """Column heads and rows; `marks` names rows that stand out (totals)."""
+    """Column heads and rows; `totals` names rows that stand out."""
 
     heads: list[str]
     rows: list[list[Cell]]
@@ -77,24 +78,76 @@ def stages(corpus: Mapping[str, Documents]) -> Table:
     return Table(["stage", "sources", "documents", "bytes of text", "malformed"], rows)
 
 
-def data_sheet(documents: Documents) -> Table:
-    """A row a source, largest first, and the total."""
-    total = documents.num_text_bytes or 1
+def sources(corpus: Mapping[str, Documents]) -> Table:
+    """A row for each stage and source, the largest source of a stage first."""
     rows: list[list[Cell]] = [
         [
+            name,
             s.source,
             s.licence,
             s.provenance,
             s.num_documents,
             s.num_text_bytes,
-            Share(s.num_text_bytes / total),
+            Share(s.num_text_bytes / (documents.num_text_bytes or 1)),
         ]
+        for name, documents in corpus.items()
         for s in sorted(documents.sources, key=lambda s: (-s.num_text_bytes, s.source))
     ]
-    if len(rows) > 1:
-        rows.append(["all", "", "", documents.num_documents, documents.num_text_bytes, Share(1.0)])
-    heads = ["source", "licence", "provenance", "documents", "bytes of text", "of bytes"]
-    return Table(heads, rows, {len(rows) - 1} if len(rows) > 1 else set())
+    heads = ["stage", "source", "licence", "provenance", "documents", "bytes of text"]
+    return Table([*heads, "of the stage"], rows)
+
+
+def funnel(documents: Documents) -> tuple[str, Table] | None:
+    """What a filter was given and kept, and what each rule removed; none where none made these.
+
+    Raises:
+        CorruptShard: the funnel is not what a filter writes.
+    """
+    path = documents.root / FUNNEL
+    if not path.is_file():
+        return None
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+        given, kept = int(form["num_documents"]), int(form["num_kept"])
+        rules: list[dict[str, Any]] = list(form["rules"])
+        replaces = any("num_changed" in rule for rule in rules)
+        rows: list[list[Cell]] = []
+        for rule in rules:
+            first, alone = rule.get("num_removed_first"), rule.get("num_removed_alone")
+            share = Share(first / given) if given and first is not None else None
+            row: list[Cell] = [str(rule["rule"]), first, share, alone]
+            rows.append([*row, rule.get("num_changed")] if replaces else row)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptShard(path, None, f"is no funnel ({error!r})") from error
+    rows.append(["all", given - kept, Share((given - kept) / given) if given else None, None])
+    heads = ["rule", "removed first", "of all", "removed alone"]
+    if replaces:
+        heads.append("changed")
+        rows[-1].append(None)
+    said = f"{given:,} documents came in and {kept:,} were kept"
+    return said, Table(heads, rows, {len(rows) - 1})
+
+
+def removed_sample(documents: Documents) -> list[dict[str, Any]]:
+    """The first few documents that each rule removed, in the order of rules as met."""
+    path = documents.root / REMOVED
+    if not path.is_file():
+        return []
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    scanned = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=4096):
+                names = batch.column("rule").to_pylist()
+                for place, name in enumerate(names):
+                    if len(found[name]) < REMOVED_A_RULE:
+                        found[name] += batch.slice(place, 1).to_pylist()
+                scanned += batch.num_rows
+                if scanned >= MAX_SCANNED:
+                    break
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors of format are ValueErrors
+        raise CorruptShard(path, None, f"not readable ({error})") from error
+    return [row for rows in found.values() for row in rows]
 
 
 def token_sources(tokens: Mapping[str, Tokens]) -> Table:
@@ -106,7 +159,7 @@ def token_sources(tokens: Mapping[str, Tokens]) -> Table:
         for source, count in sorted(t.sources.items(), key=lambda item: (-item[1], item[0]))
     ]
     rows.append(["all", "", sum(t.num_tokens for t in tokens.values()), Share(1.0)])
-    return Table(["tokens", "source", "number", "of all"], rows, {len(rows) - 1})
+    return Table(["token set", "source", "tokens", "of all"], rows, {len(rows) - 1})
 
 
 def overlap(overlaps: Mapping[str, Attributes]) -> Table:
@@ -127,7 +180,7 @@ def overlap(overlaps: Mapping[str, Attributes]) -> Table:
                     largest = max(largest, pc.max(batch.column(1)).as_py() or 0.0)
         share = num_hit / num_documents if num_documents else 0.0
         rows.append([name, num_documents, num_hit, Share(share), Share(largest)])
-    heads = ["overlap of", "documents", "hit", "share hit", "largest share of words"]
+    heads = ["overlap of", "documents", "overlapping", "of all", "most words of one"]
     return Table(heads, rows)
 
 
@@ -164,6 +217,16 @@ def last_loss(losses: list[float]) -> float:
     return math.fsum(tail) / len(tail) if tail else math.nan
 
 
+def num_parameters(checkpoints: Checkpoints) -> int:
+    """Parameters of the model; raises CorruptShard where the manifest describes none."""
+    try:
+        return OlmoConfig(**checkpoints.model).num_parameters()
+    except (TypeError, ValueError) as error:
+        raise CorruptShard(
+            checkpoints.root / MANIFEST, None, f"is of no model ({error})"
+        ) from error
+
+
 def training_runs(training: Mapping[str, Checkpoints]) -> Table:
     """A row a run: what it learned from, how long, and the loss at both ends."""
     rows: list[list[Cell]] = []
@@ -176,6 +239,7 @@ def training_runs(training: Mapping[str, Checkpoints]) -> Table:
             [
                 name,
                 checkpoints.objective.replace("_", " "),
+                num_parameters(checkpoints),
                 steps[-1].step if steps else 0,
                 steps[-1].num_tokens_seen if steps else 0,
                 losses[0] if losses else None,
@@ -183,193 +247,5 @@ def training_runs(training: Mapping[str, Checkpoints]) -> Table:
                 max(columns["lr"]) if columns.get("lr") else None,
             ]
         )
-    heads = ["run", "objective", "steps", "tokens seen", "first loss", "last loss", "peak lr"]
-    return Table(heads, rows)
-
-
-# ---------------------------------------------------------------------------- scores
-
-
-def score_rows(scores: Scores) -> list[dict[str, Any]]:
-    """The rows of `scores.parquet` that measure; those that count (`num_…`) are left out."""
-    rows: list[dict[str, Any]] = read_shard(scores.root, scores.scores).to_pylist()
-    return [row for row in rows if not row["metric"].startswith("num_")]
-
-
-def is_multiple_choice(rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether these are accuracies."""
-    return any(row["metric"] == "accuracy" for row in rows)
-
-
-def answers(scores: Scores) -> pa.Table:
-    """The rows of `answers.parquet`."""
-    return read_shard(scores.root, scores.answers)
-
-
-def ordered_models(rows: Iterable[Mapping[str, Any]], runs: list[str]) -> list[str]:
-    """Models of score rows: those of known runs in the runs' order, then the others as met."""
-    met = list(dict.fromkeys(str(row["model"]) for row in rows))
-    return [m for m in runs if m in met] + [m for m in met if m not in runs]
-
-
-def last_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each model, task and metric, the row of the last step."""
-    last: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in rows:
-        place = (row["model"], row["task"], row["metric"])
-        if place not in last or (row["step"] or 0) >= (last[place]["step"] or 0):
-            last[place] = row
-    return list(last.values())
-
-
-def over_steps(rows: Iterable[dict[str, Any]], metric: str) -> dict[str, list[tuple[float, float]]]:
-    """A series a task (and model, if several) of one metric by step."""
-    chosen = [row for row in rows if row["metric"] == metric and row["value"] is not None]
-    several = len({row["model"] for row in chosen}) > 1
-    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in sorted(chosen, key=lambda row: row["step"] or 0):
-        name = f"{row['task']} · {row['model']}" if several else str(row["task"])
-        series[name].append((float(row["step"] or 0), float(row["value"])))
-    return dict(series)
-
-
-def paired_difference(answers: pa.Table, model_a: str, model_b: str) -> tuple[float, float, int]:
-    """How much `model_b` differs from `model_a` on the items both answered, at their last step.
-
-    Pairing by (task, id) takes the difficulty of the items out of the error.
-
-    Returns:
-        Mean of b's value minus a's, its standard error (NaN for one item), number of items.
-
-    Raises:
-        ValueError: the models share no item, or one has an item twice.
-    """
-    first, second = _values(answers, model_a), _values(answers, model_b)
-    differences = [second[item] - first[item] for item in first if item in second]
-    number = len(differences)
-    if not number:
-        raise ValueError(f"{model_a!r} and {model_b!r} have no item in common")
-    mean = math.fsum(differences) / number
-    if number == 1:
-        return mean, math.nan, 1
-    variance = math.fsum((d - mean) ** 2 for d in differences) / (number - 1)
-    return mean, math.sqrt(variance / number), number
-
-
-def _values(answers: pa.Table, model: str) -> dict[tuple[str, str], float]:
-    rows = answers.filter(pc.equal(answers["model"], model))
-    if rows.num_rows and rows["step"].null_count < rows.num_rows:
-        rows = rows.filter(pc.equal(rows["step"], pc.max(rows["step"])))
-    values: dict[tuple[str, str], float] = {}
-    columns = (rows[name].to_pylist() for name in ("task", "id", "value"))
-    for task, id, value in zip(*columns, strict=True):
-        if (task, id) in values:
-            raise ValueError(f"model {model!r} answers item {id!r} of task {task!r} twice")
-        if value is not None:
-            values[task, id] = float(value)
-    return values
-
-
-def compared(scores: Scores, runs: list[str]) -> Table:
-    """Models beside each other, each with its paired difference to the one before."""
-    rows = score_rows(scores)
-    models = ordered_models(rows, runs)
-    last = {(row["task"], row["metric"], row["model"]): row for row in last_rows(rows)}
-    items = answers(scores)
-    table: list[list[Cell]] = []
-    for task, metric in dict.fromkeys((row["task"], row["metric"]) for row in rows):
-        present = [model for model in models if (task, metric, model) in last]
-        for before, model in zip([None, *present], present, strict=False):
-            row = last[task, metric, model]
-            difference, number = _paired(items, task, metric, before, model)
-            verdict = _verdict(difference, metric)
-            measure = Measure(_number(row["value"]), _number(row["standard_error"]))
-            shown = metric.replace("_", " ")
-            table.append([task, shown, model, measure, difference, number, verdict])
-    heads = ["task", "measure", "model", "value", "change", "items paired", ""]
-    return Table(heads, table)
-
-
-def _paired(
-    items: pa.Table, task: str, metric: str, before: str | None, model: str
-) -> tuple[Change | None, int | None]:
-    column = ITEM_COLUMNS.get(metric)
-    if before is None or column not in items.column_names:
-        return None, None
-    chosen = items.filter(pc.equal(items["task"], task))
-    values = chosen.select(["model", "step", "task", "id", column])
-    try:
-        named = values.rename_columns(["model", "step", "task", "id", "value"])
-        difference, error, number = paired_difference(named, before, model)
-    except ValueError:  # the two were asked different items
-        return None, None
-    return Change(difference, error), number
-
-
-def _verdict(difference: Change | None, metric: str) -> str:
-    if difference is None or not math.isfinite(difference.standard_error):
-        return ""
-    if abs(difference.value) <= 2 * difference.standard_error:
-        return "no clear change"
-    return "better" if (difference.value < 0) == (metric in LOWER_IS_BETTER) else "worse"
-
-
-def multiple_choice(scores: Scores, runs: list[str], *, every_measure: bool = False) -> Table:
-    """Accuracies beside what guessing gives, with a mark where they cannot be told apart.
-
-    Args:
-        every_measure: also accuracies under the other normalizations of likelihood.
-    """
-    rows = last_rows(score_rows(scores))
-    items = answers(scores)
-    chances = chance_levels(items)
-    chances |= {row["task"]: float(row["value"]) for row in rows if row["metric"] == "chance"}
-    models = ordered_models(rows, runs)
-    last = {(row["task"], row["metric"], row["model"]): row for row in rows}
-    table: list[list[Cell]] = []
-    for task, metric in sorted({(row["task"], row["metric"]) for row in rows}):
-        if metric == "chance" or (metric != "accuracy" and not every_measure):
-            continue
-        present = [model for model in models if (task, metric, model) in last]
-        for before, model in zip([None, *present], present, strict=False):
-            row = last[task, metric, model]
-            accuracy = Measure(_number(row["value"]), _number(row["standard_error"]))
-            chance, number = chances.get(task), row["num_items"]
-            is_guess = chance is not None and at_chance(accuracy, chance, number)
-            difference, _ = _paired(items, task, metric, before, model)
-            name = metric.replace("_", " ")
-            mark = "at chance" if is_guess else ""
-            table.append([task, name, model, accuracy, chance, mark, difference, number])
-    heads = ["task", "measure", "model", "value", "chance", "", "change", "items"]
-    return Table(heads, table)
-
-
-def at_chance(accuracy: Measure, chance: float, num_items: int) -> bool:
-    """Whether the accuracy is within two standard errors of guessing.
-
-    Where all items were right or all wrong, the error is that of guessing.
-    """
-    error = accuracy.standard_error or math.sqrt(chance * (1 - chance) / max(1, num_items))
-    return abs(accuracy.value - chance) < 2 * error
-
-
-def chance_levels(answers: pa.Table) -> dict[str, float]:
-    """For each task, the accuracy of guessing: the mean of one over the number of choices.
-
-    The number is that of a column `num_choices`, else the length of the first list in the row.
-    """
-    names = ["num_choices"] if "num_choices" in answers.column_names else []
-    names += [f.name for f in answers.schema if pa.types.is_list(f.type)]
-    if not names:
-        return {}
-    column = answers[names[0]]
-    numbers = column if names[0] == "num_choices" else pc.list_value_length(column)
-    shares: dict[str, list[float]] = defaultdict(list)
-    for task, number in zip(answers["task"].to_pylist(), numbers.to_pylist(), strict=True):
-        if number:
-            shares[task].append(1 / number)
-    return {task: math.fsum(each) / len(each) for task, each in shares.items()}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+    heads = ["run", "objective", "parameters", "optimizer steps", "tokens seen"]
+    return Table([*heads, "first loss", "last loss", "peak learning rate"], rows)

@@ -7,10 +7,11 @@ leaves the result, a manifest that is not of its files or a key that is not of i
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,185 +19,161 @@ from pipeline.core.artifacts import (
     MANIFEST,
     Artifact,
     Checkpoints,
-    StoredFile,
     TokenMix,
-    file_sha256,
+    require_inside,
     write_json,
 )
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import Json
-from pipeline.store.results import FAILURE, ID, KEY, RECORD, result_id
+from pipeline.core.untrusted import built
+from pipeline.store.inventory import FILES, is_note
+from pipeline.store.results import FAILURE, Results, is_id, result_id
 
-OWN = (MANIFEST, KEY, RECORD, FAILURE)  # in a result's folder, and not among its files
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHECKPOINT = re.compile(r"[0-9a-f]{64}/step[0-9]+/[^/]+")
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A file of a result: its path below the result's folder, and what its bytes are."""
+class Stored:
+    """The bytes of a file; in the remote they have their digest as their name."""
 
-    path: str
     num_bytes: int
     sha256: str
 
     def __post_init__(self) -> None:
-        if type(self.num_bytes) is not int or type(self.path) is not str:
-            raise ValueError(f"{self.path!r} has {self.num_bytes!r} bytes")
-        StoredFile(self.path, self.num_bytes, "", self.sha256)
         if not _SHA256.fullmatch(self.sha256):
-            raise ValueError(f"sha256 is {self.sha256!r}; it must be 64 hexadecimal digits")
-        if PurePosixPath(self.path).as_posix() != self.path or "\0" in self.path:
-            raise ValueError(f"path is {self.path!r}; it must be written in its plain form")
+            raise ValueError(f"sha256 is {self.sha256[:80]!r}; it must be 64 hexadecimal digits")
 
     @property
     def place(self) -> str:
-        """Where its bytes stand in the remote."""
         return f"files/{self.sha256[:2]}/{self.sha256}"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the remote says of a result."""
+    """What the remote says of a result.
 
-    manifest: dict[str, Json]
-    key: dict[str, Json]
-    record: dict[str, Json]
-    files: list[Listed]
-    checkpoints: dict[str, list[Listed]] = field(default_factory=dict)  # of a training result
+    Args:
+        files: by their path in the result's folder, but for its notes.
+        series: files of checkpoints that it shows, by their path in the folder of all series.
+        references: ids of the results whose files it reads from where they stand.
+    """
+
+    manifest: dict[str, Any]
+    key: dict[str, Any]
+    record: dict[str, Any]
+    files: dict[str, Stored]
+    series: dict[str, Stored]
+    references: list[str]
+
+    def __post_init__(self) -> None:
+        _require_paths(self.files)
+        _require_paths(self.series)
+        for each in self.files:
+            if is_note(each) or each in (FILES, FAILURE):
+                raise ValueError(f"files names {each!r}, which is none of a result's")
+        for each in self.series:
+            if not _CHECKPOINT.fullmatch(each):
+                raise ValueError(f"series names {each!r}, which is no file of a checkpoint")
+        for each in self.references:
+            if not is_id(each):
+                raise ValueError(f"references names {each!r}, which is no id of a result")
 
     @property
     def num_bytes(self) -> int:
-        return sum(each.num_bytes for each in self.every_file())
+        return sum(each.num_bytes for each in (*self.files.values(), *self.series.values()))
 
-    def every_file(self) -> list[Listed]:
-        """The files of the result and those of its checkpoints."""
-        return [*self.files, *(each for files in self.checkpoints.values() for each in files)]
+    @property
+    def content_key(self) -> str | None:
+        """Under which it is remembered; None where it does not say."""
+        found = self.record.get("content_key")
+        return found if isinstance(found, str) and _SHA256.fullmatch(found) else None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return dataclasses.asdict(self)
 
-    @staticmethod
-    def of(folder: Path, made: Artifact) -> Entry:
-        """The entry of a result that stands in `folder`.
+    @classmethod
+    def of(cls, results: Results, id: str) -> Entry:
+        """The entry of a result that stands here.
 
         Raises:
-            CorruptShard: a file is missing or has another size than its manifest says.
+            KeyError: there is none.
+            CorruptShard: it is damaged.
         """
-        known = _known(made)
-        files = _listed(folder, known, leave_out=OWN)
-        for path in known.keys() - {each.path for each in files}:
-            raise CorruptShard(folder / path, None, "the file is missing from its artifact")
-        checkpoints = {}
-        if isinstance(made, Checkpoints):
-            for each in made.steps:
-                place = made.folder(each)
-                checkpoints[place.name] = _listed(place, {})
-        key, record = (_read(folder / name) for name in (KEY, RECORD))
-        return Entry(made.to_json(), key, record, files, checkpoints)
+        made, inventory = results.load(id), results.inventory(id)
+        return cls(
+            made.to_json(),
+            results.key(id) or {},
+            results.record(id),
+            {
+                name: Stored(each.num_bytes, each.sha256)
+                for name, each in inventory.files.items()
+                if not is_note(name)
+            },
+            {name: Stored(e.num_bytes, e.sha256) for name, e in inventory.series.items()},
+            inventory.references,
+        )
 
-    @staticmethod
-    def parse(value: dict[str, Any], id: str, place: str) -> Entry:
+    @classmethod
+    def parse(cls, value: dict[str, Json], id: str, place: str) -> Entry:
         """An entry from its JSON, held against everything that can be known without its files.
 
         Raises:
             CorruptShard: it is none, or not one of the result `id`.
         """
         try:
-            if value.keys() != {"manifest", "key", "record", "files", "checkpoints"}:
-                raise ValueError(f"its fields are {sorted(value)}")
-            checkpoints = {name: _files(each) for name, each in value["checkpoints"].items()}
-            entry = Entry(
-                dict(value["manifest"]),
-                dict(value["key"]),
-                dict(value["record"]),
-                _files(value["files"], OWN),
-                checkpoints,
-            )
-            if result_id(entry.key) != id:
-                raise ValueError(f"its key is that of {result_id(entry.key)}")
+            entry: Entry = built(cls, value, "entry")
+            if (found := result_id(entry.key)) != id:
+                raise ValueError(f"its key is that of {found}")
             return entry
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (LookupError, ValueError, TypeError, RecursionError) as error:
             raise CorruptShard(place, None, f"not the entry of {id} ({error})") from error
 
     def load(self, folder: Path, place: str) -> Artifact:
         """Write the manifest to `folder` and read it; its files come later.
 
         Raises:
-            CorruptShard: it is no manifest, or its files or checkpoints are not those of the entry.
+            CorruptShard: it is no manifest, or the files, checkpoints or results that it names are
+                not those of the entry.
         """
         write_json(folder / MANIFEST, self.manifest)
         made = Artifact.load(folder)  # opens nothing that it names
-        held = {each.path: (each.num_bytes, each.sha256) for each in self.files}
-        for path, known in _known(made).items():
-            if held.get(path) != known:
-                reason = f"its manifest has {path}, {known[0]} bytes; its entry has not"
+        for each in made.files():
+            held = self.files.get(os.path.normpath(each.path))
+            if held is None or (held.num_bytes, held.sha256) != (each.num_bytes, each.sha256):
+                reason = f"its manifest has {each.path}, {each.num_bytes} bytes; its files have not"
                 raise CorruptShard(place, None, reason)
-        if isinstance(made, Checkpoints):
-            names = [made.folder(each).name for each in made.steps]
-            if made.series_root and [*self.checkpoints] != names:
-                raise CorruptShard(place, None, "its checkpoints are not those of its manifest")
-        elif self.checkpoints:
-            raise CorruptShard(place, None, "it has checkpoints and is not of a training")
-        references(made)
+        if checkpoints(made) != {path.rsplit("/", 1)[0] for path in self.series}:
+            raise CorruptShard(place, None, "its checkpoints are not those of its manifest")
+        if _drawn_on(made, place) != set(self.references):
+            raise CorruptShard(place, None, "its references are not those of its manifest")
         return made
 
 
-def references(made: Artifact) -> list[str]:
-    """Ids of the results whose files a manifest names by their place.
+def checkpoints(made: Artifact) -> set[str]:
+    """The folders of the checkpoints that an artifact shows, below that of all series."""
+    if not isinstance(made, Checkpoints):
+        return set()
+    return {f"{made.series}/{made.folder(each).name}" for each in made.steps}
 
-    Raises:
-        CorruptShard: it names a place that is not a result's.
-    """
-    found = []
+
+def _drawn_on(made: Artifact, place: str) -> set[str]:
+    found = set()
     for each in made.locations if isinstance(made, TokenMix) else []:
-        *way, id = PurePosixPath(each).parts
-        if tuple(way) not in ((*[".."],), ("..", "..", "cache")) or not ID.fullmatch(id):
-            raise CorruptShard(made.root / MANIFEST, None, f"{each!r} is not the place of a result")
-        found.append(id)
+        *way, id = PurePosixPath(each).parts or ("",)
+        if way not in ([".."], ["..", "..", "cache"]) or not is_id(id):
+            raise CorruptShard(place, None, f"{each!r} is not the place of a result")
+        found.add(id)
     return found
 
 
-def _known(made: Artifact) -> dict[str, tuple[int, str]]:
-    """Path -> size and SHA-256 of each file that a manifest names."""
-    return {each.path: (each.num_bytes, each.sha256) for each in made.files()}
-
-
-def _listed(
-    folder: Path, known: dict[str, tuple[int, str]], leave_out: Iterable[str] = ()
-) -> list[Listed]:
-    """The files in a folder but hidden ones; those that a manifest knows are not read."""
-    found = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if any(part.startswith(".") for part in name.parts) or name.as_posix() in leave_out:
-            continue
-        if path.is_symlink() or not path.is_file():
-            continue
-        size = path.stat().st_size
-        num_bytes, sha256 = known.get(name.as_posix()) or (size, file_sha256(path))
-        if size != num_bytes:
-            raise CorruptShard(path, None, f"has {size} bytes; its manifest says {num_bytes}")
-        found.append(Listed(name.as_posix(), num_bytes, sha256))
-    return found
-
-
-def _files(value: list[dict[str, Any]], refused: Iterable[str] = ()) -> list[Listed]:
-    files = [Listed(**each) for each in value]
-    paths = {each.path for each in files}
-    if len(paths) != len(files):
-        raise ValueError("it names a file twice")
-    for each in files:
-        above = {parent.as_posix() for parent in PurePosixPath(each.path).parents}
-        if each.path in refused or above & paths:
-            raise ValueError(f"{each.path!r} cannot be a file of a result")
-    return files
-
-
-def _read(path: Path) -> dict[str, Json]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptShard(path, None, f"not readable ({error})") from error
-    if not isinstance(value, dict):
-        raise CorruptShard(path, None, "not a JSON object")
-    return value
+def _require_paths(paths: Iterable[str]) -> None:
+    """Raises ValueError where a path leaves its folder, is spelled oddly, or is a folder's too."""
+    known = set(paths)
+    for path in known:
+        require_inside(path)
+        pure = PurePosixPath(path)
+        if pure.as_posix() != path or pure.name.endswith(".tmp"):
+            raise ValueError(f"path is {path!r}; it must be written in its plain form")
+        if any(above.as_posix() in known for above in pure.parents):
+            raise ValueError(f"path is {path!r}, and what stands above it is a file")

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.core.artifacts import Shard, write_json
 from pipeline.core.keys import Json, digest
+from pipeline.core.untrusted import built
+from pipeline.store.inventory import FileState
+from pipeline.store.sealed import read_sealed, write_sealed
+
+NOTE = "note.json"
 
 
 class ResultMemo:
@@ -57,26 +63,29 @@ class FileMemo:
         self.keep_files(key, root, [shard.path], asdict(shard))
 
     def note(self, key: dict[str, Json]) -> Json:
-        """What was noted of the remembered work; None if there is none."""
-        try:
-            return json.loads((self._folder(key) / "note.json").read_text("utf-8"))["note"]
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        """What was noted of the remembered work; None if there is none, or it is damaged."""
+        entry = read_entry(self._folder(key))
+        return None if entry is None else entry.note
 
     def place(self, key: dict[str, Json], root: Path, paths: Sequence[str]) -> bool:
         """Link the remembered files to `root / path`, in the order they were kept in.
 
-        False if there are none, or if they are not as many or as large as they were.
+        False if there are none, or if they are not as many or not what they were: then the memory
+        is forgotten, and the work is done again.
         """
         folder = self._folder(key)
-        try:
-            sizes = json.loads((folder / "note.json").read_text("utf-8"))["sizes"]
-            if sizes != [(folder / str(i)).stat().st_size for i in range(len(paths))]:
-                return False
-        except (OSError, ValueError, TypeError, KeyError):
+        entry = read_entry(folder)
+        if entry is None or len(entry.files) != len(paths):
             return False
-        for place, path in enumerate(paths):
-            place_file(folder / str(place), Path(root) / path)
+        for place, state in enumerate(entry.files):
+            if state.fault(folder / str(place), thorough=False) is not None:
+                forget(folder)
+                return False
+        try:
+            for place, path in enumerate(paths):
+                place_file(folder / str(place), Path(root) / path)
+        except FileNotFoundError:  # somebody cleans the memo
+            return False
         return True
 
     def keep_files(
@@ -84,14 +93,55 @@ class FileMemo:
     ) -> None:
         """Remember finished files, linked and not copied, and a note on them."""
         folder = self._folder(key)
+        known = dict(_noted_digests(note))
+        files = []
         for place, path in enumerate(paths):
             place_file(Path(root) / path, folder / str(place))
-        sizes = [(folder / str(i)).stat().st_size for i in range(len(paths))]
-        write_json(folder / "note.json", {"sizes": sizes, "note": note})
+            files.append(FileState.of(folder / str(place), known.get(path)))
+        write_sealed(folder / NOTE, {"files": [asdict(each) for each in files], "note": note})
+
+    def folders(self) -> Iterator[Path]:
+        """Where each piece of work is remembered."""
+        for above in sorted(self.root.iterdir()) if self.root.is_dir() else []:
+            if above.is_dir() and not above.is_symlink():
+                yield from (each for each in sorted(above.iterdir()) if each.is_dir())
 
     def _folder(self, key: dict[str, Json]) -> Path:
         name = digest(key)
         return self.root / name[:2] / name
+
+
+class MemoEntry(NamedTuple):
+    """One piece of remembered work: its files, named 0, 1 and on, and what was noted of it."""
+
+    files: list[FileState]
+    note: Json
+
+
+def read_entry(folder: Path) -> MemoEntry | None:
+    """What a folder of the memo remembers; None if that is nothing, or damaged."""
+    try:
+        form = read_sealed(folder / NOTE)
+        return MemoEntry(built(list[FileState], form["files"], "files"), form["note"])
+    except (OSError, LookupError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def forget(folder: Path) -> None:
+    """Drop a folder of the memo: first its note, so that it is never half there."""
+    (folder / NOTE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _noted_digests(note: Json) -> Iterator[tuple[str, str]]:
+    """Path and SHA-256 of the files that a note tells of, so that they are not digested again."""
+    if isinstance(note, dict):
+        for path, sha256 in (("path", "sha256"), ("index_path", "index_sha256")):
+            if isinstance(note.get(path), str) and isinstance(note.get(sha256), str):
+                yield note[path], note[sha256]
+    if isinstance(note, (dict, list)):
+        for each in note.values() if isinstance(note, dict) else note:
+            yield from _noted_digests(each)
 
 
 def place_file(source: Path, target: Path) -> None:
@@ -100,8 +150,10 @@ def place_file(source: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copy2(source, temporary)
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # a renaming onto the same file leaves both names
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # there still when they were one file already

@@ -13,12 +13,11 @@ checked in a folder of its own and comes into the workspace by one rename, as wh
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,12 +25,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
-from pipeline.core.artifacts import Artifact, Checkpoints, file_sha256, write_json
+from pipeline.core.artifacts import Artifact, Checkpoints, file_sha256
 from pipeline.core.errors import CorruptShard, MismatchedInputs, PipelineError
-from pipeline.store.entries import OWN, Entry, Listed, references
+from pipeline.store.discarding import restore
+from pipeline.store.entries import Entry, Stored
+from pipeline.store.inventory import is_note
 from pipeline.store.memo import place_file
 from pipeline.store.objects import ObjectStore, Tell
-from pipeline.store.results import ID, KEY, RECORD, Results
+from pipeline.store.results import Results, is_id
+from pipeline.store.series import complete_history, read_weights
 
 TRANSFERS = 8  # files on their way at a time
 logger = logging.getLogger(__name__)
@@ -42,11 +44,11 @@ class Moved:
     """What became of one result.
 
     "kept" means that the other side has another content under this id and keeps it: the step does
-    not give the same bytes everywhere, as trainings do.
+    not give the same bytes everywhere, as trainings do. "discarded": its data is not here.
     """
 
     id: str
-    state: Literal["moved", "there", "kept"]
+    state: Literal["moved", "there", "kept", "discarded"]
     num_bytes: int = 0
 
 
@@ -78,54 +80,54 @@ class Remote:
 
     def find(self, content_key: str) -> str | None:
         """The id of the result that a content key gave somewhere."""
-        id = (self.store.read_json(f"memo/{content_key}.json") or {}).get("result")
-        return id if isinstance(id, str) and ID.fullmatch(id) else None
+        id = (self.store.read_json(_memory(content_key)) or {}).get("result")
+        return id if is_id(id) else None
 
     # ---------------------------------------------------------------- push
 
     def push(self, results: Results, ids: Iterable[str], *, mend: bool = False) -> list[Moved]:
-        """Copy results there, and those whose files they name; what is there is not sent again.
+        """Copy results there, and those whose files they read; what is there is not sent again.
 
         Args:
             mend: send all of it again, as something there is damaged.
 
         Raises:
             KeyError: there is no such result here.
-            CorruptShard: a file here is not what its manifest says; nothing of that result is sent.
+            CorruptShard: a file here is not what it was; nothing of that result is sent.
         """
         moved: list[Moved] = []
-        plans: list[tuple[str, Entry, dict[str, Path]]] = []
+        plans: dict[str, Entry] = {}
         for id in _with_references(results, ids):
-            made, folder = results.load(id), results.folder(id)
-            there = self._entry_or_none(id)
-            if there is not None and not mend:
-                same = there.manifest.get("content") == made.content
-                moved.append(Moved(id, "there" if same else "kept"))
+            if results.inventory(id).discarded:
+                moved.append(Moved(id, "discarded"))
                 continue
-            entry = Entry.of(folder, made)
-            plans.append((id, entry, _sources(entry, folder, made)))
+            there = self._entry_or_none(id)
+            if there is None or mend:
+                plans[id] = Entry.of(results, id)
+                continue
+            same = there.manifest.get("content") == results.load(id).content
+            moved.append(Moved(id, "there" if same else "kept"))
         with _bar("push") as bar, ThreadPoolExecutor(TRANSFERS) as pool:
-            files = [_whole(entry, sources) for _, entry, sources in plans]
-            bar.expect(sum(each.num_bytes for whole in files for each, _ in whole))
+            files = {id: _sources(entry, results, id) for id, entry in plans.items()}
+            bar.expect(sum(each.num_bytes for once in files.values() for each in once))
 
-            def send(each: tuple[Listed, Path]) -> None:
+            def send(each: tuple[Stored, Path]) -> None:
                 self._send(*each, bar.tell, mend)
 
-            for (id, entry, _), whole in zip(plans, files, strict=True):
-                _all(pool, send, whole)
+            for id, entry in plans.items():
+                _all(pool, send, list(files[id].items()))
                 self.store.write_json(_entry(id), entry.to_json())
-                content_key = entry.record.get("content_key")
-                if isinstance(content_key, str):
-                    self.store.write_json(f"memo/{content_key}.json", {"result": id})
+                if entry.content_key is not None:
+                    self.store.write_json(_memory(entry.content_key), {"result": id})
                 moved.append(Moved(id, "moved", entry.num_bytes))
         return moved
 
-    def _send(self, file: Listed, source: Path, tell: Tell, mend: bool) -> None:
+    def _send(self, file: Stored, source: Path, tell: Tell, mend: bool) -> None:
         if not mend and self.store.size(file.place) == file.num_bytes:
             tell(file.num_bytes)
             return
         if file_sha256(source) != file.sha256:
-            raise CorruptShard(source, None, "its SHA-256 is not the one in its manifest")
+            raise CorruptShard(source, None, "its SHA-256 is not the one it was committed with")
         self.store.upload(source, file.place, tell)
 
     def _entry_or_none(self, id: str) -> Entry | None:
@@ -139,7 +141,7 @@ class Remote:
     # ---------------------------------------------------------------- pull
 
     def pull(self, results: Results, ids: Iterable[str]) -> list[Moved]:
-        """Copy results here, and those whose files they name; every byte is checked on the way.
+        """Copy results here, and those whose files they read; every byte is checked on the way.
 
         Raises:
             KeyError: the remote has no such result.
@@ -163,60 +165,66 @@ class Remote:
         entry = self.entry(id)
         if entry is None:
             raise KeyError(id)
-        staged = results.root / "work" / f".pull-{id}"
-        staged.mkdir(parents=True, exist_ok=True)
-        made = entry.load(staged, self._place(id))
-        moved = self._pull(results, references(made), bar)
-        _require_space(results.root, entry.num_bytes)
-        bar.expect(entry.num_bytes)
-        if isinstance(made, Checkpoints):
-            with results.lease(f"series-{made.series}"):
-                self._fetch_series(made, entry, bar.tell)
-        self._fetch_files(entry.files, staged, bar.tell)
-        write_json(staged / KEY, entry.key)
-        write_json(staged / RECORD, {**entry.record, "pulled_from": self.store.shown})
-        content_key = entry.record.get("content_key")
-        if isinstance(content_key, str) and len(content_key) == 64 and content_key.isalnum():
-            results.memo.keep(content_key, id)
-        results.publish(staged, id)
+        staged = results.root / "work" / f"pull-{id}"
+        with results.lease(staged.name):  # says that the folder is in use
+            staged.mkdir(parents=True, exist_ok=True)
+            made = entry.load(staged, self._place(id))
+            moved = self._pull(results, entry.references, bar)
+            _require_space(results.root, entry.num_bytes)
+            bar.expect(entry.num_bytes)
+            if isinstance(made, Checkpoints):
+                with results.lease(f"series-{made.series}"):
+                    results.series(made.series, user=id)
+                    self._fetch_series(made, entry.series, results.series_root, bar.tell)
+            self._fetch_files(entry.files, staged, bar.tell)
+            if isinstance(made, Checkpoints):
+                with results.lease(f"series-{made.series}"):
+                    complete_history(made.series_root, staged / made.history.path)
+            results.seal(staged, entry.key, {**entry.record, "pulled_from": self.store.shown})
+            if entry.content_key is not None:
+                results.memo.keep(entry.content_key, id)
+            results.publish(staged, id)
         return [*moved, Moved(id, "moved", entry.num_bytes)]
 
-    def _fetch_files(self, files: list[Listed], folder: Path, tell: Tell) -> None:
+    def _fetch_files(self, files: Mapping[str, Stored], folder: Path, tell: Tell) -> None:
         """Have the files in `folder`; those that an earlier pull left there are not read again."""
-        first: dict[str, Listed] = {}
-        for each in files:
-            first.setdefault(each.sha256, each)
-        wanted = {*OWN, *(each.path for each in files)}
-        for path in folder.rglob("*"):
-            if not path.is_dir() and path.relative_to(folder).as_posix() not in wanted:
-                path.unlink()
+        first: dict[str, str] = {}
+        for path, each in files.items():
+            first.setdefault(each.sha256, path)
+        for left in folder.rglob("*"):
+            name = left.relative_to(folder).as_posix()
+            if not left.is_dir() and name not in files and not is_note(name):
+                left.unlink()
 
-        def fetch(each: Listed) -> None:
-            place = folder / each.path
-            if place.is_file() and file_sha256(place) == each.sha256:
+        def fetch(path: str) -> None:
+            each, target = files[path], folder / path
+            if target.is_file() and file_sha256(target) == each.sha256:
                 tell(each.num_bytes)
                 return
             self.store.download(
-                each.place, place, num_bytes=each.num_bytes, sha256=each.sha256, tell=tell
+                each.place, target, num_bytes=each.num_bytes, sha256=each.sha256, tell=tell
             )
 
         with ThreadPoolExecutor(TRANSFERS) as pool:
             _all(pool, fetch, list(first.values()))
-        for each in files:
-            if each is not first[each.sha256]:
-                place_file(folder / first[each.sha256].path, folder / each.path)
+        for path, each in files.items():
+            if path != first[each.sha256]:
+                place_file(folder / first[each.sha256], folder / path)
                 tell(each.num_bytes)
 
-    def _fetch_series(self, made: Checkpoints, entry: Entry, tell: Tell) -> None:
+    def _fetch_series(
+        self, made: Checkpoints, files: Mapping[str, Stored], root: Path, tell: Tell
+    ) -> None:
         for each in made.steps:
             final = made.folder(each)
-            files = entry.checkpoints[final.name]
+            above = final.relative_to(root).as_posix() + "/"
+            own = {path[len(above) :]: e for path, e in files.items() if path.startswith(above)}
             if final.is_dir():
                 _require_weights(final, each.weights)
-                tell(sum(file.num_bytes for file in files))
+                tell(sum(file.num_bytes for file in own.values()))
                 continue
             staged = final.with_name(f".pull-{final.name}")
-            self._fetch_files(files, staged, tell)
+            self._fetch_files(own, staged, tell)
             _require_weights(staged, each.weights)
             os.replace(staged, final)
 
@@ -227,7 +235,7 @@ class Remote:
         found: set[str] = set()
 
         def look() -> bool:
-            found.update(self.having(id for id in ids if ID.fullmatch(id)))
+            found.update(self.having(id for id in ids if is_id(id)))
             return True
 
         self._tried(look)
@@ -252,8 +260,25 @@ class Remote:
             id = self.find(content_key)
             return id is not None and id in self and bool(self.pull(results, [id]))
 
-        id = results.memo.find(content_key) if self._tried(look) else None
-        return id if id is not None and id in results else None
+        return results.find_earlier(content_key) if self._tried(look) else None
+
+    def refill(self, results: Results, id: str) -> bool:
+        """Give a discarded result, whose lease the caller holds, its data, if it stands there."""
+
+        def look() -> bool:
+            entry, before = self.entry(id), Artifact.load(results.folder(id))
+            if entry is None or entry.manifest.get("content") != before.content:
+                return False
+            with _bar("pull") as bar:
+                work = results.work(id)
+                entry.load(work, self._place(id))
+                _require_space(results.root, entry.num_bytes)
+                bar.expect(entry.num_bytes)
+                self._fetch_files(entry.files, work, bar.tell)
+            restore(results, id)
+            return True
+
+        return self._tried(look)
 
     def _tried(self, attempt: Callable[[], bool]) -> bool:
         if self._is_out_of_reach:
@@ -289,7 +314,7 @@ class Remote:
             raise CorruptShard(f"{self.store.shown}/runs/{name}.json", None, "not a run")
         for step, id in steps.items():
             outside = set(step) & set("/\\\0") or step.startswith(".") or not step
-            if outside or not isinstance(id, str) or not ID.fullmatch(id):
+            if outside or not is_id(id):
                 reason = f"its step {step!r} has the id {id!r}"
                 raise CorruptShard(f"{self.store.shown}/runs/{name}.json", None, reason)
         return value
@@ -302,34 +327,30 @@ class Remote:
 
 
 def _entry(id: str) -> str:
-    if not ID.fullmatch(id):
+    if not is_id(id):
         raise ValueError(f"{id!r} is not the id of a result")
     return f"results/{id}.json"
 
 
+def _memory(content_key: str) -> str:
+    return f"memo/{content_key}.json"
+
+
 def _with_references(results: Results, ids: Iterable[str]) -> list[str]:
-    """The results, each after those whose files it names, none twice."""
+    """The results, each after those whose files it reads, none twice; KeyError without one."""
     found: dict[str, None] = {}
     for id in ids:
-        for below in _with_references(results, references(results.load(id))):
+        results.load(id)
+        for below in _with_references(results, results.inventory(id).references):
             found.setdefault(below)
         found.setdefault(id)
     return list(found)
 
 
-def _sources(entry: Entry, folder: Path, made: Artifact) -> dict[str, Path]:
-    """Where the bytes of each digest stand here."""
-    sources = {each.sha256: folder / each.path for each in entry.files}
-    if isinstance(made, Checkpoints):
-        for name, files in entry.checkpoints.items():
-            sources |= {each.sha256: made.series_root / name / each.path for each in files}
-    return sources
-
-
-def _whole(entry: Entry, sources: dict[str, Path]) -> list[tuple[Listed, Path]]:
-    """Each digest once, with the file to read it from."""
-    once = {each.sha256: each for each in entry.every_file()}
-    return [(each, sources[sha256]) for sha256, each in once.items()]
+def _sources(entry: Entry, results: Results, id: str) -> dict[Stored, Path]:
+    """Each of an entry's files once, with the place of its bytes here."""
+    own = {each: results.folder(id) / path for path, each in entry.files.items()}
+    return own | {each: results.series_root / path for path, each in entry.series.items()}
 
 
 def _all(pool: ThreadPoolExecutor, work: Callable[[Any], None], items: list[Any]) -> None:
@@ -345,14 +366,14 @@ def _all(pool: ThreadPoolExecutor, work: Callable[[Any], None], items: list[Any]
 
 
 def _require_weights(folder: Path, weights: str) -> None:
-    try:
-        held = json.loads((folder / "state.json").read_text(encoding="utf-8"))["weights"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptShard(folder, None, f"has no record of its weights ({error})") from error
-    if held != weights:
-        raise MismatchedInputs(
-            folder, "the remote result", f"weights are {str(held)[:12]}, not {weights[:12]}"
-        )
+    """Raises MismatchedInputs where a checkpoint is of other weights; CorruptShard if it is none.
+
+    A checkpoint that stands here belongs to a training of this machine and is never replaced.
+    """
+    found = read_weights(folder)
+    if found != weights:
+        reason = f"weights are {found[:12]}, not {weights[:12]}"
+        raise MismatchedInputs(folder, "the remote result", reason)
 
 
 def _require_space(root: Path, num_bytes: int) -> None:

@@ -8,6 +8,13 @@ from importlib import import_module
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
     "plan": "say which steps are there already and which would run",
+    "ls": "list runs, or the steps of one, with sizes, ages and who needs them",
+    "show": "open a result: documents, tokens, checkpoints, scores and so on",
+    "diff": "say in what two results differ",
+    "rm": "remove a result, or let a run go",
+    "gc": "remove what no kept run needs",
+    "discard": "drop the data of an intermediate and keep what was made from it valid",
+    "verify": "read every digest anew and name what is damaged",
     "push": "copy results to a remote cache: s3://, gs:// or a folder",
     "pull": "copy results from a remote cache into the workspace",
 }

@@ -2,64 +2,57 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import nearest
 from pipeline.store.remote import Remote
-from steps.cli.experiment import SyntaxFault, read_experiment
-from steps.cli.push import chosen, read_runs, tell
+from pipeline.store.results import is_id
+from pipeline.store.survey import read_runs
+from steps.cli.push import tell
+from steps.cli.selecting import ids_of, parser_of, told
 from steps.cli.settings import workspace_settings
 
 
+@told
 def main(arguments: list[str]) -> int:
     """Copy results from a remote cache into the workspace; every byte is checked on the way."""
-    parser = argparse.ArgumentParser(prog="olmo pull", description=main.__doc__)
+    settings = workspace_settings()
+    parser = parser_of("pull", main.__doc__)
+    parser.set_defaults(workspace=settings["dir"])
     parser.add_argument(
-        "names", nargs="*", help="a run, run:step, a step, an id, an experiment file; else a list"
+        "names",
+        nargs="*",
+        help="a run, run:step, a step of the latest run with it, an id, an experiment file; "
+        "without any, the runs that are there are listed",
     )
     parser.add_argument("--from", dest="url", metavar="URL", help="else tango.yml's remote")
-    parser.add_argument("-w", "--workspace", help="folder of the results; else tango.yml's")
     options = parser.parse_args(arguments)
-    settings = workspace_settings()
     url = options.url or settings.get("remote")
     if url is None:
         print("--from is missing; tango.yml names no remote of the workspace", file=sys.stderr)
         return 2
-    try:
-        return _pull(Remote(url), options.names, options.workspace or settings["dir"])
-    except KeyError as missing:
-        print(f"{missing.args[0]} does not stand in {Remote(url).store.shown}", file=sys.stderr)
-    except (PipelineError, ValueError, OSError, SyntaxFault) as fault:
-        print(fault, file=sys.stderr)
-    return 1
-
-
-def _pull(remote: Remote, names: list[str], root: str) -> int:
     started = time.monotonic()
-    runs = dict(sorted(remote.runs().items(), key=lambda each: each[1]["started"]))
-    if not names:
+    remote = Remote(url)
+    runs = dict(sorted(remote.runs().items(), key=lambda each: -each[1]["started"]))
+    if not options.names:
         for name, run in runs.items():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"]))
             print(f"{when}  {name}  {len(run['steps'])} steps")
         return 0
+    ids = dict.fromkeys(id for name in options.names for id in _ids(name, runs))
     from steps.workspace import ResultWorkspace
 
-    workspace = ResultWorkspace(root)
-    experiments = [name for name in names if Path(name).is_file()]
-    named = [name for name in names if name not in experiments]
-    ids = chosen(named, {name: run["steps"] for name, run in runs.items()})
-    for each in experiments:
-        ids += _ids(each)
+    workspace = ResultWorkspace(options.workspace)
     there = remote.having(ids)
     moved = remote.pull(workspace.results, [id for id in ids if id in there])
-    held = read_runs(workspace.dir)
-    for name in named:
+    held = read_runs(workspace.results)
+    for name in options.names:
         if name not in held and name in runs:
             workspace.note_run(name, runs[name]["steps"])
-        elif name in runs and held[name][1] != runs[name]["steps"]:
+        elif name in runs and held[name].steps != runs[name]["steps"]:
             print(f"kept: the run {name} here, which has other steps")
     tell(moved, f"pulled from {remote.store.shown}", time.monotonic() - started)
     for id in ids:
@@ -68,9 +61,17 @@ def _pull(remote: Remote, names: list[str], root: str) -> int:
     return 0 if there or not ids else 1
 
 
-def _ids(experiment: str) -> list[str]:
-    config = read_experiment(experiment)
-    import steps  # noqa: F401  registers every step
-    from steps.wiring import build_steps
-
-    return [step.unique_id for step in build_steps(config["steps"]).values()]
+def _ids(name: str, runs: dict[str, dict[str, Any]]) -> list[str]:
+    """The ids that a name stands for, of the runs in the remote, the newest first."""
+    if is_id(name):
+        return [name]
+    if Path(name).is_file():
+        return list(ids_of(name).values())
+    if name in runs:
+        return list(runs[name]["steps"].values())
+    above, _, step = name.rpartition(":")
+    for run, found in runs.items():
+        if above in ("", run) and step in found["steps"]:
+            return [found["steps"][step]]
+    known = {*runs, *(step for run in runs.values() for step in run["steps"])}
+    raise ValueError(f"{name!r} is no run, step or id in the remote{nearest(name, known)}")

@@ -4,7 +4,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.engine import Local
+from pipeline.data import decontaminate
 from pipeline.data.decontaminate import find_overlaps
+from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
 
 
@@ -56,3 +58,28 @@ def test_nothing_to_look_for_is_nothing_found_and_workers_change_nothing(tmp_pat
     assert made[0].content == made[1].content
     assert [bool(n) for n in column(made[0], "num_overlaps")] == [i in (3, 4) for i in range(8)]
     assert not list((tmp_path / "1").glob(".*"))
+
+
+def test_a_shard_is_looked_through_once_for_the_same_evaluation_text(tmp_path, monkeypatch):
+    rng, memo, looked = random.Random(2), FileMemo(tmp_path / "memo"), []
+    real = decontaminate._FindInShard._find
+    monkeypatch.setattr(
+        decontaminate._FindInShard,
+        "_find",
+        lambda self, number: looked.append(number) or real(self, number),
+    )
+    texts = [" ".join(words(rng, 30)) for _ in range(4)]
+    before = make_documents(tmp_path / "d", [texts[:2], texts[2:3]])
+    after = make_documents(tmp_path / "d2", [texts[:2], texts[2:3], texts[3:]])
+    evaluation = make_documents(tmp_path / "e", [texts[1:2]])
+    first = find_overlaps(before, evaluation, out=tmp_path / "1", memo=memo)
+    more = find_overlaps(after, evaluation, out=tmp_path / "2", memo=memo)
+    assert looked == [0, 1, 2]
+    assert more.tables[0].shards[:2] == first.tables[0].shards
+    assert more == find_overlaps(after, evaluation, out=tmp_path / "3")
+    del looked[:]
+    find_overlaps(after, evaluation, min_words=12, out=tmp_path / "4", memo=memo)
+    other = make_documents(tmp_path / "e2", [texts[2:3]])
+    found = find_overlaps(after, other, out=tmp_path / "5", memo=memo)
+    assert looked == [0, 1, 2, 0, 1, 2]
+    assert [bool(n) for n in column(found, "num_overlaps")] == [False, False, True, False]

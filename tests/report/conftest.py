@@ -20,8 +20,17 @@ from pipeline.core.artifacts import (
     write_json,
 )
 from pipeline.core.shards import write_shard
+from pipeline.data.filtering import REMOVED_SCHEMA
 
 EVIL = "<script>alert('x')</script> & \"quoted\""
+MODEL = {
+    "d_model": 128,
+    "n_layers": 4,
+    "n_heads": 4,
+    "mlp_hidden_size": 1024,
+    "vocab_size": 2048,
+    "max_sequence_length": 256,
+}
 SCORE_ROWS = pa.schema(
     [
         ("model", pa.string()),
@@ -43,6 +52,7 @@ ANSWER_ROWS = pa.schema(
         ("value", pa.float64()),
     ]
 )
+TEXT_ROWS = ANSWER_ROWS.append(pa.field("num_bytes", pa.int64()))
 PAIR_ROWS = ANSWER_ROWS.append(pa.field("margin", pa.float64()))
 CHOICE_ROWS = ANSWER_ROWS.append(pa.field("logprobs", pa.list_(pa.float64())))
 
@@ -82,7 +92,7 @@ def make_training(root, objective, num_steps, start, end, seed=0):
     return Checkpoints.of(
         root,
         series="0" * 64,
-        model={"d_model": 128},
+        model=MODEL,
         tokenizer="t" * 64,
         objective=objective,
         steps=[Checkpoint(f"step{num_steps:06d}", num_steps, num_steps * 4096, "w" * 64)],
@@ -161,6 +171,7 @@ def make_inputs(root):
     ]
     ids = [str(i) for i in range(200)]
     hard = {id: rng.gauss(1.5, 0.5) for id in ids}
+    sizes = {id: rng.randint(20, 200) for id in ids}
     answer_rows, answer_scores, pair_rows, pair_scores = [], [], [], []
     for model, step, gain, preferred in (
         ("base", 400, 0.0, 0.5),
@@ -168,14 +179,15 @@ def make_inputs(root):
         ("dpo", 100, 0.401, 0.8),
     ):
         values = [hard[id] - gain + rng.gauss(0, 0.1) for id in ids]
-        mean = sum(values) / len(values)
+        nats = sum(v * sizes[id] for id, v in zip(ids, values, strict=True))
+        mean = nats / sum(sizes.values())
         answer_scores += [
             score(model, step, "functions", "bits_per_byte", mean, "bits per byte", 200),
             score(model, step, "functions", "num_bytes", 12345.0, "bytes", 200, 0.0),
         ]
         for id, value in zip(ids, values, strict=True):
             row = {"model": model, "step": step, "task": "functions", "id": id, "value": value}
-            answer_rows.append(row)
+            answer_rows.append({**row, "num_bytes": sizes[id]})
         wins = [float(rng.random() < preferred) for _ in ids]
         share = sum(wins) / len(wins)
         pair_scores += [
@@ -230,7 +242,7 @@ def make_inputs(root):
                 [{"model": "base", "step": 400, "task": "code", "id": "0", "value": 1.0}],
             ),
             "held-out answers": make_scores(
-                cache / "AnswerScores-001-e2", "perplexity", answer_scores, answer_rows
+                cache / "AnswerScores-001-e2", "perplexity", answer_scores, answer_rows, TEXT_ROWS
             ),
             "held-out pairs": make_scores(
                 cache / "PairScores-001-e3", "rank", pair_scores, pair_rows, PAIR_ROWS
@@ -239,7 +251,10 @@ def make_inputs(root):
                 cache / "RankEval-001-e4", "rank", choice_scores, choices, CHOICE_ROWS
             ),
         },
-        "overlaps": {"code with held-out items": attributes},
+        "overlaps": {
+            f"code with {EVIL}": attributes,
+            "code kept with held-out functions": attributes,
+        },
         "generations": make_generations(cache / "Generate-001-gg"),
     }
 
@@ -248,20 +263,19 @@ def make_funnel(root):
     rules = [
         {
             "rule": "gopher.num_words between 50 and 100000",
-            "removed_first": 312,
-            "removed_alone": 250,
+            "num_removed_first": 312,
+            "num_removed_alone": 250,
         },
-        {"rule": "duplicates.document = 0", "removed_first": 96, "removed_alone": 80},
-        {"rule": EVIL, "removed_first": 0, "removed_alone": 0},
+        {"rule": "duplicates.document = 0", "num_removed_first": 108, "num_removed_alone": 80},
+        {"rule": EVIL, "num_changed": 7},
     ]
     write_json(root / "funnel.json", {"num_documents": 1822, "num_kept": 1402, "rules": rules})
-    schema = pa.schema([("id", pa.string()), ("rule", pa.string()), ("text", pa.string())])
-    rows = {
-        "id": ["a.py", "b.py"],
-        "rule": ["gopher.num_words", EVIL],
-        "text": ["import os\n\nVALUE = 1\n", EVIL * 200],
-    }
-    write_shard(root, "removed.parquet", rows, schema)
+    rows = [
+        {"id": f"{i}.py", "source": EVIL, "rule": "gopher.num_words", "value": 1.0, "text": "x = 1"}
+        for i in range(50)
+    ]
+    rows.append({"id": EVIL, "source": "s", "rule": EVIL, "value": None, "text": EVIL * 200})
+    write_shard(root, "removed.parquet", as_table(rows, REMOVED_SCHEMA), REMOVED_SCHEMA)
 
 
 def make_generations(root):

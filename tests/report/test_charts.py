@@ -23,12 +23,21 @@ numbers = st.floats(allow_nan=True, allow_infinity=True, width=32)
     st.text(max_size=50),
     st.booleans(),
     st.booleans(),
+    numbers,
 )
-def test_any_series_under_any_name_is_well_formed_svg(series, title, log_x, log_y):
-    svg = line_chart(series, title=title, log_x=log_x, log_y=log_y)
+def test_any_series_under_any_name_is_well_formed_svg(series, title, log_x, log_y, spread):
+    bands = {name: [(x, y - spread, y + spread) for x, y in of] for name, of in series.items()}
+    svg = line_chart(series, bands=bands, title=title, log_x=log_x, log_y=log_y)
     ElementTree.fromstring(svg)
-    places = re.findall(r' (?:x1|x2|y1|y2|cx|cy|d)="([^"]*)"', svg)
+    places = re.findall(r' (?:x1|x2|y1|y2|cx|cy|d|points)="([^"]*)"', svg)
     assert not any("nan" in place or "inf" in place for place in places)
+
+
+def test_a_band_lies_inside_the_drawing():
+    svg = line_chart({"a": [(0, 1), (1, 2)]}, bands={"a": [(0, -9, 9), (1, 1, 3)]}, height=300)
+    (outline,) = re.findall(r'<polygon points="([^"]*)"', svg)
+    assert all(0 <= float(point.split(",")[1]) <= 300 for point in outline.split())
+    assert len(outline.split()) == 4
 
 
 @settings(deadline=None)

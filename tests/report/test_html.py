@@ -1,16 +1,20 @@
 import re
+import shutil
+import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.core.artifacts import Artifact, Checkpoints, Scores
+from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard
-from pipeline.report import readme
+from pipeline.report import tables
 from pipeline.report.html import write_report
-from tests.report.conftest import make_inputs
+from pipeline.report.markup import shown_table
+from tests.report.conftest import EVIL, make_inputs, make_scores, score
 
-VOID = {"meta"}
+VOID = {"meta", "wbr"}
 
 
 class Elements(HTMLParser):
@@ -68,8 +72,9 @@ def test_the_page_says_what_the_results_say(page):
     text = re.sub(r"<[^>]*>", " ", page.read_text(encoding="utf-8"))
     for said in (
         "1,402",
-        "num kept: 1,402",
+        "1,822 documents came in and 1,402 were kept",
         "8.12M",
+        "1,572,864",
         "at chance",
         "no clear change",
         "Return the sum of a and b.",
@@ -100,19 +105,73 @@ def test_a_changed_history_is_refused(tmp_path):
         write_report(**inputs, out=tmp_path / "work" / "r")
 
 
-def test_the_readme_has_a_chart_and_a_row_for_each_score(inputs, tmp_path, capsys):
-    run = tmp_path / "runs" / "tiny"
-    run.mkdir(parents=True)
-    for group in ("training", "scores", "corpus"):
-        for name, artifact in inputs[group].items():
-            (run / name.replace(" ", "_")).symlink_to(artifact.root)
-    (run / "config.json").write_text("{}")
-    found = readme.run_artifacts(run)
-    assert sum(isinstance(each, Checkpoints) for each in found.values()) == 3
-    assert sum(isinstance(each, Scores) for each in found.values()) == 4
-    readme.main([str(run), "--chart", str(tmp_path / "docs" / "tiny-loss.svg")])
-    assert Path(tmp_path / "docs" / "tiny-loss.svg").read_text().startswith("<svg")
-    lines = capsys.readouterr().out.splitlines()
-    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
-    assert any("at chance" in line for line in lines)
-    assert not any("<script" in line for line in lines)
+def test_no_name_of_a_stage_run_or_model_becomes_markup(tmp_path):
+    inputs = make_inputs(tmp_path)
+
+    def hostile(named):
+        return {f"{EVIL} {name}": artifact for name, artifact in named.items()}
+
+    rows = [
+        score(f"{EVIL} {m}", n, EVIL, "bits_per_byte", 1.0 / n) for m in "ab" for n in (1, 2)
+    ] + [score(EVIL, 1, EVIL, EVIL, None)]
+    series = make_scores(tmp_path / "cache" / "Perplexity-001-zz", EVIL, rows, [])
+    stages = [score(f"{EVIL} {m}", 1, EVIL, "bits_per_byte", 1.0) for m in "ab"]
+    alike = make_scores(tmp_path / "cache" / "AnswerScores-001-zz", EVIL, stages, [])
+    out = tmp_path / "work" / "WriteReport-001-00"
+    write_report(
+        title=EVIL,
+        corpus=hostile(inputs["corpus"]),
+        tokens=hostile(inputs["tokens"]),
+        training=hostile(inputs["training"]),
+        scores={**hostile(inputs["scores"]), f"{EVIL}1": series, f"{EVIL}2": alike},
+        overlaps=hostile(inputs["overlaps"]),
+        generations=inputs["generations"],
+        out=out,
+    )
+    elements = Elements((out / "index.html").read_text(encoding="utf-8"))
+    assert not elements.open
+    assert not elements.seen & {"script", "img", "iframe", "object", "link"}
+
+
+def test_what_stands_in_the_corpus_is_told_beside_the_scores(page):
+    text = page.read_text(encoding="utf-8")
+    scores = text.index("<h3>held-out functions ")
+    beside = text.index("code kept with held-out functions")
+    assert scores < beside < text.index("<h3>Other evaluation text")
+
+
+def test_the_results_stand_before_what_they_were_made_of(page):
+    text = page.read_text(encoding="utf-8")
+    order = ["language", "stages", "choice", "generations", "training", "data", "funnel", "tokens"]
+    places = [text.index(f'<section id="{id}">') for id in [*order, "made"]]
+    assert places == sorted(places)
+
+
+def test_the_id_of_a_result_is_shown_short_and_told_in_full(tmp_path):
+    inputs = make_inputs(tmp_path)
+    id = f"Filter-001-{'0123456789abcdef' * 2}"
+    shutil.move(inputs["corpus"]["code kept"].root, tmp_path / "cache" / id)
+    corpus = {"kept": Artifact.load(tmp_path / "cache" / id)}
+    out = tmp_path / "work" / "r"
+    write_report(title="t", corpus=corpus, tokens={}, training={}, scores={}, out=out)
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert f'<a href="../../cache/{id}/manifest.json" title="{id}">Filter-001-01234567</a>' in text
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.one_of(
+        st.text(max_size=400),
+        st.builds(tables.Link, st.text(), st.text(), st.text()),
+        st.builds(tables.Measure, st.floats(), st.floats()),
+        st.builds(tables.Change, st.floats(), st.floats(), st.text()),
+        st.builds(tables.Share, st.floats(allow_nan=False, allow_infinity=False)),
+        st.integers(),
+        st.floats(),
+        st.booleans(),
+        st.none(),
+    )
+)
+def test_any_cell_is_well_formed(cell):
+    text = shown_table(tables.Table([EVIL], [[cell]])).replace("<wbr>", "")
+    ElementTree.fromstring(f"<body>{text}</body>")

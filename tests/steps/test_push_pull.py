@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from steps.cli.__main__ import main
-from steps.cli.push import chosen
+from steps.cli.pull import _ids
 
 ROOT = Path(__file__).parent.parent.parent
 ID = "Tag-001-" + "0" * 32
@@ -104,13 +104,13 @@ def test_a_result_of_the_same_content_is_pulled_though_its_id_is_another(tmp_pat
 
 
 def test_names_stand_for_runs_steps_and_ids():
-    runs = {"old": {"a": ID, "b": ID}, "new": {"a": OTHER}}
-    assert chosen(["old"], runs) == [ID]
-    assert chosen(["a"], runs) == [OTHER]
-    assert chosen(["b"], runs) == [ID]
-    assert chosen(["old:a", ID, "new"], runs) == [ID, OTHER]
-    with pytest.raises(ValueError, match="'nwe' is no run, step or id; did you mean 'new'"):
-        chosen(["nwe"], runs)
+    runs = {"new": {"steps": {"a": OTHER}}, "old": {"steps": {"a": ID, "b": ID}}}
+    assert _ids("old", runs) == [ID, ID]
+    assert _ids("a", runs) == [OTHER]
+    assert _ids("b", runs) == [ID]
+    assert _ids("old:a", runs) == [ID] and _ids(ID, runs) == [ID]
+    with pytest.raises(ValueError, match="'nwe' is no run, step or id .*did you mean 'new'"):
+        _ids("nwe", runs)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,7 @@ def test_names_stand_for_runs_steps_and_ids():
     [
         (["push"], 2, "--to is missing"),
         (["pull", "x"], 2, "--from is missing"),
-        (["push", "--to", "remote"], 1, "there is no run"),
-        (["push", "nothing", "--to", "remote"], 1, "'nothing' is no run"),
+        (["push", "--to", "remote"], 1, "nothing was run yet"),
         (["pull", "nothing", "--from", "remote"], 1, "'nothing' is no run"),
         (["pull", ID, "--from", "remote"], 1, ""),
     ],

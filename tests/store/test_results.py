@@ -52,7 +52,7 @@ def test_what_a_killed_attempt_was_writing_is_not_part_of_the_result(tmp_path):
     assert results.resume(id) == results.work(id)
     made = results.commit(id, key, "c" * 64, {})
     held = {each.name for each in made.root.rglob("*") if each.is_file()}
-    assert held == {"manifest.json", "key.json", "run.json", "tokenizer.json"}
+    assert held == {"manifest.json", "key.json", "run.json", "files.json", "tokenizer.json"}
 
 
 def test_a_file_that_is_in_its_place_already_leaves_no_second_name(tmp_path):

@@ -1,0 +1,159 @@
+"""Views of models and what was measured of them; no torch is imported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+
+from pipeline.browse.text import first_rows
+from pipeline.browse.views import Block, Bytes, Facts, Plot, Prose, grid
+from pipeline.core.artifacts import (
+    Checkpoints,
+    Generations,
+    HfModel,
+    Report,
+    Scores,
+    Shard,
+)
+from pipeline.core.errors import CorruptShard
+from pipeline.core.shards import read_shard
+from pipeline.store.series import checkpoint_files
+
+MOST_TENSORS = 400
+MOST_ROWS = 200_000  # of a history, or of scores
+WEIGHTS = "model.safetensors"
+
+
+def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
+    yield Facts(
+        {
+            "objective": made.objective.replace("_", " "),
+            "series": made.series[:12],
+            "tokenizer": made.tokenizer[:12],
+            **{name: value for name, value in made.model.items() if value is not None},
+        }
+    )
+    rows = []
+    for each in made.steps:
+        folder = made.folder(each)
+        names = checkpoint_files(folder, each.weights)
+        size = sum((folder / name).stat().st_size for name in names)
+        rows.append(
+            {
+                "checkpoint": each.name,
+                "step": each.step,
+                "tokens seen": each.num_tokens_seen,
+                "weights": each.weights[:12],
+                "size": Bytes(size),
+                "folder": str(folder),
+            }
+        )
+    yield grid("checkpoints", rows[-limit:], len(rows))
+    yield from _history(made)
+    yield from _tensors(made.folder(made.latest) / WEIGHTS, f"tensors of {made.latest.name}")
+
+
+def _history(made: Checkpoints) -> Iterator[Block]:
+    record = made.history
+    path = record.place(made.root)
+    try:
+        rows = pq.read_metadata(path).num_rows
+    except (OSError, ValueError) as error:
+        raise CorruptShard(path, None, f"not readable ({error})") from error
+    shard = Shard(record.path, record.num_bytes, record.content, record.sha256, rows)
+    table = read_shard(made.root, shard).slice(0, MOST_ROWS)
+    steps = [float(each) for each in table["step"].to_pylist()] or [0.0]
+    for name in ("loss", "grad_norm", "lr"):
+        if name in table.column_names:
+            values = [math.nan if v is None else float(v) for v in table[name].to_pylist()]
+            yield Plot(name.replace("_", " "), values, steps[0], steps[-1])
+
+
+@contextmanager
+def tensors(path: Path) -> Iterator[Any]:
+    """The tensors in a file, by name, each read when it is asked for; as numpy arrays.
+
+    Raises:
+        CorruptShard: it is no safetensors.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CorruptShard(path, None, f"not readable ({error})") from error
+
+
+def _tensors(path: Path, title: str) -> Iterator[Block]:
+    """Name, type, shape and norm of the tensors in a file."""
+    rows: list[dict[str, Any]] = []
+    num_parameters = 0
+    with tensors(path) as file:
+        names = sorted(file.keys())
+        for name in names:
+            part = file.get_slice(name)
+            shape = part.get_shape()
+            num_parameters += math.prod(shape)
+            if len(rows) < MOST_TENSORS:
+                rows.append(
+                    {
+                        "tensor": name,
+                        "type": part.get_dtype(),
+                        "shape": " × ".join(str(each) for each in shape) or "scalar",
+                        "norm": _norm(file, name),
+                    }
+                )
+    yield Facts({"tensors": len(names), "parameters": num_parameters})
+    yield grid(title, rows, len(names))
+
+
+def _norm(file: Any, name: str) -> float | None:
+    """The Euclidean norm; None for a type that numpy lacks, as bfloat16."""
+    try:
+        tensor = file.get_tensor(name)
+    except (TypeError, AttributeError, ValueError):
+        return None
+    return float(np.sqrt(np.sum(np.square(tensor, dtype=np.float64))))
+
+
+def hf_model(made: HfModel) -> Iterator[Block]:
+    yield Facts(
+        {
+            "opens with": f"transformers' from_pretrained({str(made.root)!r})",
+            "tokenizer": made.tokenizer[:12],
+            **{name: value for name, value in made.model.items() if value is not None},
+        }
+    )
+    yield grid(
+        "files", [{"file": each.path, "size": Bytes(each.num_bytes)} for each in made.model_files]
+    )
+    for each in made.model_files:
+        if each.path.endswith(".safetensors"):
+            yield from _tensors(each.place(made.root), f"tensors of {each.path}")
+
+
+def scores(made: Scores, limit: int) -> Iterator[Block]:
+    yield Facts({"kind": made.kind, "answers": made.answers.num_records})
+    total = made.scores.num_records
+    rows = first_rows(made.root, [made.scores], max(limit, 100))
+    yield grid("scores", rows, total)
+    answers = first_rows(made.root, [made.answers], limit)
+    yield grid("answers", answers, made.answers.num_records)
+
+
+def generations(made: Generations, limit: int) -> Iterator[Block]:
+    yield Facts({"generations": sum(s.num_records for s in made.shards), **made.settings})
+    for row in first_rows(made.root, made.shards, limit, ["checkpoint", "prompt", "text"]):
+        yield Prose(f"{row['checkpoint']} was given", row["prompt"] or "")
+        yield Prose("and wrote", row["text"] or "")
+
+
+def report(made: Report) -> Iterator[Block]:
+    path = made.page.place(made.root)
+    yield Facts({"open in a browser": str(path), "size": Bytes(made.page.num_bytes)})

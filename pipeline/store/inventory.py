@@ -1,0 +1,271 @@
+"""Which files a result has, and whether they are still those that were committed.
+
+`files.json` beside a manifest lists every other file: its size, its SHA-256, and the modification
+time at which it was last known to be whole. There are three looks at it:
+
+    standing   names and sizes, and the bytes of the manifest: at every question whether it is there
+    whole      and the SHA-256 of each file whose modification time moved: before a step reads it
+    thorough   the SHA-256 of every file: `olmo verify`
+
+At the commit the sizes are checked; the digests are those that the writers took of what they wrote.
+A copied workspace has other modification times, so what is read of it is digested once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.core.artifacts import (
+    MANIFEST,
+    Artifact,
+    Checkpoints,
+    TokenMix,
+    file_sha256,
+    require_inside,
+)
+from pipeline.core.errors import CorruptShard
+from pipeline.core.untrusted import built
+from pipeline.store.sealed import read_sealed, write_sealed
+from pipeline.store.series import checkpoint_files
+
+FILES = "files.json"
+ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")
+RACY_NS = 50_000_000  # a file this young may change again within one tick of its clock
+RESTAMP_BYTES = 32 << 20  # so much is digested again sooner than a file is written for it
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file as it was when it was known to be whole; `mtime_ns` is 0 where it proves nothing."""
+
+    num_bytes: int
+    sha256: str
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path, sha256: str | None = None) -> FileState:
+        """The state of a plain file; without a digest it is read for it.
+
+        Raises:
+            CorruptShard: it is missing or no plain file.
+        """
+        found = plain_stat(path)
+        digest = sha256 or file_sha256(path)
+        return cls(found.st_size, digest, _trusted_time(found.st_mtime_ns))
+
+    def fault(
+        self, path: Path, thorough: bool, sha256_of: Callable[[Path], str] = file_sha256
+    ) -> CorruptShard | None:
+        """Why the file at `path` is not this one; None if it is."""
+        try:
+            found = plain_stat(path)
+            if found.st_size != self.num_bytes:
+                reason = f"has {found.st_size} bytes; it was committed with {self.num_bytes}"
+                return CorruptShard(path, None, reason)
+            trusted = not thorough and found.st_mtime_ns == self.mtime_ns
+            if not trusted and sha256_of(path) != self.sha256:
+                return CorruptShard(path, None, "its SHA-256 is not the one it was committed with")
+        except CorruptShard as error:
+            return error
+        except OSError as error:
+            return CorruptShard(path, None, f"not readable ({error})")
+        return None
+
+
+def plain_stat(path: Path) -> os.stat_result:
+    """The status of a plain file; raises CorruptShard where it is missing, or a link."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError) as error:
+        raise CorruptShard(path, None, f"is missing ({error})") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CorruptShard(path, None, "is no plain file")
+    return found
+
+
+def _trusted_time(mtime_ns: int) -> int:
+    return mtime_ns if abs(time.time_ns() - mtime_ns) > RACY_NS and mtime_ns > 0 else 0
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The files of one result.
+
+    Args:
+        files: by their path in the result's folder.
+        series: files of checkpoints that the result shows, by their path in the series folder.
+        references: ids of the results whose files it reads from where they stand.
+        discarded: its data was dropped on purpose; only what is JSON stands.
+        damage: what a thorough look found; "" where it found nothing.
+    """
+
+    files: dict[str, FileState]
+    series: dict[str, FileState] = field(default_factory=dict)
+    references: list[str] = field(default_factory=list)
+    discarded: bool = False
+    damage: str = ""
+
+    def __post_init__(self) -> None:
+        for path in (*self.files, *self.series):
+            require_inside(path)
+        for id in self.references:
+            if not ID.fullmatch(id):
+                raise ValueError(f"references names {id!r}, which is no id of a result")
+
+    @classmethod
+    def take(cls, artifact: Artifact, series_root: Path) -> Inventory:
+        """List the files of a result that was just made, or of one that has no list yet.
+
+        Raises:
+            CorruptShard: one is missing, no plain file, or not of the manifest's size.
+        """
+        folder = artifact.root
+        known = {}
+        for each in artifact.files():
+            each.place(folder)
+            known[os.path.normpath(each.path)] = each.sha256
+        files = {}
+        for path in sorted(_below(folder)):
+            name = path.relative_to(folder).as_posix()
+            if name != FILES:
+                files[name] = FileState.of(path, known.get(name))
+        return cls(files, *_elsewhere(artifact, series_root))
+
+    @classmethod
+    def of_manifest(cls, artifact: Artifact, series_root: Path) -> Inventory:
+        """The list of a result that came without one: what the manifest says, trusted in nothing.
+
+        Raises:
+            CorruptShard: a checkpoint that it shows has no record.
+        """
+        files = {
+            os.path.normpath(f.path): FileState(f.num_bytes, f.sha256, 0) for f in artifact.files()
+        }
+        files[MANIFEST] = FileState.of(artifact.root / MANIFEST)
+        return cls(files, *_elsewhere(artifact, series_root))
+
+    def relisted(self, folder: Path) -> Inventory:
+        """The list of a folder with the same data, and its own notes of why and how."""
+        notes = {name: FileState.of(folder / name) for name in self.files if is_note(name)}
+        return dataclasses.replace(self, files={**self.files, **notes})
+
+    @classmethod
+    def read(cls, folder: Path) -> Inventory | None:
+        """The list beside a manifest; None if there is none.
+
+        Raises:
+            CorruptShard: it is not one, or not as it was written.
+        """
+        path = Path(folder) / FILES
+        try:
+            made: Inventory = built(cls, read_sealed(path), FILES)
+            return made
+        except FileNotFoundError:
+            return None
+        except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise CorruptShard(path, None, f"not a list of files ({error})") from error
+
+    def write(self, folder: Path) -> None:
+        write_sealed(Path(folder) / FILES, dataclasses.asdict(self))
+
+    def places(self, folder: Path, series_root: Path) -> Iterator[tuple[Path, FileState]]:
+        """Every file that must stand, and its state."""
+        for name, state in self.files.items():
+            if not self.discarded or is_note(name):
+                yield Path(folder) / name, state
+        for name, state in self.series.items():
+            yield Path(series_root) / name, state
+
+    def missing(self, folder: Path, series_root: Path) -> CorruptShard | None:
+        """The first fault that names, sizes and the manifest's bytes show."""
+        if self.damage:
+            return CorruptShard(folder, None, self.damage)
+        for path, state in self.places(folder, series_root):
+            if path.name == MANIFEST and path.parent == Path(folder):
+                fault = dataclasses.replace(state, mtime_ns=0).fault(path, thorough=True)
+            else:
+                fault = _size_fault(path, state)
+            if fault is not None:
+                return fault
+        return None
+
+    def faults(
+        self,
+        folder: Path,
+        series_root: Path,
+        *,
+        thorough: bool,
+        sha256_of: Callable[[Path], str] = file_sha256,
+    ) -> list[CorruptShard]:
+        """Every fault that digests show; when there is none, times that moved are noted anew.
+
+        Args:
+            thorough: digest every file, and not only those whose time moved.
+            sha256_of: how a file is digested.
+        """
+        found, moved, num_moved_bytes = [], {}, 0
+        for path, state in self.places(folder, series_root):
+            fault = state.fault(path, thorough, sha256_of)
+            if fault is not None:
+                found.append(fault)
+            elif state.mtime_ns != (now := _trusted_time(os.lstat(path).st_mtime_ns)):
+                moved[path] = dataclasses.replace(state, mtime_ns=now)
+                num_moved_bytes += state.num_bytes
+        if num_moved_bytes > RESTAMP_BYTES and not found:
+            self._restamped(folder, series_root, moved)
+        return found
+
+    def _restamped(self, folder: Path, series_root: Path, moved: dict[Path, FileState]) -> None:
+        files = {n: moved.get(Path(folder) / n, state) for n, state in self.files.items()}
+        series = {n: moved.get(Path(series_root) / n, state) for n, state in self.series.items()}
+        with suppress(OSError):  # a disk that cannot be written costs time, not correctness
+            dataclasses.replace(self, files=files, series=series).write(folder)
+
+
+def _elsewhere(artifact: Artifact, series_root: Path) -> tuple[dict[str, FileState], list[str]]:
+    """The files of checkpoints that an artifact shows, and the results that it draws on."""
+    series: dict[str, FileState] = {}
+    references: list[str] = []
+    if isinstance(artifact, TokenMix):
+        names = {each.name for each in artifact.folders()}
+        references = sorted(each for each in names if ID.fullmatch(each))
+    if isinstance(artifact, Checkpoints):
+        for checkpoint in artifact.steps:
+            place = series_root / artifact.series / artifact.folder(checkpoint).name
+            for name, sha256 in checkpoint_files(place, checkpoint.weights).items():
+                path = place / name
+                series[path.relative_to(series_root).as_posix()] = FileState.of(path, sha256)
+    return series, references
+
+
+def is_note(name: str) -> bool:
+    """Whether a file of a result stays when its data is discarded: what it is, why and how."""
+    return name in (MANIFEST, "key.json", "run.json")
+
+
+def _size_fault(path: Path, state: FileState) -> CorruptShard | None:
+    try:
+        size = plain_stat(path).st_size
+    except CorruptShard as error:
+        return error
+    if size == state.num_bytes:
+        return None
+    return CorruptShard(path, None, f"has {size} bytes; it was committed with {state.num_bytes}")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file in a folder; links are given too, so that they are refused."""
+    for place, folders, names in os.walk(folder):
+        for name in names:
+            yield Path(place) / name
+        for name in folders:
+            if os.path.islink(os.path.join(place, name)):
+                yield Path(place) / name

@@ -1,0 +1,63 @@
+"""`olmo gc`: remove what no kept run needs."""
+
+from __future__ import annotations
+
+import sys
+
+from steps.cli.selecting import open_named, parser_of, told
+
+WORDS = {
+    "result": "results that no run names",
+    "series": "training series that no result shows",
+    "work": "folders of unfinished work that no run goes on with",
+    "memory": "memories of work that no result rests on",
+    "damaged": "damaged results and checkpoints that were set aside",
+    "replaced": "results that others took the place of",
+    "trash": "leftovers of a removal",
+}
+
+
+@told
+def main(arguments: list[str]) -> int:
+    """Say how much of the workspace no run needs, ask, and remove it.
+
+    A run is kept until `olmo rm run:NAME`. What somebody works on now is never removed.
+    """
+    parser = parser_of("gc", main.__doc__)
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    parser.add_argument("--list", action="store_true", help="name every folder")
+    options = parser.parse_args(arguments)
+    from pipeline.browse.visible import as_bytes, visible
+    from pipeline.store.cleaning import plan_cleaning, remove
+    from pipeline.store.survey import Survey
+
+    results = open_named(options.workspace).results
+    survey = Survey(results)
+    removal = plan_cleaning(survey)
+    for kind, places in removal.by_kind().items():
+        print(f"{len(places):6} {WORDS[kind]}")
+        for place in places if options.list else []:
+            print(f"       {visible(str(place.path.relative_to(results.root)))}")
+    for id in removal.in_use:
+        print(f"in use, and stays: {id}")
+    if not removal.places:
+        print("every result is needed by a run; there is nothing to remove")
+        return 0
+    print(
+        f"{as_bytes(removal.num_bytes)} would come free of {as_bytes(survey.size(survey.places))}"
+    )
+    if options.dry_run:
+        return 0
+    if not options.yes:
+        if not sys.stdin.isatty():
+            print("nothing was removed: say --yes, as there is nobody to ask", file=sys.stderr)
+            return 1
+        if input("remove it? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return 1
+    refused = remove(results, removal)
+    for each in refused:
+        print(f"{each}; it stays", file=sys.stderr)
+    print(f"removed; {as_bytes(removal.num_bytes)} came free")
+    return 0

@@ -1,0 +1,60 @@
+"""`olmo rm`: remove a result, or let a run go."""
+
+from __future__ import annotations
+
+import sys
+from fnmatch import fnmatchcase
+
+from steps.cli.selecting import find, open_named, parser_of, told
+
+RUN = "run:"
+
+
+@told
+def main(arguments: list[str]) -> int:
+    """Remove the result of a step, or a run (`run:NAME`, where * stands for any characters).
+
+    The results of a run stay until `olmo gc`; a result that is removed is made again when a run
+    needs it.
+    """
+    parser = parser_of("rm", main.__doc__)
+    parser.add_argument("what", nargs="+", help="step, run:step, the start of an id, or run:NAME")
+    parser.add_argument("-f", "--force", action="store_true", help="though other results need it")
+    options = parser.parse_args(arguments)
+    from pipeline.browse.visible import as_bytes, visible
+    from pipeline.store.cleaning import InUse, plan_removal, remove, remove_run
+    from pipeline.store.survey import Survey
+
+    workspace = open_named(options.workspace)
+    results, status = workspace.results, 0
+    for what in options.what:
+        if what.startswith(RUN) and "run" not in workspace.runs:
+            pattern = what.removeprefix(RUN)
+            names = [name for name in workspace.runs if fnmatchcase(name, pattern)]
+            if not names:
+                raise ValueError(f"{pattern!r} is no run of this workspace")
+            for name in names:
+                remove_run(results, name)
+                print(f"run {visible(name)} is removed; `olmo gc` removes what it alone needed")
+            continue
+        id = find(workspace, what)
+        survey = Survey(results)
+        if id not in survey.results_by_id:
+            raise ValueError(f"{id} is not there")
+        if id in survey.in_use():
+            raise InUse(f"{id} is in use now; it is not removed")
+        readers, runs = survey.used_by_results(id), survey.named_by_runs(id)
+        if readers and not options.force:
+            print(f"{id} is needed by {', '.join(readers)}", file=sys.stderr)
+            print("They stay valid without it; --force removes it", file=sys.stderr)
+            status = 1
+            continue
+        removal = plan_removal(survey, [id])
+        for refused in remove(results, removal):
+            print(refused, file=sys.stderr)
+            status = 1
+        if id not in set(results.standing()):
+            print(f"{id} is removed; {as_bytes(removal.num_bytes)} came free")
+            if runs:
+                print(f"  run again makes it anew: {visible(', '.join(runs))}")
+    return status

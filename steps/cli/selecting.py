@@ -1,0 +1,71 @@
+"""What the commands that look at results share: finding one by its name, and telling faults."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+from pipeline.browse.workspace import Workspace, open_workspace
+from pipeline.core.errors import PipelineError
+
+EXPERIMENT = (".jsonnet", ".json")
+
+
+def parser_of(command: str, says: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that all of them have."""
+    parser = argparse.ArgumentParser(prog=f"olmo {command}", description=says)
+    parser.add_argument("-w", "--workspace", default="workspace", help="the folder of results")
+    return parser
+
+
+def told(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """A command whose faults are one line on stderr and the status 1."""
+
+    @wraps(command)
+    def run(arguments: list[str]) -> int:
+        from steps.cli.experiment import SyntaxFault
+
+        try:
+            return command(arguments)
+        except (PipelineError, SyntaxFault, ValueError, OSError) as fault:
+            print(f"{fault}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+        return 1
+
+    return run
+
+
+def open_named(path: str) -> Workspace:
+    """The workspace at `path`; raises FileNotFoundError where nothing was run yet."""
+    return open_workspace(path)
+
+
+def find(workspace: Workspace, name: str) -> str:
+    """The id that a name stands for: `step`, `run:step`, `x.jsonnet:step`, the start of an id."""
+    experiment, _, step = name.rpartition(":")
+    if experiment.endswith(EXPERIMENT):
+        from pipeline.core.errors import nearest
+
+        ids = ids_of(experiment)
+        if step not in ids:
+            raise ValueError(f"{experiment} has no step {step!r}{nearest(step, ids)}")
+        return ids[step]
+    return workspace.find(name)
+
+
+def ids_of(experiment: str) -> dict[str, str]:
+    """The ids that the steps of an experiment have now, in order."""
+    from steps.cli.experiment import read_experiment
+
+    config = read_experiment(experiment)
+    import steps  # noqa: F401  registers every step
+    from steps.wiring import WiringError, build_steps
+
+    try:
+        return {name: step.unique_id for name, step in build_steps(config["steps"]).items()}
+    except WiringError as fault:
+        raise ValueError(str(fault)) from fault

@@ -1,0 +1,204 @@
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.artifacts import write_json
+from pipeline.store.cleaning import (
+    InUse,
+    plan_cleaning,
+    plan_removal,
+    remove,
+    remove_run,
+)
+from pipeline.store.results import Results
+from pipeline.store.survey import Survey, read_runs
+from tests.store.conftest import Maker
+
+
+def clean(results):
+    removal = plan_cleaning(Survey(results))
+    assert remove(results, removal) == []
+    return removal
+
+
+def kinds(removal):
+    return {kind: sorted(p.name for p in places) for kind, places in removal.by_kind().items()}
+
+
+def used(root):
+    """Bytes of disk, each file counted once."""
+    found = {}
+    for place, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            stat = os.lstat(os.path.join(place, name))
+            found[stat.st_ino] = stat.st_blocks * 512
+    return sum(found.values())
+
+
+def test_a_cleaning_removes_what_no_run_names_and_keeps_the_rest(maker):
+    results = maker.results
+    kept, gone = maker.documents(1), maker.documents(2, ["x" * 5000])
+    maker.run("one", docs=kept)
+    removal = clean(results)
+    assert kinds(removal) == {"result": [gone]}
+    assert list(results) == [kept] and not (results.root / "trash").exists()
+    assert clean(results).places == []
+
+
+def test_the_bytes_told_are_the_bytes_that_come_free(maker):
+    results = maker.results
+    kept = maker.documents(1, ["k" * 5000])
+    shared = maker.documents(2, ["s" * 9000], content_key="c" * 64)
+    other = maker.id("Make", 3)
+    results.link(shared, other, maker.key("Make", 3), "c" * 64)
+    for number, id in enumerate((kept, shared)):
+        results.files.keep_files({"work": number}, results.folder(id), ["00000.parquet"], None)
+    maker.run("one", a=kept, b=other)
+    removal = plan_cleaning(Survey(results))
+    assert kinds(removal) == {"result": [shared]}  # its data stands under `other` as well
+    maker.run("one", a=kept)
+    before = used(results.root)
+    removal = clean(results)
+    assert set(kinds(removal)["result"]) == {shared, other} and len(kinds(removal)["memory"]) == 1
+    freed = before - used(results.root)  # and a few notes of the memo, which were not counted
+    assert 4096 < removal.num_bytes <= freed <= removal.num_bytes + 4 * 4096
+
+
+def test_a_removed_run_lets_go_what_it_alone_needed(maker):
+    results = maker.results
+    both, first = maker.documents(1), maker.documents(2)
+    maker.run("one", a=both, b=first)
+    maker.run("two", a=both)
+    os.symlink("runs/one", results.root / "latest")
+    assert clean(results).places == []
+    remove_run(results, "one")
+    assert os.readlink(results.root / "latest") == "runs/two"
+    assert kinds(clean(results)) == {"result": [first]}
+    assert list(results) == [both]
+    for name in ("one", "../one", "", "."):
+        with pytest.raises(KeyError):
+            remove_run(results, name)
+
+
+def test_parts_of_a_kept_mix_are_kept_and_so_is_the_series_of_kept_checkpoints(maker):
+    results = maker.results
+    tokens = maker.tokens()
+    mix = maker.mix(tokens)
+    base = maker.checkpoints(1, [mix], "a" * 64)
+    other = maker.checkpoints(2, [mix], "b" * 64)
+    maker.run("one", mix=mix, base=base)
+    removal = clean(results)
+    assert kinds(removal) == {"result": [other], "series": ["b" * 64]}
+    assert set(results) == {tokens, mix, base}
+
+
+def test_the_series_of_a_step_that_was_killed_is_kept_while_its_run_is(maker):
+    results = maker.results
+    id = maker.id("Train", 5)
+    results.series("c" * 64, user=id)
+    results.work(id)
+    maker.run("one", base=id)
+    assert clean(results).places == []
+    remove_run(results, "one")
+    assert kinds(clean(results)) == {"series": ["c" * 64], "work": [id]}
+
+
+def test_old_work_and_what_was_set_aside_goes(maker):
+    results = maker.results
+    id = maker.documents(1)
+    maker.run("one", a=id)
+    results.work(id)
+    results.set_aside(id, "broken")
+    maker.documents(1)
+    (results.root / "replaced" / "x").mkdir(parents=True)
+    series = results.series("a" * 64, user=id)
+    (series / ".damaged-step000002").mkdir(parents=True)
+    removal = clean(results)
+    assert kinds(removal) == {
+        "damaged": [f"{id}-1", "a" * 64 + "/.damaged-step000002"],
+        "replaced": ["x"],
+    }
+    assert id in results and series.exists()
+
+
+def test_what_somebody_works_on_and_what_that_work_reads_is_never_removed(maker):
+    results = maker.results
+    tokens = maker.tokens()
+    mix = maker.mix(tokens)
+    working = maker.id("Train", 1, [mix])
+    write_json(results.work(working) / "key.json", maker.key("Train", 1, [mix]))
+    with results.lease(working):
+        removal = clean(results)
+        assert removal.places == [] and set(removal.in_use) == {tokens, mix, working}
+        plan = plan_removal(Survey(results), [mix])
+        with results.lease(mix):
+            (refused,) = remove(results, plan)
+        assert isinstance(refused, InUse) and mix in results
+        maker.run("one", base=working)
+        with pytest.raises(InUse):
+            remove_run(results, "one")
+    assert kinds(clean(results)) == {"result": sorted([mix, tokens])}  # the run names neither
+
+
+def test_removing_a_result_removes_its_series_and_its_memories_unless_others_have_them(maker):
+    results = maker.results
+    one, two = maker.checkpoints(1), maker.id("Train", 2)
+    results.link(one, two, maker.key("Train", 2), "d" * 64)
+    assert kinds(plan_removal(Survey(results), [one])) == {"result": [one]}
+    assert kinds(plan_removal(Survey(results), [one, two])) == {
+        "result": sorted([one, two]),
+        "series": ["a" * 64],
+    }
+
+
+def test_on_a_file_system_without_links_the_memo_of_kept_results_is_kept(maker, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    results = maker.results
+    kept, gone = maker.documents(1, ["a"]), maker.documents(2, ["b"])
+    for number, id in enumerate((kept, gone)):
+        results.files.keep_files({"work": number}, results.folder(id), ["00000.parquet"], None)
+    maker.run("one", a=kept)
+    removal = clean(results)
+    assert kinds(removal)["result"] == [gone] and len(kinds(removal)["memory"]) == 1
+    assert results.files.note({"work": 1}) is None
+    assert results.files.place({"work": 0}, results.root / "again", ["x"])
+
+
+def test_the_memo_forgets_the_ids_of_removed_results(maker):
+    results = maker.results
+    id = maker.documents(1, content_key="c" * 64)
+    assert results.memo.find("c" * 64) == id
+    clean(results)
+    assert results.memo.find("c" * 64) is None
+
+
+def test_runs_are_read_newest_first_and_broken_ones_left_out(maker):
+    results = maker.results
+    for name in ("one", "two", "three"):
+        maker.run(name, a=maker.id("Make"), b="../../etc")
+    (results.root / "runs" / "three" / "steps.json").write_text("{")
+    os.utime(results.root / "runs" / "one" / "steps.json", (2e9, 2e9))
+    assert list(read_runs(results)) == ["one", "two"]
+    os.symlink("runs/two", results.root / "latest")
+    assert list(read_runs(results)) == ["two", "one"]
+    assert read_runs(results)["two"].steps == {"a": maker.id("Make")}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.sets(st.integers(0, 5)), max_size=3),
+    st.sets(st.integers(0, 5)),
+)
+def test_a_cleaning_keeps_exactly_what_the_runs_name(tmp_path_factory, runs, made):
+    maker = Maker(tmp_path_factory.mktemp("w"))
+    ids = {number: maker.documents(number) for number in made}
+    for name, numbers in runs.items():
+        maker.run(name, **{f"s{n}": maker.id("Make", n) for n in numbers})
+    clean(maker.results)
+    named = set().union(*runs.values()) if runs else set()
+    assert set(Results(maker.results.root)) == {ids[n] for n in made & named}
