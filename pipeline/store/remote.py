@@ -16,13 +16,9 @@ import errno
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, Literal
 
 from pipeline.core.artifacts import Artifact, Checkpoints, file_sha256
@@ -34,8 +30,8 @@ from pipeline.store.memo import place_file
 from pipeline.store.objects import ObjectStore, Tell
 from pipeline.store.results import Results, is_id
 from pipeline.store.series import complete_history, read_weights
+from pipeline.store.transfers import Bytes, byte_bar, transfer
 
-TRANSFERS = 8  # files on their way at a time
 logger = logging.getLogger(__name__)
 
 
@@ -64,10 +60,14 @@ class Remote:
 
     def having(self, ids: Iterable[str]) -> set[str]:
         """Those of the results that stand there."""
-        wanted = list(ids)
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            found = pool.map(self.__contains__, wanted)
-            return {id for id, there in zip(wanted, found, strict=True) if there}
+        found: set[str] = set()
+
+        def look(id: str) -> None:
+            if id in self:
+                found.add(id)
+
+        transfer(look, list(ids))
+        return found
 
     def entry(self, id: str) -> Entry | None:
         """What the remote says of a result; None where it has none.
@@ -107,7 +107,7 @@ class Remote:
                 continue
             same = there.manifest.get("content") == results.load(id).content
             moved.append(Moved(id, "there" if same else "kept"))
-        with _bar("push") as bar, ThreadPoolExecutor(TRANSFERS) as pool:
+        with byte_bar("push") as bar:
             files = {id: _sources(entry, results, id) for id, entry in plans.items()}
             bar.expect(sum(each.num_bytes for once in files.values() for each in once))
 
@@ -115,7 +115,7 @@ class Remote:
                 self._send(*each, bar.tell, mend)
 
             for id, entry in plans.items():
-                _all(pool, send, list(files[id].items()))
+                transfer(send, list(files[id].items()))
                 self.store.write_json(_entry(id), entry.to_json())
                 if entry.content_key is not None:
                     self.store.write_json(_memory(entry.content_key), {"result": id})
@@ -148,17 +148,17 @@ class Remote:
             CorruptShard: what stands there is not what its entry says; nothing of it is used.
             MismatchedInputs: the series here has a checkpoint with other weights.
         """
-        with _bar("pull") as bar:
+        with byte_bar("pull") as bar:
             return self._pull(results, ids, bar)
 
-    def _pull(self, results: Results, ids: Iterable[str], bar: _Bytes) -> list[Moved]:
+    def _pull(self, results: Results, ids: Iterable[str], bar: Bytes) -> list[Moved]:
         moved: list[Moved] = []
         for id in ids:
             with results.lease(id):
                 moved += self._fetch(results, id, bar)
         return moved
 
-    def _fetch(self, results: Results, id: str, bar: _Bytes) -> list[Moved]:
+    def _fetch(self, results: Results, id: str, bar: Bytes) -> list[Moved]:
         """Pull one result, whose lease is held."""
         if id in results:
             return [Moved(id, "there")]
@@ -205,8 +205,7 @@ class Remote:
                 each.place, target, num_bytes=each.num_bytes, sha256=each.sha256, tell=tell
             )
 
-        with ThreadPoolExecutor(TRANSFERS) as pool:
-            _all(pool, fetch, list(first.values()))
+        transfer(fetch, list(first.values()))
         for path, each in files.items():
             if path != first[each.sha256]:
                 place_file(folder / first[each.sha256], folder / path)
@@ -248,7 +247,7 @@ class Remote:
         """
 
         def look() -> bool:
-            with _bar("pull") as bar:
+            with byte_bar("pull") as bar:
                 return id in self and bool(self._fetch(results, id, bar))
 
         return self._tried(look)
@@ -269,7 +268,7 @@ class Remote:
             entry, before = self.entry(id), Artifact.load(results.folder(id))
             if entry is None or entry.manifest.get("content") != before.content:
                 return False
-            with _bar("pull") as bar:
+            with byte_bar("pull") as bar:
                 work = results.work(id)
                 entry.load(work, self._place(id))
                 _require_space(results.root, entry.num_bytes)
@@ -353,18 +352,6 @@ def _sources(entry: Entry, results: Results, id: str) -> dict[Stored, Path]:
     return own | {each: results.series_root / path for path, each in entry.series.items()}
 
 
-def _all(pool: ThreadPoolExecutor, work: Callable[[Any], None], items: list[Any]) -> None:
-    """Do the work on each; the first fault drops what has not begun."""
-    futures = [pool.submit(work, each) for each in items]
-    try:
-        for each in futures:
-            each.result()
-    except BaseException:
-        for each in futures:
-            each.cancel()
-        raise
-
-
 def _require_weights(folder: Path, weights: str) -> None:
     """Raises MismatchedInputs where a checkpoint is of other weights; CorruptShard if it is none.
 
@@ -381,28 +368,3 @@ def _require_space(root: Path, num_bytes: int) -> None:
     if num_bytes > free:
         reason = f"{num_bytes} bytes are to be pulled; {free} are free at {root}"
         raise OSError(errno.ENOSPC, reason)
-
-
-class _Bytes:
-    """A progress bar of bytes; what is to come may grow."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar, self._lock = bar, Lock()
-
-    def expect(self, num_bytes: int) -> None:
-        with self._lock:
-            self._bar.total += num_bytes
-            self._bar.refresh()
-
-    def tell(self, num_bytes: int) -> None:
-        with self._lock:
-            self._bar.update(num_bytes)
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[_Bytes]:
-    from tqdm import tqdm
-
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=0, desc=label, unit="B", unit_scale=True, disable=quiet, leave=False) as bar:
-        yield _Bytes(bar)
