@@ -23,6 +23,7 @@ from pipeline.core.stopping import (
     stopping_signals,
 )
 from pipeline.store.leases import clear_leftovers
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.live import Display, say
 from steps.needs import demand_of, lacking, machine
@@ -135,13 +136,25 @@ class LocalExecutor(Executor):
             "level": logging.getLogger().getEffectiveLevel(),
         }
 
+    @property
+    def _folder(self) -> Path:
+        return Path(getattr(self.workspace, "dir", "."))
+
+    def _missing(self, step_graph: StepGraph) -> list[Step[Any]]:
+        """The steps whose results stand neither in the workspace nor in its remote."""
+        missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
+        remote: Remote | None = getattr(self.workspace, "remote", None)
+        if remote is None:
+            return missing
+        there = remote.reachable(each.unique_id for each in missing)
+        return [each for each in missing if each.unique_id not in there]
+
     def _require_machine(self, step_graph: StepGraph) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
-        missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
-        folder = Path(getattr(self.workspace, "dir", "."))
-        lines = lacking(missing, folder)
+        missing = self._missing(step_graph)
+        lines = lacking(missing, self._folder)
         if missing and not lines:
-            require_writable(folder)
+            require_writable(self._folder)
         if lines:
             raise WiringError(
                 "this machine cannot carry the experiment; nothing was run or fetched\n  "
