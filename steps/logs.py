@@ -87,6 +87,8 @@ class _Say(logging.Handler):
         self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == RUN_LOG.name:  # what was said of another record
+            return
         lines = record.getMessage().strip().splitlines()
         self.say(lines[0] if lines else "")
 
