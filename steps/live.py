@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -165,7 +166,8 @@ def say(
     for each in line.splitlines():
         RUN_LOG.log(level, "%s", each)
     console = console or Console(soft_wrap=True, highlight=False)
-    console.print(Text(line, style), soft_wrap=True)
+    with suppress(OSError):  # a terminal that is gone ends no run
+        console.print(Text(line, style), soft_wrap=True)
 
 
 def _terminal() -> tuple[IO[str], bool]:

@@ -7,6 +7,7 @@ lost at a kill, and none can make a step wait.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, TypeGuard
 
 from rich.errors import MarkupError
 from rich.text import Text
@@ -28,10 +30,9 @@ MAX_NAME_BYTES = 150
 
 def file_name(name: str) -> str:
     """The name of a step as that of a file: readable, inside its folder, not too long, unique."""
-    safe = "".join(
-        each if each.isalnum() or each in "-_." else urllib.parse.quote(each, "", errors="replace")
-        for each in name
-    )
+    quoted = (urllib.parse.quote(each, "", errors="surrogatepass") for each in name)
+    plain = [each.isalnum() or each in "-_. " for each in name]
+    safe = "".join(a if is_plain else b for a, b, is_plain in zip(name, quoted, plain, strict=True))
     if safe.startswith("."):
         safe = "%2E" + safe[1:]
     if len(safe.encode()) > MAX_NAME_BYTES:
@@ -52,12 +53,30 @@ class _PlainText(logging.Formatter):
         return line
 
 
+class _ToFile(logging.StreamHandler[IO[str]]):
+    """Adds records to a file; a disk that is full stops work where it matters, not here."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file)
+        self.setFormatter(_PlainText(FORMAT))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self.stream.close()
+        super().close()
+
+
 def log_file(path: Path) -> logging.Handler:
     """A handler that adds records to a file."""
+    return _ToFile(_opened(path))
+
+
+def _opened(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, mode="a", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(_PlainText(FORMAT))
-    return handler
+    return open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 class _Say(logging.Handler):
@@ -79,36 +98,63 @@ def captured(path: Path, say: Callable[[str], None] | None = None) -> Iterator[N
     Args:
         say: is called with each logged line of the level that loggers had before, as warnings.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     level = root.getEffectiveLevel()
-    with open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
-        handler = logging.StreamHandler(file)
-        handler.setFormatter(_PlainText(FORMAT))
-        shown = [] if say is None else [_Say(level, say)]
-        before = [(each, each.handlers, each.level) for each in (root, cli_logger)]
-        streams = sys.stdout, sys.stderr
-        for stream in streams:
-            stream.flush()
-        saved = {number: _duplicate(number) for number in (1, 2)}
-        for number in saved:
-            os.dup2(file.fileno(), number)
-        sys.stdout = sys.stderr = file
-        root.handlers, cli_logger.handlers = [handler, *shown], [handler]
-        root.setLevel(min(level, logging.INFO))
-        try:
+    file = _opened(path)
+    handler = _ToFile(file)
+    shown = [] if say is None else [_Say(level, say)]
+    before = [(each, each.handlers, each.level) for each in (root, cli_logger)]
+    try:
+        with _led_to(file):
+            root.handlers, cli_logger.handlers = [handler, *shown], [handler]
+            root.setLevel(min(level, logging.INFO))
             yield
-        finally:
-            for each, handlers, its_level in before:
-                each.handlers = handlers
-                each.setLevel(its_level)
-            sys.stdout, sys.stderr = streams
-            for number, copy in saved.items():
-                if copy is None:
-                    os.close(number)
-                else:
-                    os.dup2(copy, number)
-                    os.close(copy)
+    finally:
+        for each, handlers, its_level in before:
+            each.handlers = handlers
+            each.setLevel(its_level)
+        handler.close()
+
+
+@contextmanager
+def _led_to(file: IO[str]) -> Iterator[None]:
+    """Within, standard output and error are the file, here and in new processes.
+
+    The streams stay the same objects, as what a step imports may hold on to them, but where they
+    are not what they are called, as in a notebook.
+    """
+    streams = {1: sys.stdout, 2: sys.stderr}
+    kept = [stream for number, stream in streams.items() if _is_of(stream, number)]
+    settings = [(each.line_buffering, each.errors) for each in kept]
+    for stream in streams.values():
+        stream.flush()
+    saved = {number: _duplicate(number) for number in streams}
+    for number in saved:
+        os.dup2(file.fileno(), number)
+    for stream in kept:
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.stdout, sys.stderr = (each if each in kept else file for each in streams.values())
+    try:
+        yield
+    finally:
+        for stream, (by_line, errors) in zip(kept, settings, strict=True):
+            with suppress(OSError):  # a full disk
+                stream.flush()
+            stream.reconfigure(line_buffering=by_line, errors=errors)
+        sys.stdout, sys.stderr = streams.values()
+        for number, copy in saved.items():
+            if copy is None:
+                os.close(number)
+            else:
+                os.dup2(copy, number)
+                os.close(copy)
+
+
+def _is_of(stream: object, number: int) -> TypeGuard[io.TextIOWrapper]:
+    try:
+        return isinstance(stream, io.TextIOWrapper) and stream.fileno() == number
+    except (OSError, ValueError):
+        return False
 
 
 def _duplicate(number: int) -> int | None:

@@ -29,7 +29,7 @@ from steps.scheduling import Failure, Outcome, State
 
 NUM_PLACES = 2  # lines of a traceback that a person is shown
 CODE = Path(__file__).resolve().parent.parent
-MACHINERY = (  # files whose lines say nothing about a failure
+MACHINERY = (
     str(CODE / "steps" / "running.py"),
     str(CODE / "steps" / "base.py"),
     str(Path(tango.__file__).parent),
@@ -62,17 +62,20 @@ def run_step(
     failure: Failure | None = None
     state: State = "cached"
     note = ""
-    with _stated(progress_of(log)), captured(log, say):
-        try:
-            step.result(workspace)
-            state = cast(State, getattr(step, "made", "ran"))
-        except (Occupied, LostLease) as error:
-            state, note = "busy", str(error)
-        except (Exception, SystemExit) as error:
-            state = "failed"
-            sys.stdout.flush()
-            failure = told(error, tail(log, start), log)
-            traceback.print_exc()
+    try:
+        with _stated(progress_of(log)), captured(log, say):
+            try:
+                step.result(workspace)
+                state = cast(State, getattr(step, "made", "ran"))
+            except (Occupied, LostLease) as error:
+                state, note = "busy", str(error)
+            except (Exception, SystemExit) as error:
+                state = "failed"
+                failure = told(error, tail(log, start), log)
+                traceback.print_exc()
+    except OSError as error:  # of the log: a disk that is full or read-only
+        state = "failed"
+        failure = failure or told(error, [], log)
     return Outcome(state, time.monotonic() - started, failure, note)
 
 
@@ -98,10 +101,16 @@ def told(error: BaseException, lines: list[str], log: Path) -> Failure:
     ours = bool(frames) and Path(frames[-1].filename).is_relative_to(CODE / "pipeline")
     if isinstance(cause, PipelineError) or (isinstance(cause, ValueError) and ours):
         frames = traceback.StackSummary()
-    theirs = [each for each in frames if not each.filename.startswith(MACHINERY)][-NUM_PLACES:]
+    theirs = [each for each in frames if not _says_nothing(each.filename)][-NUM_PLACES:]
     places = [f"{shown(each.filename)}:{each.lineno} {each.line or ''}" for each in theirs]
     message = str(error) or repr(error)
     return Failure(type(error).__name__, message, tuple(places), tuple(lines), str(log))
+
+
+def _says_nothing(path: str) -> bool:
+    """Whether lines of a file tell nobody about a failure: ours around a step, Python's own."""
+    python = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
+    return python or path.startswith(MACHINERY)
 
 
 def shown(path: str | Path | None) -> str:

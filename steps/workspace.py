@@ -133,22 +133,29 @@ class ResultWorkspace(Workspace):
         """Nothing to note: `Results.fail` did."""
 
     def register_run(self, targets: Iterable[Step[Any]], name: str | None = None) -> Run:
-        steps = [step for step in targets if hasattr(step, "UNKEYED")]
-        require_writable(self.dir)
-        (self.dir / "runs").mkdir(parents=True, exist_ok=True)
-        if name is None:
-            name = self._new_name()
+        ids = {each.name: each.unique_id for each in targets if hasattr(each, "UNKEYED")}
+        try:
+            (self.dir / "runs").mkdir(parents=True, exist_ok=True)
+            name = name or self._new_name()
+            self.note_run(name, ids)
+        except OSError as error:  # a full or read-only disk still has results
+            name = name or str(petname.generate())
+            cli_logger.warning("the run %s is not written down: %s", name, error)
+        infos = {step: self.step_info(id) for step, id in ids.items()}
+        return Run(name, infos, datetime.now(timezone.utc))
+
+    def note_run(self, name: str, ids: dict[str, str]) -> None:
+        """Write down a run's steps, with links to look at, as the latest one."""
         folder = self.run_dir(name)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
             if old.is_symlink():
                 old.unlink(missing_ok=True)  # another process may register the same run
-        for step in steps:
-            link = folder / link_name(step.name)
-            _relink(link, os.path.relpath(self.results.folder(step.unique_id), folder))
-        write_json(folder / "steps.json", {s.name: s.unique_id for s in steps})
+        for step, id in ids.items():
+            link = folder / link_name(step)
+            _relink(link, os.path.relpath(self.results.folder(id), folder))
+        write_json(folder / "steps.json", ids)
         _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
-        return self.registered_run(name)
 
     def _new_name(self) -> str:
         """The name of a run that nobody else has, made as a folder."""
@@ -179,7 +186,10 @@ class ResultWorkspace(Workspace):
     @contextmanager
     def capture_logs_for_run(self, name: str) -> Iterator[None]:
         """Within, what the run says and what is logged is added to its `out.log`."""
-        handler = log_file(self.run_dir(name) / OUT_LOG)
+        try:
+            handler = log_file(self.run_dir(name) / OUT_LOG)
+        except OSError:
+            handler = logging.NullHandler()
         loggers = (RUN_LOG, cli_logger, logging.getLogger())
         RUN_LOG.propagate = False
         RUN_LOG.setLevel(logging.INFO)

@@ -1,9 +1,9 @@
 """Being asked to stop: an exception in the main thread at once or, where work looks, a flag.
 
-Within `stopping_signals`, SIGINT, SIGTERM and SIGUSR1 (what Slurm sends ahead of its limit) raise
-`Stopped` in the main thread and end its child processes. Work that can do better than to break off
-(a training loop, which saves its state) runs within `heeding` and asks `stop_requested` often; then
-only a second signal breaks it off.
+Within `stopping_signals`, SIGINT, SIGTERM, SIGHUP (a terminal that is gone) and SIGUSR1 (what Slurm
+sends ahead of its limit) raise `Stopped` in the main thread and end its child processes. Work that
+can do better than to break off (a training loop, which saves its state) runs within `heeding` and
+asks `stop_requested` often; then only a second signal breaks it off.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED = 130  # the exit status after Ctrl-C, as a shell gives it
 RESUMABLE = 75  # EX_TEMPFAIL: asked to stop by a system; the same command goes on
 

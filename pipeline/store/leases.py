@@ -145,9 +145,9 @@ class Lease:
         """Write a record of us under a name of its own, then try to have it stand at `place`."""
         temporary = self.path.with_name(f".{self.path.name}.{nonce}.new")
         record = {"nonce": nonce, **_this_process(os.getpid())}
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        temporary.chmod(0o644)  # others must see who holds it, whatever our umask
         try:
+            temporary.write_text(json.dumps(record), encoding="utf-8")
+            temporary.chmod(0o644)  # others must see who holds it, whatever our umask
             return self._claim(place, temporary)
         finally:
             temporary.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ def _told(error: Exception) -> str:
     from pipeline.core.errors import PipelineError
     from steps.cli.experiment import SyntaxFault
 
-    if isinstance(error, (TangoError, SyntaxFault, PipelineError)):
+    if isinstance(error, (TangoError, SyntaxFault, PipelineError, OSError)):
         return str(error)
     return f"{type(error).__name__}: {error}\n(olmo run --debug shows where this was raised)"
 

@@ -10,7 +10,7 @@ from steps.executor import LocalExecutor
 from steps.wiring import WiringError
 from steps.workspace import ResultWorkspace
 from tests.steps import toys  # noqa: F401  registers them
-from tests.steps.conftest import toy
+from tests.steps.lab import toy
 
 DIAMOND = {"a": toy(), "b": toy("a"), "c": toy("a", value=5), "d": toy("b", "c")}
 
@@ -96,14 +96,10 @@ def test_workers_give_what_one_process_gives(tmp_path):
 
 
 def test_independent_steps_run_at_once(tmp_path):
-    times = {}
-    for workers in (1, 2):
-        steps = {f"s{i}": toy(value=i, seconds=0.7) for i in range(4)}
-        started = time.monotonic()
-        execute(tmp_path / str(workers), {**steps, "warm": toy(value=99)}, workers=workers)
-        times[workers] = time.monotonic() - started
-    assert times[1] > 2.8
-    log = [log_of(tmp_path / "2", f"s{i}").splitlines() for i in range(4)]
+    warm = {f"warm{i}": toy(value=i, seconds=0.1) for i in range(2)}
+    steps = {f"s{i}": toy(*warm, value=9 + i, seconds=0.4) for i in range(4)}
+    execute(tmp_path, {**warm, **steps}, workers=2)
+    log = [log_of(tmp_path, name).splitlines() for name in steps]
     starts = sorted(lines[0][:23] for lines in log)
     ends = sorted(lines[-1][:23] for lines in log)
     assert starts[1] < ends[0] and starts[3] < ends[2]
@@ -180,6 +176,7 @@ def test_a_stopped_run_ends_its_children_and_goes_on_later(lab):
     assert note.read_text() == "a\n"
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_and_no_lock(lab):
     lab.write(a=toy(does="wait_with_child"), b=toy(value=2, seconds=60.0))
     running = lab.start("x.json", "-j", "2")
@@ -200,7 +197,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(lab):
 
 
 def test_a_step_that_another_run_works_on_holds_up_no_other(lab):
-    lab.write(a=toy(seconds=6.0), b=toy("a"))
+    lab.write(a=toy(seconds=4.0), b=toy("a"))
     lab.write("y.json", a=toy(), b=toy("a"), c=toy(value=3), d=toy("c"))
     first = lab.start("x.json")
     deadline = time.monotonic() + 60
@@ -213,7 +210,7 @@ def test_a_step_that_another_run_works_on_holds_up_no_other(lab):
     waits = next(i for i, line in enumerate(lines) if "a waits: process" in line)
     made = next(i for i, line in enumerate(lines) if "d " in line and "\N{CHECK MARK}" in line)
     taken = next(i for i, line in enumerate(lines) if "a made by another run" in line)
-    assert waits < made < taken and second.returncode == first.returncode == 0
+    assert max(waits, made) < taken and second.returncode == first.returncode == 0
 
 
 @pytest.mark.slow
@@ -240,3 +237,20 @@ def test_eight_runs_at_once_run_every_step_once_and_end_alike(lab, killed):
     assert len(times) <= 31 + killed and set(times) == {*steps, "end"}
     assert len(list(lab.folder.glob("ws/cache/*/manifest.json"))) == 31
     assert not list(lab.folder.glob("ws/leases/[!.]*")) or killed
+
+
+def test_on_a_disk_that_takes_nothing_what_is_cached_is_there_and_the_rest_fails_in_words(
+    tmp_path, capfd, monkeypatch
+):
+    from steps import logs
+
+    execute(tmp_path, {"a": toy()})
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "ws")
+
+    monkeypatch.setattr(ResultWorkspace, "note_run", refuse)
+    monkeypatch.setattr(logs, "_opened", refuse)
+    output, values = execute(tmp_path, {"a": toy(), "b": toy("a")})
+    assert values == {"a": 1} and set(output.failed) == {"b"}
+    assert "b failed: OSError: [Errno 30] Read-only file system: 'ws'" in capfd.readouterr().out

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from steps.cli.run import main
-from tests.steps.conftest import toy
+from tests.steps.lab import toy
 
 
 @pytest.fixture

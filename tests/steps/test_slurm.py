@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.steps.conftest import ROOT, toy
+from tests.steps.lab import ROOT, toy
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 
@@ -31,7 +31,9 @@ def start(lab, *arguments):
     )
 
 
-@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGUSR1, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_job_near_its_limit_is_queued_again_and_goes_on(lab, signum):
     lab.write(a=toy(), b=toy("a", seconds=60.0))
     job = start(lab, "x.json", "-n", "r")
