@@ -17,7 +17,6 @@ from urllib.parse import ParseResult
 
 import petname
 import tango.workspaces  # noqa: F401  registers "local" first, so that ours can take its place
-from rich.markup import escape
 from tango.common.exceptions import CliRunError
 from tango.common.logging import cli_logger, log_exception
 from tango.step import Step
@@ -29,10 +28,8 @@ from pipeline.core.artifacts import Artifact, write_json
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
 from steps.logs import RUN_LOG, file_name, log_file
-from steps.wiring import WiringError
 
 OUT_LOG = "out.log"
-MIN_FREE_BYTES = 1 << 16  # for the notes of a run
 
 
 class ResultCache(StepCache):
@@ -229,27 +226,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
-
-
-def require_writable(workspace: Path) -> None:
-    """Raises WiringError, whose message is for the user, where nothing can be written.
-
-    A disk that is read-only still serves all that only looks: `olmo plan`, `ls`, `show`, `verify`.
-    """
-    reason = ""
-    try:
-        workspace.mkdir(parents=True, exist_ok=True)
-        if not os.access(workspace, os.W_OK):
-            reason = "it is read-only"
-        elif (free := shutil.disk_usage(workspace).free) < MIN_FREE_BYTES:
-            reason = f"its disk is full, {free} bytes are free"
-    except OSError as error:
-        reason = str(error)
-    if reason:
-        raise WiringError(
-            f"nothing can be run in the workspace {escape(str(workspace))}: {escape(reason)}; "
-            "what is in it can be looked at with olmo ls, show, diff and verify"
-        )
 
 
 def _relink(link: Path, target: str) -> None:
