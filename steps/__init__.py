@@ -14,18 +14,39 @@ try:
     from rich.markup import escape
     from tango.step_graph import StepGraph
 
-    from steps import data, evaluate, executor, names, publish, tokens, train, workspace
+    from steps import (
+        data,
+        evaluate,
+        executor,
+        names,
+        publish,
+        ray_executor,
+        tokens,
+        train,
+        workspace,
+    )
+    from steps.locking import pins_of_command
     from steps.wiring import WiringError, build_steps
 finally:
     if _torch_is_not_needed:
         del sys.modules["torch"]
 
-__all__ = ["data", "evaluate", "executor", "names", "publish", "tokens", "train", "workspace"]
+__all__ = [
+    "data",
+    "evaluate",
+    "executor",
+    "names",
+    "publish",
+    "ray_executor",
+    "tokens",
+    "train",
+    "workspace",
+]
 
 
 def _from_params(cls: type[StepGraph], params: Any) -> StepGraph:
     try:
-        return cls(build_steps(params))
+        return cls(build_steps(params, pins_of_command()))
     except WiringError as fault:
         raise WiringError(escape(str(fault))) from fault  # Tango reads the message as markup
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -15,13 +17,17 @@ from tango.step import Step, StepIndexer
 
 from pipeline.core.artifacts import Artifact, write_json
 from pipeline.core.keys import Json, canonical, digest
+from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
 from pipeline.store.leases import LostLease, Occupied
 from pipeline.store.memo import FileMemo
+from pipeline.store.provenance import record_provenance
+from pipeline.store.remote import Remote
 from pipeline.store.results import KEY, Results, result_id
 from steps.inputs import make_inputs_readable, mark_damaged_inputs
 
 FORMAT_VERSION = "001"
+CODE = Path(__file__).parent
 
 
 class ManifestFormat(Format[Artifact]):
@@ -59,6 +65,12 @@ class PipelineStep(Step[Artifact]):
         """The document whose digest is this step's id."""
         return self._key(lambda step: {"step": step.unique_id})
 
+    @property
+    def code(self) -> Code | None:
+        """The code that makes this step's result; None where its source cannot be read."""
+        given = [each for name, each in self.kwargs.items() if name not in self.UNKEYED]
+        return code_of(type(self), "run", _component_classes(given))
+
     def content_key(self, loaded: dict[str, Any]) -> dict[str, Json]:
         """The key with every input step replaced by the content that it made."""
         form: dict[str, Json] = self._frame(loaded)
@@ -86,12 +98,20 @@ class PipelineStep(Step[Artifact]):
         """Run, link or find the result, holding its lease; Tango calls this on a cache miss."""
         results: Results = workspace.results
         with results.lease(self.unique_id, self._say_waiting) as lease:
-            if self.unique_id in results:
+            code = self.code
+            if self.unique_id in results and not results.is_stale(self.unique_id, code):
+                return results.load(self.unique_id)
+            remote: Remote | None = workspace.remote
+            if remote is not None and remote.bring(results, self.unique_id):
+                self._say_pulled(remote)
+                self.made = "pulled"
                 return results.load(self.unique_id)
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
             content_key = digest(content_form)
-            earlier = results.find_earlier(content_key)
+            earlier = results.find_earlier(content_key, code)
+            if earlier is None and remote is not None:
+                earlier = remote.bring_content(results, content_key)
             if earlier is not None:
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
@@ -109,15 +129,19 @@ class PipelineStep(Step[Artifact]):
             try:
                 self._make(results, args)
                 lease.require()
-                record = _record(self, started)
+                record = _record(self, started) | record_provenance(self.out, CODE)
+                record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except (Occupied, LostLease):
                 raise
             except BaseException as error:
                 mark_damaged_inputs(self, error, results)
-                results.fail(
-                    self.unique_id, {"step": self.name, "error": f"{type(error).__name__}: {error}"}
-                )
+                failure = {
+                    "step": self.name,
+                    "error": f"{type(error).__name__}: {error}",
+                    "seconds": round(time.time() - started, 3),
+                }
+                results.fail(self.unique_id, failure)
                 raise
         self.made = "ran"
         seconds = time.time() - started
@@ -128,10 +152,13 @@ class PipelineStep(Step[Artifact]):
 
     def _make(self, results: Results, args: dict[str, Any]) -> None:
         """Do the work, in the folder of work."""
-        self.out, self.memo = results.resume(self.unique_id), results.files
+        code = self.code
+        apart = code.digest if results.strict and code is not None else ""
+        self.out, self.memo = results.resume(self.unique_id), results.files.of_code(apart)
         write_json(self.out / KEY, self.key())  # so that what it reads is known to be in use
         if self.SERIES:
             name = digest(_without_extent(self.content_key(args)))
+            name = digest([name, apart]) if apart else name
             self.series = results.series(name, user=self.unique_id)
             with results.lease(f"series-{name}", self._say_waiting):
                 self.run(**args)
@@ -143,6 +170,9 @@ class PipelineStep(Step[Artifact]):
         results: Results = workspace.results
         with results.lease(self.unique_id, self._say_waiting) as lease:
             if not results.inventory(self.unique_id).discarded or refill(results, self.unique_id):
+                return
+            if workspace.remote is not None and workspace.remote.refill(results, self.unique_id):
+                self._say_pulled(workspace.remote)
                 return
             cli_logger.info(
                 '[blue]Step [bold]"%s"[/] is made again: its data was discarded[/]', self.name
@@ -156,6 +186,13 @@ class PipelineStep(Step[Artifact]):
         """Say it once, when the step's own turn comes, and not for each step that reads it."""
         if needed_by is None:
             super().log_cache_hit()
+
+    def _say_pulled(self, remote: Remote) -> None:
+        cli_logger.info(
+            '[green]\N{CHECK MARK} Step [bold]"%s"[/] pulled from %s[/]',
+            self.name,
+            remote.store.shown,
+        )
 
     def _say_waiting(self, owner: dict[str, object]) -> None:
         if not self.patient:
@@ -178,6 +215,19 @@ def _with_steps(value: Any, form: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_steps(item, form) for name, item in value.items()}
     return value
+
+
+def _component_classes(value: Any) -> Iterator[type]:
+    """The classes of the components in a value, and of those inside them."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _component_classes(each)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, StepIndexer)):
+        yield type(value)
+        for field in dataclasses.fields(value):
+            yield from _component_classes(getattr(value, field.name))
 
 
 def _without_extent(form: dict[str, Json]) -> dict[str, Json]:

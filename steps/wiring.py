@@ -22,6 +22,7 @@ from tango.step import Step, StepIndexer, StepResources
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import nearest
+from pipeline.core.pins import Pin, pins_used, with_pins
 from steps.needs import Needs, num_bytes
 
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, directions, line ends, nothing
@@ -32,8 +33,13 @@ class WiringError(CliRunError):
     """The experiment is not one that can run; the message is for its author."""
 
 
-def build_steps(steps: Mapping[str, Any]) -> dict[str, Step[Any]]:
+def build_steps(
+    steps: Mapping[str, Any], pins: Mapping[str, Pin] | None = None
+) -> dict[str, Step[Any]]:
     """The steps of an experiment, in an order in which each follows those that it reads.
+
+    Args:
+        pins: what the experiment's lock knows of outside data; it enters the keys.
 
     Raises:
         WiringError: a type, parameter, value or reference is wrong.
@@ -41,7 +47,7 @@ def build_steps(steps: Mapping[str, Any]) -> dict[str, Step[Any]]:
     plain = steps.as_dict(quiet=True) if isinstance(steps, Params) else dict(steps)
     built: dict[str, Step[Any]] = {}
     for name in _ordered(plain):
-        built[name] = _step(name, plain[name], built)
+        built[name] = _step(name, plain[name], built, pins or {})
     return built
 
 
@@ -80,12 +86,13 @@ def _require_name(name: str) -> None:
         )
 
 
-def _is_reference(value: Any) -> bool:
+def is_reference(value: Any) -> bool:
+    """Whether a piece of JSON stands for the result of a step."""
     return isinstance(value, dict) and "ref" in value and value.get("type", "ref") == "ref"
 
 
 def _references(value: Any, path: str) -> Iterable[tuple[str, str]]:
-    if _is_reference(value):
+    if is_reference(value):
         yield path, value["ref"]
     elif isinstance(value, dict):
         for name, item in value.items():
@@ -95,7 +102,9 @@ def _references(value: Any, path: str) -> Iterable[tuple[str, str]]:
             yield from _references(item, f"{path}[{place}]")
 
 
-def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Step[Any]:
+def _step(
+    name: str, config: dict[str, Any], built: dict[str, Step[Any]], pins: Mapping[str, Pin]
+) -> Step[Any]:
     config = dict(config)
     path = f"steps.{name}"
     kind = config.pop("type", None)
@@ -109,21 +118,22 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
     resources = config.pop("step_resources", None)
     metadata = config.pop("step_metadata", None)
     needs = _value(Needs, config.pop("needs", {}), f"{path}.needs", built)
-    hints = typing.get_type_hints(cls.run)
-    hints.pop("return", None)
-    defaults = {
-        p.name: p.default
-        for p in inspect.signature(cls.run).parameters.values()
-        if p.default is not inspect.Parameter.empty
-    }
+    pins = {**pins, **_value(dict[str, Pin], config.pop("pins", {}), f"{path}.pins", built)}
+    hints = run_hints(kind)
     for each in config:
         if each not in hints:
             raise WiringError(f"{path}.{each}: {kind} has no such parameter{nearest(each, hints)}")
-    for each in hints:
-        if each not in config and each not in defaults:
+    for each, (_, default) in hints.items():
+        if each not in config and default is inspect.Parameter.empty:
             raise WiringError(f"{path}.{each} is missing; {kind} needs it")
-    values = {n: _value(hints[n], v, f"{path}.{n}", built) for n, v in config.items()}
+    values = {n: _value(hints[n][0], v, f"{path}.{n}", built) for n, v in config.items()}
+    try:
+        values = with_pins(values, pins)
+    except ValueError as error:
+        raise WiringError(f"{path}: the lock is not of this experiment: {error}") from error
     original = {"type": kind, **config}
+    if used := pins_used(values, pins):  # so that other processes build the same from it
+        original["pins"] = used
     step: Step[Any] = cls(step_name=name, step_config=original, step_metadata=metadata, **values)
     step.needs = needs  # type: ignore[attr-defined]
     if resources is not None:
@@ -135,6 +145,27 @@ def _step(name: str, config: dict[str, Any], built: dict[str, Step[Any]]) -> Ste
         except ValueError as error:
             raise WiringError(str(error)) from error
     return step
+
+
+def run_hints(kind: Any) -> dict[str, tuple[Any, Any]]:
+    """Parameter -> type and default of a type of step of ours; nothing for somebody else's."""
+    if kind == "ref" or kind not in Step.list_available():
+        return {}
+    cls: Any = Step.resolve_class_name(kind)[0]
+    if not hasattr(cls, "UNKEYED"):
+        return {}
+    parameters = inspect.signature(cls.run).parameters
+    hints = typing.get_type_hints(cls.run)
+    return {n: (hints[n], parameters[n].default) for n in hints if n != "return"}
+
+
+def inner_hint(hint: Any, kind: type) -> Any:
+    """The type of what a list (or, by `kind`, a dict) of this type holds."""
+    for each in _members(hint):
+        origin, args = typing.get_origin(each), typing.get_args(each)
+        if args and isinstance(origin, type) and issubclass(origin, dict) == (kind is dict):
+            return args[-1] if kind is dict else args[0]
+    return Any
 
 
 def _set_resources(step: Step[Any], resources: Any, path: str) -> None:
@@ -152,7 +183,7 @@ def _set_resources(step: Step[Any], resources: Any, path: str) -> None:
 
 
 def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
-    if _is_reference(value):
+    if is_reference(value):
         step = built[value["ref"]]
         return StepIndexer(step, value["key"]) if "key" in value else step
     if isinstance(value, dict):
@@ -176,7 +207,7 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
     """The typed value for a piece of JSON, or WiringError."""
-    if _is_reference(value):
+    if is_reference(value):
         return _reference(hint, value, path, built)
     members = _members(hint)
     if hint in COMPONENTS:
@@ -243,20 +274,7 @@ def _one_of(
         return None
     kinds = [each for each in members if each is not type(None)]
     if isinstance(value, dict) and all(dataclasses.is_dataclass(each) for each in kinds):
-        # told apart by their fields: the one that shares most with what was written
-        def shared(kind: Any) -> int:
-            names = [f.name for f in dataclasses.fields(kind)]
-            required = [
-                f.name
-                for f in dataclasses.fields(kind)
-                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-            ]
-            close = sum(bool(difflib.get_close_matches(n, names, 1)) for n in value)
-            return (
-                2 * sum(n in names for n in value) + close + 4 * all(n in value for n in required)
-            )
-
-        return _value(max(kinds, key=shared), value, path, built)
+        return _value(_closest(kinds, value), value, path, built)
     if len(kinds) == 1:
         return _value(kinds[0], value, path, built)
     for each in kinds:
@@ -265,6 +283,44 @@ def _one_of(
         except WiringError:
             continue
     raise WiringError(f"{path} is {value!r}; it must be of type {_shown(hint)}")
+
+
+def _closest(kinds: list[Any], value: dict[str, Any]) -> Any:
+    """Told apart by their fields: the one that shares most with what was written."""
+
+    def shared(kind: Any) -> int:
+        names = [f.name for f in dataclasses.fields(kind)]
+        required = [
+            f.name
+            for f in dataclasses.fields(kind)
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        close = sum(bool(difflib.get_close_matches(n, names, 1)) for n in value)
+        return 2 * sum(n in names for n in value) + close + 4 * all(n in value for n in required)
+
+    return max(kinds, key=shared)
+
+
+def described(hint: Any, value: Any) -> Any:
+    """The class of the component that a piece of JSON describes; None where it is no component."""
+    if is_reference(value) or not isinstance(value, (dict, str)):
+        return None
+    if hint in COMPONENTS:
+        return COMPONENTS[hint].get(str(value if isinstance(value, str) else value.get("type")))
+    kinds: list[Any] = [each for each in _members(hint) if dataclasses.is_dataclass(each)]
+    kinds = [each for each in kinds if not issubclass(each, Artifact)]
+    if isinstance(value, str):
+        return next((each for each in kinds if hasattr(each, "FROM_TEXT")), None)
+    return _closest(kinds, value) if kinds else None
+
+
+def component(hint: Any, value: Any, path: str) -> Any:
+    """The component that a piece of JSON describes, built; it holds no reference to a step.
+
+    Raises:
+        WiringError: a type, field or value is wrong.
+    """
+    return _value(hint, value, path, {})
 
 
 def _component(

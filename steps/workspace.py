@@ -17,6 +17,7 @@ from urllib.parse import ParseResult
 
 import petname
 import tango.workspaces  # noqa: F401  registers "local" first, so that ours can take its place
+from rich.markup import escape
 from tango.common.exceptions import CliRunError
 from tango.common.logging import cli_logger, log_exception
 from tango.step import Step
@@ -25,23 +26,31 @@ from tango.step_info import EnvironmentMetadata, PlatformMetadata, StepInfo
 from tango.workspace import Run, Workspace
 
 from pipeline.core.artifacts import Artifact, write_json
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
 from steps.logs import RUN_LOG, file_name, log_file
+from steps.wiring import WiringError
 
 OUT_LOG = "out.log"
+MIN_FREE_BYTES = 1 << 16  # for the notes of a run
 
 
 class ResultCache(StepCache):
-    """A step is cached when its manifest stands; results are always read back, never kept."""
+    """A step is cached when its manifest stands; results are always read back, never kept.
+
+    In a strict workspace the code must be the one that made it, too.
+    """
 
     def __init__(self, results: Results) -> None:
         self.results = results
 
     def __contains__(self, step: Any) -> bool:
-        if isinstance(step, Step) and not hasattr(step, "UNKEYED"):
+        if not hasattr(step, "UNKEYED") and isinstance(step, Step):
             return False  # somebody else's, which cannot be stored here
-        return isinstance(step, (Step, StepInfo)) and step.unique_id in self.results
+        if not isinstance(step, (Step, StepInfo)) or step.unique_id not in self.results:
+            return False
+        return not self.results.is_stale(step.unique_id, getattr(step, "code", None))
 
     def __getitem__(self, step: Any) -> Artifact:
         return self.results.load(step.unique_id)
@@ -62,13 +71,20 @@ class ResultWorkspace(Workspace):
 
     Args:
         dir: the folder; relative to the working directory.
+        strict: whether a step is made again when the code that makes it has changed, though its
+            version has not; the environment variable OLMO_STRICT=1 says so as well.
+        remote: URL of a cache that machines share (`s3://bucket/prefix`, `gs://…`, a folder). What
+            stands there is pulled instead of made; nothing is pushed without `olmo push`.
     """
 
-    def __init__(self, dir: str) -> None:
+    def __init__(self, dir: str, strict: bool = False, remote: str | None = None) -> None:
         super().__init__()
         self.dir = Path(dir).resolve()
         follow_mode(self.dir)
-        self.results = Results(self.dir)
+        self.results = Results(self.dir, strict=strict or is_strict())
+        if remote is not None and "://" not in remote:
+            remote = str(Path(remote).resolve())
+        self.remote = None if remote is None else Remote(remote)
         self._cache = ResultCache(self.results)
 
     @property
@@ -149,8 +165,8 @@ class ResultWorkspace(Workspace):
             if old.is_symlink():
                 old.unlink(missing_ok=True)  # another process may register the same run
         for step, id in ids.items():
-            link = folder / link_name(step)
-            _relink(link, os.path.relpath(self.results.folder(id), folder))
+            place = os.path.relpath(self.results.folder(id), folder)
+            _relink(folder / link_name(step), place)
         write_json(folder / "steps.json", ids)
         _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
 
@@ -205,7 +221,8 @@ class ResultWorkspace(Workspace):
 
     def as_config(self) -> dict[str, Any]:
         """The parameters that make this workspace in another process."""
-        return {"type": "local", "dir": str(self.dir)}
+        config = {"type": "local", "dir": str(self.dir)}
+        return config if self.remote is None else {**config, "remote": self.remote.store.url}
 
     def run_dir(self, name: str) -> Path:
         """The folder of a run: its links, `steps.json`, `out.log` and the logs of its steps."""
@@ -220,12 +237,38 @@ def link_name(step: str) -> str:
     return f"{name}~" if name in (OUT_LOG, "steps.json", "logs") else name
 
 
+def is_strict() -> bool:
+    """Whether the environment asks for a strict workspace."""
+    return os.environ.get("OLMO_STRICT", "") not in ("", "0")
+
+
 def _user() -> str:
     """Who this is; in a container that may be a number without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
+
+
+def require_writable(workspace: Path) -> None:
+    """Raises WiringError, whose message is for the user, where nothing can be written.
+
+    A disk that is read-only still serves all that only looks: `olmo plan`, `ls`, `show`, `verify`.
+    """
+    reason = ""
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        if not os.access(workspace, os.W_OK):
+            reason = "it is read-only"
+        elif (free := shutil.disk_usage(workspace).free) < MIN_FREE_BYTES:
+            reason = f"its disk is full, {free} bytes are free"
+    except OSError as error:
+        reason = str(error)
+    if reason:
+        raise WiringError(
+            f"nothing can be run in the workspace {escape(str(workspace))}: {escape(reason)}; "
+            "what is in it can be looked at with olmo ls, show, diff and verify"
+        )
 
 
 def _relink(link: Path, target: str) -> None:

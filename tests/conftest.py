@@ -1,6 +1,7 @@
 """What every test may use: the reviewed answers in `golden/`."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,12 @@ class Golden:
 @pytest.fixture(scope="session")
 def golden(request):
     return Golden(request.config.getoption("--update-golden"))
+
+
+@pytest.fixture(autouse=True)
+def own_umask():
+    """A workspace sets the umask of its process; that of one test is not that of the next."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)

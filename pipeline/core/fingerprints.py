@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.core.artifacts import file_sha256, write_json
-from pipeline.core.errors import CorruptShard, Unavailable
+from pipeline.core.errors import Unavailable
 from pipeline.core.keys import digest
+from pipeline.core.pins import Counted, Pin
 
 RACY_SECONDS = 2  # a file this young may change again within one tick of its clock
 
@@ -61,13 +64,16 @@ class OutsideFile:
         path: a path or a URL.
         revision: of what a URL names; needed for one, as nothing is fetched to make a key.
         sha256: of a file at a URL, checked when it was fetched.
+        pin: what the lock beside the experiment knows of a URL; checked as well.
     """
 
     path: str
     revision: str = ""
     sha256: str = ""
+    pin: Pin | None = None
 
-    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)
+    # the fingerprint says which bytes they are
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "sha256", "pin")
     FROM_TEXT: ClassVar[str] = "path"  # a plain string in an experiment stands for it
 
     def __post_init__(self) -> None:
@@ -76,40 +82,54 @@ class OutsideFile:
                 raise ValueError(f"revision is missing; {self.path!r} is not on this machine")
         elif not os.path.exists(self.path):
             raise ValueError(f"path is {self.path!r}, which does not exist")
+        self._known()
 
     def fingerprint(self) -> str:
-        """The URL and its revision, or the digest of what is here."""
+        """The digest of what is here, or of a URL what is known: the same digest, if that is."""
         if is_url(self.path):
-            return f"{self.path} revision {self.revision}"
+            known = self._known()
+            return known.sha256 or f"{self.path} {str(known) or f'revision {self.revision}'}"
         if os.path.isfile(self.path):
             return file_digests([Path(self.path)])[0]
         paths = sorted(each for each in Path(self.path).rglob("*") if each.is_file())
         return fingerprint_files(paths, [each.relative_to(self.path).as_posix() for each in paths])
+
+    def outside(self) -> dict[str, Pin]:
+        """The URL, with what is known of it."""
+        return {self.path: self._known()} if is_url(self.path) else {}
+
+    def pinned(self, pins: Mapping[str, Pin]) -> OutsideFile:
+        """The same with what a lock knows of it."""
+        pin = pins.get(self.path) if is_url(self.path) else None
+        return self if pin is None else replace(self, pin=pin)
 
     def local(self) -> Path:
         """Where it is on this machine; a file at a URL is fetched into the cache once.
 
         Raises:
             Unavailable: it cannot be fetched.
-            CorruptShard: it is not the file of that SHA-256.
+            CorruptShard: it is not the file that is pinned.
         """
         if not is_url(self.path):
             return Path(self.path)
+        known = self._known()
         name = self.path.rstrip("/").rsplit("/", 1)[-1]
-        target = cache_folder() / "files" / digest([self.path, self.revision]) / name
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
-            try:
-                with open_outside(self.path) as source, open(temporary, "wb") as file:
-                    shutil.copyfileobj(source, file)
-            except Exception as error:  # each protocol has errors of its own
-                temporary.unlink(missing_ok=True)
-                raise Unavailable(f"{self.path} cannot be fetched ({error})") from error
+        folder = digest([self.path, self.revision, str(known)])
+        target = cache_folder() / "files" / folder / name
+        if target.is_file() and known.sha256 in ("", file_sha256(target)):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                fetch(self.path, file, known)
             os.replace(temporary, target)
-        if self.sha256 and (found := file_sha256(target)) != self.sha256:
-            raise CorruptShard(target, None, f"its SHA-256 is {found}; it must be {self.sha256}")
+        finally:
+            temporary.unlink(missing_ok=True)
         return target
+
+    def _known(self) -> Pin:
+        return Pin(sha256=self.sha256).joined(self.pin or Pin())
 
 
 def is_url(path: str) -> bool:
@@ -117,15 +137,64 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def open_outside(path: str) -> Any:
-    """Open a file, local or http, s3, gs and so on, to read bytes; decompressed by its name."""
+def open_outside(path: str, pin: Pin | None = None) -> Any:
+    """Open a file, local or http, s3, gs and so on, to read bytes; decompressed by its name.
+
+    With a pin, the file is read from start to end only, and leaving its `with` block in peace
+    raises CorruptShard where it is not the one that is pinned.
+    """
+    return _open(path) if pin is None else _Pinned(path, pin)
+
+
+def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
+    """Copy the bytes at a URL into a file, as they are; gives their size and SHA-256.
+
+    Raises:
+        Unavailable: they cannot be fetched.
+        CorruptShard: they are not those that are pinned.
+    """
+    try:
+        with Counted(_open(path, compression="disable")) as source:
+            shutil.copyfileobj(source, file)
+    except Exception as error:  # each protocol has errors of its own
+        raise Unavailable(f"{path} cannot be fetched ({error})") from error
+    (pin or Pin()).require(path, source.num_bytes, source.sha256)
+    return Pin(num_bytes=source.num_bytes, sha256=source.sha256)
+
+
+def _open(path: str, **more: Any) -> Any:
     with warnings.catch_warnings():  # Google's client, which it imports, complains of Python 3.10
         warnings.filterwarnings("ignore", ".*Python version", FutureWarning)
         from smart_open import open as open_any
 
     # the host of Dolma's files refuses clients that do not name themselves
-    named = {"headers": {"User-Agent": "olmo-tango"}} if path.startswith("http") else {}
-    return open_any(path, "rb", transport_params=named)
+    headers = {"User-Agent": "olmo-tango", "Accept-Encoding": "identity"}
+    named = {"headers": headers} if path.startswith("http") else {}
+    return open_any(path, "rb", transport_params=named, **more)
+
+
+class _Pinned:
+    """A file that is read once through, and checked when that is done."""
+
+    def __init__(self, path: str, pin: Pin) -> None:
+        self.path, self.pin = path, pin
+
+    def __enter__(self) -> Any:
+        from smart_open.compression import compression_wrapper
+
+        self._raw = Counted(_open(self.path, compression="disable"))
+        self._file = compression_wrapper(io.BufferedReader(self._raw), "rb", filename=self.path)
+        return self._file
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            if kind is None:
+                while self._raw.read(1 << 20):  # what a decompressor leaves behind the end
+                    pass
+                self.pin.require(self.path, self._raw.num_bytes, self._raw.sha256)
+        finally:
+            self._file.close()
+            self._raw.close()
 
 
 def cache_folder() -> Path:
@@ -139,8 +208,16 @@ def _memory_path() -> Path:
 
 
 def _load() -> dict[str, object]:
+    path = _memory_path()
     try:
-        memory = json.loads(_memory_path().read_text(encoding="utf-8"))
+        stat = os.stat(path)
+        return dict(_parsed(path, stat.st_mtime_ns, stat.st_size, stat.st_ino))
     except (OSError, ValueError):
         return {}
+
+
+@lru_cache(maxsize=1)
+def _parsed(path: Path, *state: int) -> dict[str, object]:
+    """The memory in one state of its file, so that a graph of many sources reads it once."""
+    memory = json.loads(path.read_text(encoding="utf-8"))
     return memory if isinstance(memory, dict) else {}

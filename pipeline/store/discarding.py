@@ -84,16 +84,15 @@ def restore(results: Results, id: str) -> Artifact:
 def refill(results: Results, id: str) -> bool:
     """Give a discarded result the data of another result of the same content, if there is one."""
     wanted = Artifact.load(results.folder(id))
-    names = results.inventory(id).files.keys()
+    data = {name for name in results.inventory(id).files if not is_note(name)}
     for other in _equals(results, wanted):
         if other == id or results.unreadable(other):
             continue
-        if results.inventory(other).files.keys() != names:
+        if {n for n in results.inventory(other).files if not is_note(n)} != data:
             continue  # by chance of equal content, as where a filter removed nothing
         source, work = results.folder(other), results.work(id)
-        for name in names:
-            if not is_note(name) or name == MANIFEST:
-                place_file(source / name, work / name)
+        for name in (*data, MANIFEST):
+            place_file(source / name, work / name)
         restore(results, id)
         return True
     return False

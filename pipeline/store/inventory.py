@@ -248,7 +248,7 @@ def _elsewhere(artifact: Artifact, series_root: Path) -> tuple[dict[str, FileSta
 
 def is_note(name: str) -> bool:
     """Whether a file of a result stays when its data is discarded: what it is, why and how."""
-    return name in (MANIFEST, "key.json", "run.json")
+    return name in (MANIFEST, "key.json", "run.json", "code.diff")
 
 
 def _size_fault(path: Path, state: FileState) -> CorruptShard | None:

@@ -44,10 +44,19 @@ class FileMemo:
     """(component, version, parameters, content) -> the files that the work gave, and a note.
 
     This is also how a killed step goes on: what it had finished is remembered.
+
+    Args:
+        code: digest of the code that works; what other code remembered is not found. "" asks for
+            nothing, as versions are what says that work differs.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, code: str = "") -> None:
         self.root = Path(root)
+        self.code = code
+
+    def of_code(self, code: str) -> FileMemo:
+        """The same memo for one state of the code only."""
+        return FileMemo(self.root, code)
 
     def fetch(self, key: dict[str, Json], root: Path, path: str) -> Shard | None:
         """Link the remembered shard to `root / path`; None if there is none or it is damaged."""
@@ -107,7 +116,7 @@ class FileMemo:
                 yield from (each for each in sorted(above.iterdir()) if each.is_dir())
 
     def _folder(self, key: dict[str, Json]) -> Path:
-        name = digest(key)
+        name = digest({"key": key, "code": self.code} if self.code else key)
         return self.root / name[:2] / name
 
 

@@ -28,6 +28,7 @@ from pipeline.core.artifacts import MANIFEST, Artifact, write_json
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import Json, digest
 from pipeline.core.untrusted import read_json
+from pipeline.store.code import Code
 from pipeline.store.inventory import FILES, Inventory
 from pipeline.store.inventory import ID as ID
 from pipeline.store.leases import Lease
@@ -47,10 +48,15 @@ class Unreadable(NamedTuple):
 
 
 class Results:
-    """The results below one folder."""
+    """The results below one folder.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        strict: whether a result counts as missing once the code that makes it has changed.
+    """
+
+    def __init__(self, root: Path, *, strict: bool = False) -> None:
         self.root = Path(root).resolve()
+        self.strict = strict
         self.memo = ResultMemo(self.root / "memo" / "results")
         self.files = FileMemo(self.root / "memo" / "files")
 
@@ -150,6 +156,30 @@ class Results:
         """How a result was made; empty where nothing is known of it."""
         return _object(self.folder(id) / RECORD) or {}
 
+    def is_stale(self, id: str, code: Code | None) -> bool:
+        """Whether a result was made by other code than this, and that counts."""
+        if not self.strict or code is None:
+            return False
+        made_by = Code.from_json(self.record(id).get("code"))
+        return made_by is None or bool(made_by.changes(code))
+
+    def readers(self, id: str) -> list[str]:
+        """The results that were made from one, directly or not, each after those made from it."""
+        read: dict[str, list[str]] = {}
+        for each in self.standing():
+            for name in inputs_of(self.folder(each)):
+                read.setdefault(name, []).append(each)
+        found: list[str] = []
+
+        def visit(name: str) -> None:
+            for each in read.get(name, ()):
+                if each not in found:
+                    visit(each)
+                    found.append(each)
+
+        visit(id)
+        return found
+
     def unreadable(self, id: str) -> list[Unreadable]:
         """What keeps the files of a result, or of those that it draws on, from being read.
 
@@ -166,12 +196,17 @@ class Results:
         faults = inventory.faults(self.folder(id), self.series_root, thorough=False)
         return [*found, *(Unreadable(id, False, str(each)) for each in faults[:1])]
 
-    def find_earlier(self, content_key: str) -> str | None:
-        """The id of a whole result with this content key, if one is remembered."""
+    def find_earlier(self, content_key: str, code: Code | None = None) -> str | None:
+        """The id of a whole result with this content key, if one is remembered.
+
+        Where code counts, only of one that the same code made.
+        """
         earlier = self.memo.find(content_key)
         if earlier is None or not ID.fullmatch(earlier):
             return None
-        return None if any(not each.discarded for each in self.unreadable(earlier)) else earlier
+        if any(not each.discarded for each in self.unreadable(earlier)):
+            return None
+        return None if self.is_stale(earlier, code) else earlier
 
     def commit(
         self, id: str, key: dict[str, Json], content_key: str, record: dict[str, Any]
@@ -182,12 +217,18 @@ class Results:
             CorruptShard: a file is missing or not of the size that its writer noted.
         """
         work = self.work(id)
-        self._seal(work, key, {**record, "content_key": content_key})
+        self.seal(work, key, {**record, "content_key": content_key})
+        self._give_way(id, Artifact.load(work))
         self.memo.keep(content_key, id)  # first: what is remembered and not there is made anew
         self.publish(work, id)
         return self.load(id)
 
-    def _seal(self, work: Path, key: dict[str, Json], record: dict[str, Any]) -> None:
+    def seal(self, work: Path, key: dict[str, Json], record: dict[str, Any]) -> None:
+        """Write down of finished work why and how it was made, and which files it has.
+
+        Raises:
+            CorruptShard: a file is missing or not of the size that its writer noted.
+        """
         self.sweep(work)
         write_json(work / KEY, key)
         write_json(work / RECORD, record)
@@ -213,8 +254,10 @@ class Results:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place_file(path, place)
         write_json(work / KEY, key)
-        write_json(work / RECORD, {"linked_from": earlier, "content_key": content_key})
+        record = {"linked_from": earlier, "content_key": content_key}
+        write_json(work / RECORD, {**record, "code": self.record(earlier).get("code")})
         self.inventory(earlier).relisted(work).write(work)
+        self._give_way(id, self.load(earlier))
         self.publish(work, id)
         return self.load(id)
 
@@ -222,6 +265,21 @@ class Results:
         """Note why the work on `id` failed; the work itself stays for the next attempt."""
         with suppress(OSError):  # a full disk may be why it failed
             write_json(self.work(id) / FAILURE, record)
+
+    def _give_way(self, id: str, made: Artifact) -> None:
+        """Move a result that `made` takes the place of out of the way.
+
+        Where the content is another, what was made from it goes first: so a kill at any moment
+        leaves no result that was made from what is gone.
+        """
+        if id not in self:
+            return
+        if self.load(id).content == made.content:
+            shutil.rmtree(self.folder(id))
+            return
+        for each in self.readers(id):
+            self.set_aside(each, f"it was made from {id}, which other code made otherwise")
+        self.set_aside(id, "other code made it otherwise")
 
     def mark(self, id: str, damage: str) -> None:
         """Note what a thorough look found, or with "" that it found nothing.

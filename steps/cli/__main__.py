@@ -7,7 +7,11 @@ from importlib import import_module
 
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
-    "plan": "say which steps are there already and which would run",
+    "plan": "say which steps are there already, which would run, and why",
+    "why": "say what makes two results differ, followed to the first cause",
+    "lock": "note what the outside data of an experiment is, so that it cannot move unseen",
+    "rehearse": "run the whole graph in small: few documents, narrow models, a few updates",
+    "provenance": "say what a result was made of, down to its sources; or write it as RO-Crate",
     "ls": "list runs, or the steps of one, with sizes, ages and who needs them",
     "show": "open a result: documents, tokens, checkpoints, scores and so on",
     "diff": "say in what two results differ",
@@ -15,6 +19,8 @@ COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "gc": "remove what no kept run needs",
     "discard": "drop the data of an intermediate and keep what was made from it valid",
     "verify": "read every digest anew and name what is damaged",
+    "push": "copy results to a remote cache: s3://, gs:// or a folder",
+    "pull": "copy results from a remote cache into the workspace",
 }
 
 

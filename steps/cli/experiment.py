@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tango.step import Step
+
+    from pipeline.store.results import Results
 
 
 class SyntaxFault(Exception):
-    """The file is not Jsonnet; the message is what, where and the line itself."""
+    """The file is no experiment that can run; the message is what is wrong, and where."""
 
 
-def read_experiment(path: str) -> dict[str, Any]:
+def read_experiment(path: str, overrides: str = "") -> dict[str, Any]:
     """The experiment as JSON values, environment variables as external ones, as Tango reads it.
+
+    Args:
+        overrides: JSON, as `tango run -o` takes it.
 
     Raises:
         SyntaxFault: it does not exist, does not parse, or has no `steps`.
@@ -29,6 +38,81 @@ def read_experiment(path: str) -> dict[str, Any]:
         lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
         raise SyntaxFault("\n".join(lines[:3])) from error
     config = json.loads(text)
+    if overrides:
+        from tango.common.params import parse_overrides, with_overrides
+
+        try:
+            config = with_overrides(config, parse_overrides(overrides))
+        except (RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise SyntaxFault(f"overrides are {overrides!r}: {first}") from error
     if not isinstance(config, dict) or not isinstance(config.get("steps"), dict):
         raise SyntaxFault(f"{path}: there is no object `steps` in it")
     return config
+
+
+def build_experiment(
+    path: str, overrides: str = "", *, with_lock: bool = True
+) -> dict[str, Step[Any]]:
+    """The steps of an experiment, as `tango run` builds them: with its lock, if it has one.
+
+    Raises:
+        SyntaxFault: it is no experiment, or a type, value or reference in it is wrong.
+    """
+    from importlib import import_module
+
+    import steps  # noqa: F401  registers every step, and lets Tango start without torch
+    from steps.locking import pins_beside
+    from steps.wiring import WiringError, build_steps
+
+    config = read_experiment(path, overrides)
+    for name in [*config.get("include_package", []), *settings().get("include_package", [])]:
+        import_module(name)
+    try:
+        return build_steps(config["steps"], pins_beside(path) if with_lock else {})
+    except WiringError as fault:
+        raise SyntaxFault(str(fault)) from fault
+
+
+def with_inputs(steps: Mapping[str, Step[Any]], names: Iterable[str]) -> dict[str, Step[Any]]:
+    """Some steps and all that they read, in order.
+
+    Raises:
+        SyntaxFault: there is no step of a name.
+    """
+    from pipeline.core.errors import nearest
+
+    kept: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in steps:
+            raise SyntaxFault(f"{name!r} is no step{nearest(name, steps)}")
+        if name not in kept:
+            kept.add(name)
+            todo += [each.name for each in steps[name].dependencies]
+    return {name: step for name, step in steps.items() if name in kept}
+
+
+def settings() -> dict[str, Any]:
+    """What `tango.yml` says, found where Tango finds it; empty where there is none."""
+    import yaml
+
+    for folder in (Path(), Path.home() / ".config"):
+        for name in ("tango.yml", "tango.yaml"):
+            if (folder / name).is_file():
+                form = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+                return form if isinstance(form, dict) else {}
+    return {}
+
+
+def open_results(workspace: str | None, strict: bool = False) -> Results:
+    """The results in a workspace: the one given, or the one that `tango.yml` names."""
+    from pipeline.store.results import Results
+    from steps.workspace import is_strict
+
+    said = settings().get("workspace")
+    said = said if isinstance(said, dict) else {}
+    folder = (workspace or str(said.get("dir", "workspace"))).removeprefix("local://")
+    strict = strict or is_strict() or (workspace is None and said.get("strict") is True)
+    return Results(Path(folder), strict=strict)

@@ -1,4 +1,4 @@
-"""`olmo plan`: each step with its state, in order."""
+"""`olmo plan`: what a run would do, step by step, and why."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ import sys
 
 
 def main(arguments: list[str]) -> int:
-    """Print each step's state; 0 when nothing would run, 2 when something would, 1 on a fault."""
+    """Say what a run would do; 0 when nothing would run, 2 when something would, 1 on a fault."""
     parser = argparse.ArgumentParser(prog="olmo plan", description=main.__doc__)
     parser.add_argument("experiment")
-    parser.add_argument("-w", "--workspace", default="workspace")
+    parser.add_argument("-w", "--workspace", help="a folder; as tango.yml says if left out")
+    parser.add_argument("-o", "--overrides", default="", help="JSON, as for tango run")
+    parser.add_argument("-s", "--step", action="append", help="only this step and what it reads")
+    parser.add_argument(
+        "--strict", action="store_true", help="a result that other code made counts as missing"
+    )
+    parser.add_argument("--check", action="store_true", help="ask whether outside data has moved")
+    form = parser.add_mutually_exclusive_group()
+    for each in ("json", "dot", "mermaid"):
+        form.add_argument(f"--{each}", action="store_const", const=each, dest="form")
     options = parser.parse_args(arguments)
-    from steps.cli.experiment import SyntaxFault, read_experiment
+    from steps.cli.experiment import SyntaxFault, build_experiment, open_results, with_inputs
 
     try:
-        config = read_experiment(options.experiment)
-        import steps  # noqa: F401  registers every step
-        from pipeline.store.results import Results
-        from steps.wiring import WiringError, build_steps
-
-        try:
-            built = build_steps(config["steps"])
-        except WiringError as fault:
-            print(fault, file=sys.stderr)
-            return 1
+        steps = build_experiment(options.experiment, options.overrides)
+        steps = with_inputs(steps, options.step) if options.step else steps
+        results = open_results(options.workspace, options.strict)
     except SyntaxFault as fault:
         print(fault, file=sys.stderr)
         return 1
-    results = Results(options.workspace)
-    missing: set[str] = set()
-    for name, step in built.items():
-        if step.unique_id in results:
-            state = "cached"
-        elif any(each.name in missing for each in step.dependencies):
-            state = "waits"
-        else:
-            state = "will run"
-        if state != "cached":
-            missing.add(name)
-        print(f"{state:9} {name:24} {step.unique_id}")
-    print(f"{len(built) - len(missing)} of {len(built)} steps are cached")
-    return 2 if missing else 0
+    from steps import locking
+    from steps.drawing import as_dot, as_json, as_mermaid, as_text
+    from steps.planning import plan_steps, summary
+
+    planned = plan_steps(steps.values(), results)
+    outside = locking.outside_of(steps.values())
+    outside = locking.looked_at(outside) if options.check else outside
+    if options.form == "json":
+        print(as_json(planned, summary=summary(planned), outside=locking.as_forms(outside)))
+    elif options.form:
+        print("\n".join((as_dot if options.form == "dot" else as_mermaid)(planned)))
+    else:
+        lines = [*as_text(planned), summary(planned), *locking.told(outside, options.experiment)]
+        print("\n".join(lines))
+    return 2 if any(each.runs for each in planned) else 0

@@ -59,13 +59,9 @@ def find(workspace: Workspace, name: str) -> str:
 
 def ids_of(experiment: str) -> dict[str, str]:
     """The ids that the steps of an experiment have now, in order."""
-    from steps.cli.experiment import read_experiment
-
-    config = read_experiment(experiment)
-    import steps  # noqa: F401  registers every step
-    from steps.wiring import WiringError, build_steps
+    from steps.cli.experiment import SyntaxFault, build_experiment
 
     try:
-        return {name: step.unique_id for name, step in build_steps(config["steps"]).items()}
-    except WiringError as fault:
+        return {name: step.unique_id for name, step in build_experiment(experiment).items()}
+    except SyntaxFault as fault:
         raise ValueError(str(fault)) from fault

@@ -1,0 +1,171 @@
+"""What a result was made of, down to its sources, read from the keys and records beside results."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.artifacts import MANIFEST
+from pipeline.core.errors import nearest
+from pipeline.core.keys import Json
+from pipeline.store.results import KEY, RECORD, Results
+
+ID = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9]+)-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Made:
+    """One result of a lineage.
+
+    Args:
+        name: what the run that made it called it; its step's class where that is not known.
+        args: its key's arguments, without those that are results.
+        inputs: where in the arguments -> id of the result that stands there.
+        record: how it was made; of a linked result, how the earlier one was.
+        linked_from: the earlier result that it has its files from.
+        manifest: what it is, as JSON; empty where it is gone.
+    """
+
+    id: str
+    name: str
+    step: str
+    version: str
+    folder: Path
+    args: dict[str, Json] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    linked_from: str | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_here(self) -> bool:
+        return bool(self.manifest)
+
+    @property
+    def sources(self) -> dict[str, dict[str, Json]]:
+        """Where in the arguments -> what reads outside data there, with its fingerprint."""
+        return dict(_with_fingerprint(self.args, ""))
+
+
+def lineage(results: Results, id: str) -> list[Made]:
+    """A result and all that it was made of; each stands after those that it was made of."""
+    names = _names(results)
+    entered: dict[str, Made] = {}
+    done: dict[str, Made] = {}
+    waiting = [id]
+    while waiting:
+        each = waiting[-1]
+        if each not in entered:
+            entered[each] = _made(results, each, names)
+            below = dict.fromkeys(entered[each].inputs.values())
+            waiting += [other for other in reversed(below) if other not in entered]
+            continue
+        done.setdefault(each, entered[each])
+        waiting.pop()
+    return list(done.values())
+
+
+def find_result(results: Results, text: str) -> str:
+    """The id that `run:step`, a step of the latest run, or the beginning of an id stands for.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    run, sign, step = text.rpartition(":")
+    steps = _steps(results.root / "runs" / run if sign else results.root / "latest")
+    if sign and not steps:
+        runs = [each.name for each in (results.root / "runs").glob("*") if each.is_dir()]
+        raise ValueError(f"{text}: there is no run {run!r}{nearest(run, runs)}")
+    if step in steps:
+        return steps[step]
+    if sign:
+        raise ValueError(f"{text}: run {run!r} has no step {step!r}{nearest(step, steps)}")
+    found = [id for id in results if id.startswith(text) or id.rpartition("-")[2].startswith(text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{text} is the beginning of {len(found)} ids: {', '.join(found[:5])}")
+    known = nearest(text, steps)
+    raise ValueError(f"{text}: no step of the latest run and no result is called that{known}")
+
+
+def _made(results: Results, id: str, names: dict[str, str]) -> Made:
+    folder = results.folder(id)
+    kind = ID.fullmatch(id)
+    assert kind is not None  # `folder` refuses any other
+    key, record = _object(folder / KEY), _object(folder / RECORD)
+    args = key.get("args")
+    inputs = dict(_inputs(args, "")) if isinstance(args, dict) else {}
+    kept = {n: v for n, v in args.items() if n not in inputs} if isinstance(args, dict) else {}
+    earlier = record.get("linked_from")
+    if isinstance(earlier, str) and ID.fullmatch(earlier):
+        record = _object(results.folder(earlier) / RECORD) | {"name": record.get("name")}
+    else:
+        earlier = None
+    name = names.get(id) or record.get("name") or kind[1]
+    return Made(
+        id=id,
+        name=str(name),
+        step=kind[1],
+        version=kind[2],
+        folder=folder,
+        args={n: v for n, v in kept.items() if not _holds_inputs(v)},
+        inputs=inputs,
+        record=record,
+        linked_from=earlier,
+        manifest=_object(folder / MANIFEST),
+    )
+
+
+def _inputs(value: Json, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        id = value.get("step")
+        if isinstance(id, str) and ID.fullmatch(id) and value.keys() <= {"step", "key"}:
+            yield path, id
+            return
+        for name, item in value.items():
+            yield from _inputs(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _inputs(item, f"{path}[{place}]")
+
+
+def _holds_inputs(value: Json) -> bool:
+    return any(True for _ in _inputs(value, "x"))
+
+
+def _with_fingerprint(value: Json, path: str) -> Iterator[tuple[str, dict[str, Json]]]:
+    if isinstance(value, dict):
+        if value.get("fingerprint"):
+            yield path, value
+            return
+        for name, item in value.items():
+            yield from _with_fingerprint(item, f"{path}.{name}" if path else name)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _with_fingerprint(item, f"{path}[{place}]")
+
+
+def _names(results: Results) -> dict[str, str]:
+    """Id -> step, as the newest run that names it does."""
+    folders = [each for each in (results.root / "runs").glob("*") if each.is_dir()]
+    folders.sort(key=lambda each: (each.stat().st_mtime, each.name))
+    return {id: name for folder in folders for name, id in _steps(folder).items()}
+
+
+def _steps(run: Path) -> dict[str, str]:
+    steps = _object(run / "steps.json").items()
+    return {n: id for n, id in steps if isinstance(id, str) and ID.fullmatch(id)}
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON file of a workspace; empty where it is none that can be read."""
+    try:
+        form = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return form if isinstance(form, dict) else {}
