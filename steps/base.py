@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from pipeline.core.artifacts import Artifact, write_json
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
+from pipeline.store.leases import LostLease, Occupied
 from pipeline.store.memo import FileMemo
 from pipeline.store.provenance import record_provenance
 from pipeline.store.results import KEY, Results, result_id
@@ -55,6 +57,8 @@ class PipelineStep(Step[Artifact]):
     out: Path
     series: Path
     memo: FileMemo
+    patient: bool = True  # wait for a lease that others hold; else `run` raises Occupied
+    made: str = "cached"  # how the latest call came to its result: cached, linked or ran
 
     def key(self) -> dict[str, Json]:
         """The document whose digest is this step's id."""
@@ -106,6 +110,7 @@ class PipelineStep(Step[Artifact]):
                     "the content of its inputs is the same[/]",
                     self.name,
                 )
+                self.made = "linked"
                 return results.link(earlier, self.unique_id, self.key(), content_key)
             if make_inputs_readable(self, workspace):
                 args = self._replace_steps_with_results(self.kwargs, workspace)
@@ -119,6 +124,8 @@ class PipelineStep(Step[Artifact]):
                 record = _record(self, started) | record_provenance(self.out, CODE)
                 record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)
+            except (Occupied, LostLease):
+                raise
             except BaseException as error:
                 mark_damaged_inputs(self, error, results)
                 failure = {
@@ -128,6 +135,7 @@ class PipelineStep(Step[Artifact]):
                 }
                 results.fail(self.unique_id, failure)
                 raise
+        self.made = "ran"
         seconds = time.time() - started
         cli_logger.info(
             '[green]\N{CHECK MARK} Finished step [bold]"%s"[/] in %.1f s[/]', self.name, seconds
@@ -169,6 +177,8 @@ class PipelineStep(Step[Artifact]):
             super().log_cache_hit()
 
     def _say_waiting(self, owner: dict[str, object]) -> None:
+        if not self.patient:
+            raise Occupied(f"process {owner.get('pid')} on {owner.get('host')} works on it")
         cli_logger.info(
             '[blue]Step "%s" waits: process %s on %s works on it[/]',
             self.name,
@@ -213,18 +223,23 @@ def _without_extent(form: dict[str, Json]) -> dict[str, Json]:
 def _record(step: PipelineStep, started: float) -> dict[str, Any]:
     """How a result was made; nothing of this is in any key."""
     unkeyed = {n: repr(v) for n, v in step.kwargs.items() if n in step.UNKEYED}
-    packages = {}
-    for name in ("olmo-tango", "ai2-tango", "torch", "pyarrow", "tokenizers", "numpy"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "name": step.name,
         "started": round(started, 3),
         "seconds": round(time.time() - started, 3),
         "host": platform.node(),
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": _packages(),
         "unkeyed": unkeyed,
     }
+
+
+@lru_cache(maxsize=1)
+def _packages() -> dict[str, str]:
+    packages = {}
+    for name in ("olmo-tango", "ai2-tango", "torch", "pyarrow", "tokenizers", "numpy"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return packages

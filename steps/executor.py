@@ -1,56 +1,141 @@
-"""Our executor: one step after the other; what does not depend on a failed step still runs."""
+"""Our executor: independent steps side by side, and what a failure leaves standing still runs."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import sys
-import traceback
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from tango.common.logging import cli_logger
 from tango.executor import ExecutionMetadata, Executor, ExecutorOutput
+from tango.step import Step
 from tango.step_graph import StepGraph
+from tango.workspace import Workspace
 
 from pipeline.core.artifacts import Report
-from pipeline.core.errors import PipelineError
-from steps.needs import lacking
+from pipeline.core.progress import duration
+from pipeline.core.stopping import (
+    INTERRUPTED,
+    Stopped,
+    kill_children,
+    stop_requested,
+    stopping_signals,
+)
+from pipeline.store.leases import clear_leftovers
+from pipeline.store.results import Results
+from steps.live import Display, say
+from steps.needs import demand_of, lacking, machine
 from steps.planning import say_plan
+from steps.pool import Pool
+from steps.running import command_line, log_of, run_step, shown
+from steps.scheduling import Outcome, Runner, Scheduler
 from steps.wiring import WiringError, made_by
+from steps.workspace import ResultWorkspace, link_name
 
-logger = logging.getLogger(__name__)
+ENDING_SECONDS = 10.0  # for children of a stopped step to end in
 
 
 @Executor.register("olmo")
-class SerialExecutor(Executor):
-    """Steps in this process, in order; a failure is told in a few lines and in the log."""
+class LocalExecutor(Executor):
+    """Steps of one machine: one after the other in this process, or in workers side by side.
+
+    Args:
+        workers: steps that run at once; `-j` on the command line counts more.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        include_package: Sequence[str] | None = None,
+        parallelism: int | None = None,
+        workers: int = 1,
+    ) -> None:
+        super().__init__(workspace, include_package, parallelism)
+        self.workers = parallelism or workers
+        if self.workers < 1:
+            raise WiringError(f"the executor's workers are {self.workers}; at least 1 is needed")
 
     def execute_step_graph(
         self, step_graph: StepGraph, run_name: str | None = None
     ) -> ExecutorOutput:
+        workspace = self.workspace
+        if not isinstance(workspace, ResultWorkspace):
+            raise WiringError(
+                f"the workspace is a {type(workspace).__name__}; results need a folder: -w PATH"
+            )
         self._require_machine(step_graph)
-        say_plan(step_graph, self.workspace)
-        output = ExecutorOutput()
-        pages: list[Report] = []
-        for step in step_graph.values():
-            stopped = {**output.failed, **output.not_run}
-            if any(each.name in stopped for each in step.dependencies):
-                output.not_run[step.name] = ExecutionMetadata()
-                continue
-            try:
-                self.execute_step(step)
-                place = self.workspace.step_info(step).result_location
-                output.successful[step.name] = ExecutionMetadata(result_location=_short(place))
-                if made_by(step) is Report:
-                    pages.append(self.workspace.step_cache[step])
-            except Exception as error:
-                output.failed[step.name] = ExecutionMetadata()
-                self._tell(step.name, error, run_name)
-        for each in pages:
-            page = _short(str(each.root / each.page.path))
-            cli_logger.info("[green]\N{CHECK MARK} Open in a browser: [bold]%s[/][/]", page)
+        clear_leftovers(workspace.results.root / "leases")
+        if run_name is None:
+            run_name = workspace.register_run(step_graph.values()).name
+        folder = workspace.run_dir(run_name)
+        say_plan(step_graph, workspace)
+        reads = _reads(step_graph)
+        there = [name for name in reads if step_graph[name] in workspace.step_cache]
+        if workspace.results.strict:
+            there = _settled(reads, there)
+        known = {name: Outcome("cached") for name in there}
+        display = Display(len(reads) - len(known), len(known), lambda name: log_of(folder, name))
+        try:
+            with stopping_signals(), display:
+                outcomes = self._run(step_graph, reads, known, folder, display)
+        except KeyboardInterrupt as stop:
+            say(f"\N{BALLOT X} {stop or 'stopped'}; what is finished is kept", "yellow")
+            say(f"  to go on: {command_line()}")
+            raise SystemExit(stop.status if isinstance(stop, Stopped) else INTERRUPTED) from None
+        output = RunOutput(folder, display.began)
+        for name, outcome in outcomes.items():
+            output.add(name, step_graph[name], outcome, workspace.results)
         return output
+
+    def _run(
+        self,
+        graph: StepGraph,
+        reads: dict[str, list[str]],
+        known: dict[str, Outcome],
+        folder: Path,
+        display: Display,
+    ) -> dict[str, Outcome]:
+        slots = min(self.workers, len(reads) - len(known))
+        demands = {name: demand_of(graph[name]) for name in reads}
+        scheduled: dict[str, Any] = {
+            "known": known,
+            "slots": max(1, slots),
+            "demands": demands,
+            "capacity": machine(any(each.gpus for each in demands.values())),
+            "watcher": display,
+        }
+        if slots <= 1:
+            runner: Runner = _Here(graph, self.workspace, folder, display)
+            try:
+                return Scheduler(reads, runner, **scheduled).run()
+            except KeyboardInterrupt:
+                kill_children(ENDING_SECONDS)
+                raise
+        pool = Pool(
+            self._setup(graph),
+            slots,
+            log=lambda name: log_of(folder, name),
+            say=display.warn,
+        )
+        try:
+            outcomes = Scheduler(reads, pool, **scheduled).run()
+        except BaseException:
+            pool.stop(stop_requested() or 0)
+            raise
+        pool.close()
+        return outcomes
+
+    def _setup(self, graph: StepGraph) -> dict[str, Any]:
+        """What a worker needs to build the same graph: values only."""
+        assert isinstance(self.workspace, ResultWorkspace)
+        return {
+            "steps": graph.to_config(),
+            "ids": {name: step.unique_id for name, step in graph.items()},
+            "packages": list(self.include_package or []),
+            "workspace": self.workspace.as_config(),
+            "level": logging.getLogger().getEffectiveLevel(),
+        }
 
     def _require_machine(self, step_graph: StepGraph) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
@@ -64,29 +149,89 @@ class SerialExecutor(Executor):
                 "tango run experiments/tiny.jsonnet"
             )
 
-    def _tell(self, name: str, error: Exception, run_name: str | None) -> None:
-        logger.debug("step %s failed", name, exc_info=error)
-        lines = []
-        if not isinstance(error, (PipelineError, ValueError)):
-            frames = traceback.extract_tb(error.__traceback__)
-            lines = [f"  {_short(f.filename)}:{f.lineno} {f.line}" for f in frames[-2:]]
-        log = getattr(self.workspace, "dir", Path(".")) / "runs" / str(run_name) / "out.log"
-        with open(log, "a", encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
-        again = " ".join(shlex.quote(each) for each in [Path(sys.argv[0]).name, *sys.argv[1:]])
-        cli_logger.error(
-            '[red]\N{BALLOT X} Step [bold]"%s"[/] failed:[/] %s: %s',
-            name,
-            type(error).__name__,
-            str(error).replace("[", r"\["),
+
+class _Here:
+    """The runner of one step after the other in this process."""
+
+    def __init__(self, graph: StepGraph, workspace: Workspace, folder: Path, face: Display) -> None:
+        self.graph, self.workspace, self.folder, self.face = graph, workspace, folder, face
+        self._next = ""
+
+    def submit(self, name: str) -> None:
+        self._next = name
+
+    def finished(self, timeout: float | None) -> list[tuple[str, Outcome]]:
+        name = self._next
+        log = log_of(self.folder, name)
+        outcome = run_step(
+            self.graph[name], self.workspace, log, lambda line: self.face.warn(f"{name}: {line}")
         )
-        for line in lines:
-            cli_logger.error("%s", line.replace("[", r"\["))
-        cli_logger.error("  log: %s\n  to go on: %s", _short(str(log)), again)
+        if signum := stop_requested():  # heeded by work that was at its end
+            raise Stopped(signum)
+        return [(name, outcome)]
 
 
-def _short(path: str | None) -> str | None:
-    if path is None:
-        return None
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
+class RunOutput(ExecutorOutput):
+    """The end of a run in a few lines, where Tango has a table of every step."""
+
+    def __init__(self, folder: Path, began: float) -> None:
+        super().__init__()
+        self._folder, self._began = folder, began
+        self._counts: dict[str, int] = {}
+        self._pages: list[Path] = []
+
+    def add(self, name: str, step: Step[Any], outcome: Outcome, results: Results) -> None:
+        """What became of a step."""
+        self._counts[outcome.state] = self._counts.get(outcome.state, 0) + 1
+        if not outcome.there:
+            log = outcome.failure.log if outcome.failure else None
+            ended = self.not_run if outcome.state == "not run" else self.failed
+            ended[name] = ExecutionMetadata(logs_location=log)
+            return
+        place = results.folder(step.unique_id) if step.cache_results else None
+        self.successful[name] = ExecutionMetadata(result_location=shown(place))
+        if made_by(step) is Report:
+            made = results.load(step.unique_id)
+            assert isinstance(made, Report)
+            self._pages.append(self._folder / link_name(name) / made.page.path)
+
+    def display(self) -> None:
+        """How many steps came out how, and where the results are."""
+        words = {"ran": "run", "not run": "not run"}
+        counts = [f"{count} {words.get(state, state)}" for state, count in self._counts.items()]
+        spent = duration(time.monotonic() - self._began)
+        num_steps = sum(self._counts.values())
+        mark, style = ("\N{BALLOT X}", "red") if self.failed else ("\N{CHECK MARK}", "green")
+        say(f"{mark} {num_steps} steps in {spent}: {', '.join(counts)}", style)
+        say(f"  results: {shown(self._folder)}")
+        for page in self._pages:
+            say(f"  open in a browser: {shown(page)}", "bold")
+
+
+def _settled(reads: dict[str, list[str]], there: list[str]) -> list[str]:
+    """Of steps whose result is there, those above which nothing runs.
+
+    Where a step is made again because its code changed, what was made from it may have to go.
+    """
+    kept = set(there)
+    while gone := {name for name in kept if not kept.issuperset(reads[name])}:
+        kept -= gone
+    return [name for name in there if name in kept]
+
+
+def _reads(graph: StepGraph) -> dict[str, list[str]]:
+    """What each step reads; a step that is not cached is made by those that read it, not apart."""
+    apart = {step.name for step in graph.uncacheable_leaf_steps()}
+
+    def through(step: Step[Any]) -> Iterator[str]:
+        for each in step.dependencies:
+            if each.cache_results:
+                yield each.name
+            else:
+                yield from through(each)
+
+    return {
+        name: sorted(set(through(step)))
+        for name, step in graph.items()
+        if step.cache_results or name in apart
+    }

@@ -12,6 +12,8 @@ from typing import Any
 
 from tango.step import Step
 
+from steps.scheduling import Demand
+
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -42,24 +44,26 @@ def num_bytes(text: str) -> float:
 
 def lacking(steps: Iterable[Step[Any]], workspace: Path) -> list[str]:
     """What these steps need and this machine has not: a line for each kind of thing."""
-    gpus: dict[str, int] = {}
+    cpus: dict[str, float] = {}
+    gpus: dict[str, float] = {}
     memory: dict[str, float] = {}
     disk: dict[str, float] = {}
     secrets: dict[str, list[str]] = {}
     for step in steps:
-        resources = step.resources
-        if resources.gpu_count:
-            gpus[step.name] = resources.gpu_count
-        if resources.memory:
-            memory[step.name] = num_bytes(resources.memory)
+        demand = demand_of(step)
+        for kind, much in ((cpus, demand.cpus), (gpus, demand.gpus), (memory, demand.memory)):
+            if much:
+                kind[step.name] = much
         needs: Needs = getattr(step, "needs", None) or Needs()
         disk[step.name] = num_bytes(needs.disk)
         for each in needs.credentials:
             if not os.environ.get(each):
                 secrets.setdefault(each, []).append(step.name)
     lines = []
+    if (many := max(cpus.values(), default=0.0)) > (cores := num_cpus()):
+        lines.append(f"CPUs: {many:g} for {_named(cpus)}; this machine has {cores}")
     if gpus and (most := max(gpus.values())) > (has := num_gpus()):
-        lines.append(f"GPUs: {most} for {_named(gpus)}; this machine has {has}")
+        lines.append(f"GPUs: {most:g} for {_named(gpus)}; this machine has {has}")
     if (peak := max(memory.values(), default=0.0)) > (held := memory_bytes()):
         lines.append(f"memory: {_size(peak)} for {_named(memory)}; this machine has {_size(held)}")
     free = shutil.disk_usage(_existing(workspace)).free
@@ -69,6 +73,28 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path) -> list[str]:
     for name, users in sorted(secrets.items()):
         lines.append(f"credentials: {name} must be set for {_named(dict.fromkeys(users, 0))}")
     return lines
+
+
+def demand_of(step: Step[Any]) -> Demand:
+    """What a step takes while it runs, as its `step_resources` say."""
+    resources = step.resources
+    return Demand(
+        cpus=float(resources.cpu_count or 0),
+        memory=num_bytes(resources.memory or "0"),
+        gpus=float(resources.gpu_count or 0),
+    )
+
+
+def machine(with_gpus: bool) -> Demand:
+    """What this machine has; its GPUs are counted only where they matter, as that takes torch."""
+    return Demand(num_cpus(), memory_bytes(), num_gpus() if with_gpus else 0)
+
+
+def num_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def num_gpus() -> int:

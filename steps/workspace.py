@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from urllib.parse import ParseResult
 import petname
 import tango.workspaces  # noqa: F401  registers "local" first, so that ours can take its place
 from rich.markup import escape
-from tango.common.logging import file_handler
+from tango.common.exceptions import CliRunError
+from tango.common.logging import cli_logger, log_exception
 from tango.step import Step
 from tango.step_cache import StepCache
 from tango.step_info import EnvironmentMetadata, PlatformMetadata, StepInfo
@@ -25,8 +28,10 @@ from tango.workspace import Run, Workspace
 from pipeline.core.artifacts import Artifact, write_json
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
+from steps.logs import RUN_LOG, file_name, log_file
 from steps.wiring import WiringError
 
+OUT_LOG = "out.log"
 MIN_FREE_BYTES = 1 << 16  # for the notes of a run
 
 
@@ -40,6 +45,8 @@ class ResultCache(StepCache):
         self.results = results
 
     def __contains__(self, step: Any) -> bool:
+        if isinstance(step, Step) and not hasattr(step, "UNKEYED"):
+            return False  # somebody else's, which cannot be stored here
         if not isinstance(step, (Step, StepInfo)) or step.unique_id not in self.results:
             return False
         return not self.results.is_stale(step.unique_id, getattr(step, "code", None))
@@ -91,6 +98,8 @@ class ResultWorkspace(Workspace):
         return self._cache
 
     def work_dir(self, step: Step[Any]) -> Path:
+        if not hasattr(step, "UNKEYED"):
+            raise ValueError(f"step {step.name} is not a PipelineStep; its result cannot be stored")
         return self.results.work(step.unique_id)
 
     def step_info(self, step_or_unique_id: Step[Any] | str) -> StepInfo:
@@ -131,23 +140,37 @@ class ResultWorkspace(Workspace):
         """Nothing to note: `Results.fail` did."""
 
     def register_run(self, targets: Iterable[Step[Any]], name: str | None = None) -> Run:
-        steps = list(targets)
-        require_writable(self.dir)
-        if name is None:
-            name = str(petname.generate())
-            while (self._run_dir(name)).exists():
-                name = str(petname.generate())
-        folder = self._run_dir(name)
+        ids = {each.name: each.unique_id for each in targets if hasattr(each, "UNKEYED")}
+        try:
+            (self.dir / "runs").mkdir(parents=True, exist_ok=True)
+            name = name or self._new_name()
+            self.note_run(name, ids)
+        except OSError as error:  # a full or read-only disk still has results
+            name = name or str(petname.generate())
+            cli_logger.warning("the run %s is not written down: %s", name, error)
+        infos = {step: self.step_info(id) for step, id in ids.items()}
+        return Run(name, infos, datetime.now(timezone.utc))
+
+    def note_run(self, name: str, ids: dict[str, str]) -> None:
+        """Write down a run's steps, with links to look at, as the latest one."""
+        folder = self.run_dir(name)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
             if old.is_symlink():
-                old.unlink()
-        for step in steps:
-            link = folder / step.name
-            _relink(link, os.path.relpath(self.results.folder(step.unique_id), folder))
-        write_json(folder / "steps.json", {s.name: s.unique_id for s in steps})
+                old.unlink(missing_ok=True)  # another process may register the same run
+        for step, id in ids.items():
+            link = folder / link_name(step)
+            _relink(link, os.path.relpath(self.results.folder(id), folder))
+        write_json(folder / "steps.json", ids)
         _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
-        return self.registered_run(name)
+
+    def _new_name(self) -> str:
+        """The name of a run that nobody else has, made as a folder."""
+        while True:
+            name = str(petname.generate())
+            with suppress(FileExistsError):
+                self.run_dir(name).mkdir()
+                return name
 
     def registered_runs(self) -> dict[str, Run]:
         runs = self.dir / "runs"
@@ -155,7 +178,7 @@ class ResultWorkspace(Workspace):
         return {n: self.registered_run(n) for n in names if (runs / n / "steps.json").is_file()}
 
     def registered_run(self, name: str) -> Run:
-        folder = self._run_dir(name)
+        folder = self.run_dir(name)
         if not (folder / "steps.json").is_file():
             raise KeyError(name)
         ids = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
@@ -167,12 +190,36 @@ class ResultWorkspace(Workspace):
             raise KeyError(step_unique_id)
         shutil.rmtree(self.results.folder(step_unique_id))
 
-    def capture_logs_for_run(self, name: str) -> AbstractContextManager[None]:
-        handler: AbstractContextManager[None] = file_handler(self._run_dir(name) / "out.log")
-        return handler
+    @contextmanager
+    def capture_logs_for_run(self, name: str) -> Iterator[None]:
+        """Within, what the run says and what is logged is added to its `out.log`."""
+        try:
+            handler = log_file(self.run_dir(name) / OUT_LOG)
+        except OSError:
+            handler = logging.NullHandler()
+        loggers = (RUN_LOG, cli_logger, logging.getLogger())
+        RUN_LOG.propagate = False
+        RUN_LOG.setLevel(logging.INFO)
+        for logger in loggers:
+            logger.addHandler(handler)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, CliRunError):  # which says all itself
+                log_exception(error)
+            raise
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+            handler.close()
 
-    def _run_dir(self, name: str) -> Path:
-        if "/" in name or name in ("", ".", ".."):
+    def as_config(self) -> dict[str, Any]:
+        """The parameters that make this workspace in another process."""
+        return {"type": "local", "dir": str(self.dir), "strict": self.results.strict}
+
+    def run_dir(self, name: str) -> Path:
+        """The folder of a run: its links, `steps.json`, `out.log` and the logs of its steps."""
+        if "/" in name or "\0" in name or name in ("", ".", ".."):
             raise ValueError(f"{name!r} cannot be the name of a run")
         return self.dir / "runs" / name
 
@@ -180,6 +227,12 @@ class ResultWorkspace(Workspace):
 def is_strict() -> bool:
     """Whether the environment asks for a strict workspace."""
     return os.environ.get("OLMO_STRICT", "") not in ("", "0")
+
+
+def link_name(step: str) -> str:
+    """The name of the link to a step's result in the folder of a run."""
+    name = file_name(step)
+    return f"{name}~" if name in (OUT_LOG, "steps.json", "logs") else name
 
 
 def _user() -> str:
@@ -212,7 +265,6 @@ def require_writable(workspace: Path) -> None:
 
 
 def _relink(link: Path, target: str) -> None:
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{os.getpid()}.{uuid.uuid4().hex[:8]}")
     temporary.symlink_to(target)
     os.replace(temporary, link)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,9 @@ import torch
 
 from pipeline.data.filtering import FUNNEL
 from pipeline.data.taggers.gopher import Gopher
+from pipeline.store.discarding import discard
+from pipeline.store.results import Results
+from pipeline.store.verifying import find_all_damage
 from steps.data import Ingest, Tag
 from steps.tokens import Mix
 from tests.eval.test_tasks import wheel
@@ -35,6 +39,7 @@ from tests.fixtures.small import (
     start_apart,
     write_experiment,
 )
+from tests.store.conftest import flip
 
 TRAINED = {"base", "sft", "dpo"}
 DATA = ("documentation", "code", "letters", "instructions", "preferences")
@@ -340,6 +345,44 @@ def test_a_moved_workspace_is_all_cache_and_whole(experiment, workspace, tmp_pat
         for checkpoint in made[name].steps:
             assert moved in made[name].folder(checkpoint).parents
             assert (made[name].folder(checkpoint) / "model.safetensors").is_file()
+
+
+def test_a_damaged_checkpoint_is_trained_again_from_the_last_good_one(
+    experiment, finished, workspace
+):
+    graph = build(experiment)
+    base = artifacts(graph, workspace)["base"]
+    good, damaged = (base.folder(each) for each in base.steps[1:3])
+    before = files(good)
+    flip(damaged / "model.safetensors")
+    shutil.rmtree((workspace / "latest" / "sft").resolve())
+    shutil.rmtree(workspace / "memo" / "results")
+    states = run_here(graph, workspace)
+    assert by_state(states, FAILED, NOT_RUN) == set()
+    assert files(good) == before
+    assert contents(graph, workspace) == contents(graph, finished)
+    assert [each.name for each in damaged.parent.glob(".damaged-*")] == [f".damaged-{damaged.name}"]
+    assert find_all_damage(Results(workspace)) == []
+
+
+def test_all_data_can_be_discarded_and_is_made_again_where_it_is_read(
+    experiment, finished, workspace
+):
+    graph, results = build(experiment), Results(workspace)
+    discarded = {}
+    for name, step in graph.items():
+        with suppress(ValueError):  # trainings, and what has no data of its own
+            discard(results, step.unique_id)
+            discarded[name] = step.unique_id
+    assert {"letters", "letters_kept", "letters_tokens", "tokenizer"} <= discarded.keys()
+    assert set(run_here(graph, workspace).values()) == {CACHED}
+    shutil.rmtree((workspace / "latest" / "order").resolve())
+    states = run_here(graph, workspace)
+    assert by_state(states, RAN) == {"order"}
+    again = {name for name, id in discarded.items() if not results.inventory(id).discarded}
+    assert {"letters_tokens", "letters_kept", "letters", "tokenizer"} <= again
+    assert not {"report", "pairs", "generations"} & again
+    assert contents(graph, workspace) == contents(graph, finished)
 
 
 def test_without_a_network_all_but_the_benchmarks_finishes(workspace, tmp_path):

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from pipeline.core.errors import PipelineError, ShardFailed
+from pipeline.core.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,7 +112,7 @@ def _guarded(function: Callable[[T], R], item: T) -> R:
 
 
 def _shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
-    from tqdm import tqdm
-
-    quiet = not label or not sys.stderr.isatty()
-    yield from tqdm(results, total=total, desc=label, unit="shard", disable=quiet)
+    with Progress(label, total, "shard", shown=bool(label)) as progress:
+        for place, result in enumerate(results):
+            progress.note(place + 1)
+            yield result

@@ -13,6 +13,7 @@ import os
 import stat
 import types
 import typing
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def parsed(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
+@lru_cache(maxsize=64)
+def _hints(kind: type) -> dict[str, Any]:
+    """The type of each field of a dataclass; asked for once a shard, so it is remembered."""
+    hints = typing.get_type_hints(kind)
+    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}
+
+
 def _refused(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number of JSON")
 
@@ -62,9 +70,9 @@ def built(hint: Any, value: Any, path: str) -> Any:
     Raises:
         ValueError: it is of another type; the message has its path.
     """
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
+    if hint is Any or (hint is str and isinstance(value, str)):
         return value
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
@@ -72,8 +80,8 @@ def built(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, dict):
             raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
-        hints = typing.get_type_hints(hint)
-        names = {each.name for each in dataclasses.fields(hint)}
+        hints = _hints(hint)
+        names = hints.keys()
         if names != value.keys():
             raise ValueError(f"{path} has the fields {sorted(value)}; it must have {sorted(names)}")
         return hint(**{n: built(hints[n], value[n], f"{path}.{n}") for n in names})

@@ -238,8 +238,8 @@ class _Page:
                 note(
                     "The share of questions whose right answer the model finds the likeliest. "
                     "Chance is what guessing gives. An accuracy within two standard errors of "
-                    "guessing is at chance: it does not show that the model knows anything. About "
-                    "one verdict in twenty is wrong by luck."
+                    "guessing is at chance: it does not show that the model knows anything. Of a "
+                    "model that guesses, about one verdict in twenty says otherwise."
                 ),
             )
         if left:

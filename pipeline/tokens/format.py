@@ -59,7 +59,10 @@ class TokenShardWriter:
         self._file = open(self._temporary, "wb")
 
     def write(
-        self, sources: Sequence[str], names: Sequence[str], token_ids: Sequence[Sequence[int]]
+        self,
+        sources: Sequence[str],
+        names: Sequence[str],
+        token_ids: Sequence[Sequence[int] | NDArray[Any]],
     ) -> None:
         """Add documents: where each is from, its id there, and its token ids.
 

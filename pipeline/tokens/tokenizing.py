@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.core.artifacts import (
     Documents,
     Shard,
@@ -18,8 +20,8 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_batches
 from pipeline.store.memo import FileMemo
+from pipeline.tokens.encoder import load_encoder
 from pipeline.tokens.format import TokenShardWriter, shard_paths, token_dtype
-from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 VERSION = "001"
 BATCH_DOCUMENTS = 256
@@ -80,7 +82,7 @@ class _TokenizeShard:
         return found
 
     def _tokenize(self, number: int, shard: Shard) -> tuple[TokenShard, dict[str, int]]:
-        loaded, end_id = load_tokenizer(self.tokenizer), self.tokenizer.end_id
+        encoder, end_id = load_encoder(self.tokenizer), self.tokenizer.end_id
         counts: Counter[str] = Counter()
         columns = ["source", "id", "text"]
         with TokenShardWriter(self.out, number, token_dtype(self.tokenizer.vocab_size)) as writer:
@@ -89,7 +91,7 @@ class _TokenizeShard:
                 if None in texts:
                     path = self.documents.root / shard.path
                     raise CorruptShard(path, names[texts.index(None)], "has no text")
-                token_ids = [[*ids, end_id] for ids in encode(loaded, texts)]
+                token_ids = [np.append(ids, end_id) for ids in encoder.encode(texts)]
                 writer.write(sources, names, token_ids)
                 for source, ids in zip(sources, token_ids, strict=True):
                     counts[source] += len(ids)

@@ -3,6 +3,7 @@
 <series>/step000400/model.safetensors       parameters, float32
                     optimizer.safetensors   the two moments of each, by its name
                     state.json              step, tokens seen, digests
+<series>/.stopped/                          the same of a run that was asked to stop; in no view
 """
 
 from __future__ import annotations
@@ -36,13 +37,18 @@ def folder_of(series: Path, step: int) -> Path:
     return Path(series) / f"step{step:06d}"
 
 
+def stopped_folder(series: Path) -> Path:
+    """Where the state of a run that was asked to stop stands until it has gone on."""
+    return Path(series) / ".stopped"
+
+
 def save_checkpoint(
     model: Olmo,
     optimizer: torch.optim.Optimizer,
     *,
     step: int,
     num_tokens_seen: int,
-    series: Path,
+    folder: Path,
     ranks: Ranks,
 ) -> None:
     """Write the state after `step` updates; all ranks call it, the first one writes."""
@@ -56,7 +62,7 @@ def save_checkpoint(
                 tensor = whole(held)
                 moments[f"{name}.{each}"] = _at_rest(tensor) if ranks.rank == 0 else tensor[:0]
     if ranks.rank == 0:
-        final = folder_of(series, step)
+        final = Path(folder)
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -72,17 +78,19 @@ def save_checkpoint(
         for name in (WEIGHTS, OPTIMIZER):
             _sync(temporary / name)
         _sync(temporary)
-        if final.exists():
+        if final == stopped_folder(final.parent):
+            shutil.rmtree(final, ignore_errors=True)
+        elif final.exists():
             _set_aside(final, "it is written anew")
         os.replace(temporary, final)
         _sync(final.parent)
     ranks.wait()
 
 
-def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, series: Path, step: int) -> int:
+def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, folder: Path) -> int:
     """Set parameters and optimizer state from a checkpoint; gives the tokens seen by then."""
-    folder = folder_of(series, step)
     record = read_record(folder)
+    step = record["step"]
     load_weights(model, folder / WEIGHTS)
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         held = set(file.keys())
@@ -134,17 +142,35 @@ def find_checkpoints(series: Path) -> list[int]:
     found = []
     for folder in sorted(Path(series).glob("step[0-9]*")):
         try:
-            record = read_record(folder)
-            if folder != folder_of(series, record["step"]):
-                raise CorruptShard(folder, None, f"says that it is of step {record['step']}")
-            for name in (WEIGHTS, OPTIMIZER):
-                if file_sha256(folder / name) != record["sha256"].get(name):
-                    raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
+            step = _checked(folder)
+            if folder != folder_of(series, step):
+                raise CorruptShard(folder, None, f"says that it is of step {step}")
         except (CorruptShard, OSError) as error:
             _set_aside(folder, str(error))
             continue
-        found.append(record["step"])
+        found.append(step)
     return sorted(found)
+
+
+def find_stopped(series: Path) -> int | None:
+    """The step at which a run was stopped, if its state is there and whole."""
+    folder = stopped_folder(series)
+    if not folder.exists():
+        return None
+    try:
+        return _checked(folder)
+    except (CorruptShard, OSError) as error:
+        _set_aside(folder, str(error))
+        return None
+
+
+def _checked(folder: Path) -> int:
+    """The step of a checkpoint whose digests are right."""
+    record = read_record(folder)
+    for name in (WEIGHTS, OPTIMIZER):
+        if file_sha256(folder / name) != record["sha256"].get(name):
+            raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
+    return int(record["step"])
 
 
 def as_checkpoint(series: Path, step: int) -> Checkpoint:

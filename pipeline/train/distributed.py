@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -21,9 +22,17 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.core.engine import end_with_parent
 from pipeline.core.errors import DivergedTraining, PipelineError
+from pipeline.core.stopping import (
+    Stopped,
+    heeding,
+    stop_requested,
+    stopping_signals,
+)
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
 from pipeline.train.config import Launch
+
+STOPPED = "stopped"  # a rank leaves a file of this name where it was asked to stop
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ def run_ranks(work: Callable[[Ranks], None], launch: Launch) -> None:
 
     Raises:
         PipelineError: a rank failed: its error's name and message; `__cause__` has its traceback.
+        Stopped: this process or a rank was asked to stop, and the work heeded it.
     """
     threads = launch.threads or max(1, _num_cores() // launch.ranks)
     if launch.ranks == 1:
@@ -77,10 +87,29 @@ def run_ranks(work: Callable[[Ranks], None], launch: Launch) -> None:
     with tempfile.TemporaryDirectory(prefix="olmo-tango-ranks-") as folder:
         level = logging.getLogger(__name__).getEffectiveLevel()
         start = partial(_rank, work, launch, threads, folder, level)
+        context = start_processes(  # type: ignore[no-untyped-call]
+            start, nprocs=launch.ranks, join=False, start_method="spawn"
+        )
         try:
-            start_processes(start, nprocs=launch.ranks, start_method="spawn")  # type: ignore[no-untyped-call]
+            _wait_for(context, Path(folder))
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise _told(Path(folder), error) from error
+        finally:
+            for process in context.processes:
+                process.kill()
+
+
+def _wait_for(context: Any, folder: Path) -> None:
+    """Until all ranks have ended; a wish that they stop is passed on, and they stop together."""
+    told = False
+    with heeding():
+        while not context.join(timeout=0.5):
+            if stop_requested() and not told:
+                told = True
+                for process in context.processes:
+                    process.terminate()
+    if (folder / STOPPED).exists():
+        raise Stopped(stop_requested() or signal.SIGTERM)
 
 
 def _num_cores() -> int:
@@ -94,7 +123,7 @@ def _rank(
     work: Callable[[Ranks], None], launch: Launch, threads: int, folder: str, level: int, rank: int
 ) -> None:
     end_with_parent()
-    logging.basicConfig(level=level, format="%(message)s")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
     if cuda:
@@ -109,8 +138,12 @@ def _rank(
             world_size=launch.ranks,
             timeout=timedelta(seconds=launch.timeout_seconds),
         )
-        work(Ranks(rank, launch.ranks))
+        with stopping_signals():
+            work(Ranks(rank, launch.ranks))
         dist.destroy_process_group()
+    except Stopped:
+        (Path(folder) / STOPPED).touch()
+        raise
     except BaseException as error:
         step = error.step if isinstance(error, DivergedTraining) else None
         reason = error.reason if isinstance(error, DivergedTraining) else ""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from tqdm import tqdm
 
 from pipeline.core.artifacts import Checkpoints, Pairs
 from pipeline.core.errors import MismatchedInputs
+from pipeline.core.progress import Progress
 from pipeline.core.shards import ShardWriter, read_batches
 from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import load_checkpoint_model
@@ -83,8 +83,8 @@ def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> 
     latest_weights(checkpoints)  # the digest in the result must be of what is loaded
     model = load_checkpoint_model(checkpoints, checkpoints.latest).eval()
     shards = []
-    bar = tqdm(total=pairs.num_pairs, desc="reference", unit="pair", disable=None)
-    with torch.inference_mode(), bar:
+    num_done = 0
+    with torch.inference_mode(), Progress("reference", pairs.num_pairs, "pair") as progress:
         for shard in pairs.shards:
             with ShardWriter(Path(out), shard.path, PAIR) as writer:
                 for batch in read_batches(pairs.root, shard, batch_rows=ROWS):
@@ -94,7 +94,8 @@ def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> 
                         values = _logprobs(model, batch, side)
                         table = table.set_column(place, PAIR.field(place), pa.array(values))
                     writer.write(table)
-                    bar.update(batch.num_rows)
+                    num_done += batch.num_rows
+                    progress.note(num_done)
             shards.append(writer.shard)
     return Pairs.of(
         Path(out),

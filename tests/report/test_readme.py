@@ -1,6 +1,8 @@
+import importlib
 import json
 import re
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from pipeline.report.readme import markdown, rewritten
 from pipeline.report.tables import Change, Link, Measure, Share, Table
 from tests.report.conftest import make_inputs
 
+OURS = Path(__file__).parents[2] / "README.md"
 NAMES = ("graph", "facts", "results")
 EMPTY = "\n".join(f"before {n}\n<!-- generated: {n} -->\n<!-- end -->" for n in NAMES) + "\nafter\n"
 PNG = b"\x89PNG"
@@ -126,6 +129,30 @@ def test_no_text_breaks_out_of_a_markdown_cell(text):
     assert plain.count("|") == 6
     assert "<" not in line
     assert not re.search(r"(?<!\\)!?\[(?!.*x\.json)", plain)
+
+
+def test_our_readme_has_a_place_for_each_block_and_names_files_that_are_there():
+    text = OURS.read_text(encoding="utf-8")
+    rewritten(text, dict.fromkeys(NAMES, ""))
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    named = {each for span in re.findall(r"`([^`]+)`", text) for each in span.split()}
+    named |= set(re.findall(r"\]\((docs/[^)]+)\)", text))
+    paths = {
+        n for n in named if re.fullmatch(r"(docs|experiments|pipeline|steps|tests)/[\w./-]+", n)
+    }
+    assert len(paths) > 20
+    missing = {path for path in paths if not (OURS.parent / path).exists()}
+    assert missing == {"experiments/seed.jsonnet"}  # the one a reader is told to write
+
+
+def test_the_tagger_of_our_readme_measures(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", OURS.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "tagger_of_our_readme.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    asks = importlib.import_module("tagger_of_our_readme").Asks()
+    assert asks.measure("Why?\nSo.") == {"question_line_fraction": 0.5}
+    assert asks.measure("") == {"question_line_fraction": None}
+    assert asks.COLUMNS.keys() == asks.measure("").keys()
 
 
 def fake_browser(folder, size):

@@ -5,15 +5,12 @@ import pytest
 import steps  # noqa: F401  registers every step
 from steps.wiring import build_steps
 from steps.workspace import ResultWorkspace
+from tests.steps.lab import Lab, ref
 
 TEXTS = [
     f"Document {n} tells of the {word} and of what came after it, {n} times over.\n" * (1 + n % 3)
     for n, word in enumerate(["sea", "hill", "road", "tower", "harbour", "orchard"] * 3)
 ]
-
-
-def ref(name):
-    return {"type": "ref", "ref": name}
 
 
 class Bench:
@@ -80,3 +77,8 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return Lab(tmp_path)

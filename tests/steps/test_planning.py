@@ -15,7 +15,7 @@ from pipeline.store.discarding import discard
 from pipeline.store.results import Results
 from steps.cli.__main__ import main
 from steps.drawing import as_dot, as_json, as_mermaid, as_text
-from steps.executor import SerialExecutor
+from steps.executor import LocalExecutor
 from steps.planning import RUNS, Reason, plan_steps, reason_of, short_plan, summary
 from steps.wiring import build_steps
 from steps.workspace import ResultWorkspace
@@ -53,7 +53,7 @@ class Place:
         before = set(workspace.results)
         built = build_steps(graph)
         workspace.register_run(built.values(), name)
-        output = SerialExecutor(workspace).execute_step_graph(StepGraph(built))
+        output = LocalExecutor(workspace).execute_step_graph(StepGraph(built))
         assert not output.failed and not output.not_run
         return {step for step in built if built[step].unique_id in set(workspace.results) - before}
 

@@ -1,0 +1,269 @@
+"""Faults in a finished workspace, and kills at random moments: what is found, what is lost.
+
+    python benchmarks/fault_injection.py                  a few of each, in a minute or two
+    python benchmarks/fault_injection.py --kills 100 --rounds 4 --every-file
+    python benchmarks/fault_injection.py --experiment experiments/tiny-offline.jsonnet
+
+1. One byte is flipped, or one cut off, in a file of a result or a checkpoint. Is it found by
+   `olmo verify`, by the look before a step reads the result (the next run's reader), and by a
+   question whether the result is there (`olmo plan`)? Once as a program would do it, and once with
+   the modification time put back, as a disk does that rots.
+2. The same, from end to end: a file is damaged, what was made from it is removed, and the graph is
+   run again. Does every result have the content that an undisturbed run gave it?
+3. A run is killed (-9) at a random moment, again and again, until it is finished. Are the contents
+   those of an undisturbed run, and was anything written again that was complete?
+
+The graph is that of the tests: all of tiny's steps over a small corpus, so that a run takes seconds
+and a hundred kills take minutes; with `--experiment` any other. Prints a table as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pipeline.core.artifacts import Artifact, Checkpoints, Shard, TokenShard  # noqa: E402
+from pipeline.core.errors import CorruptShard  # noqa: E402
+from pipeline.core.shards import read_shard  # noqa: E402
+from pipeline.store.results import Results  # noqa: E402
+from pipeline.store.verifying import find_damage  # noqa: E402
+from tests.fixtures.mortal import complete_files  # noqa: E402
+from tests.fixtures.small import (  # noqa: E402
+    build,
+    contents,
+    run_here,
+    write_experiment,
+)
+
+FAULTS = ("flip", "cut")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--experiment", type=Path, help="instead of the tests' small graph")
+    parser.add_argument("--finished", type=Path, help="a workspace in which it was run already")
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=1, help="flips of each file, at other bytes")
+    parser.add_argument("--runs", type=int, default=5, help="faults that are mended by a run")
+    parser.add_argument("--every-file", action="store_true", help="not only a few of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    random.seed(options.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        experiment = options.experiment or write_experiment(folder / "small.jsonnet")
+        started = time.monotonic()
+        finished = options.finished or folder / "finished"
+        states = run_here(build(experiment), finished)
+        if not set(states.values()) <= {"ran", "linked", "cached"}:
+            print(f"the undisturbed run failed: {states}", file=sys.stderr)
+            return 1
+        seconds = time.monotonic() - started
+        print(f"undisturbed: {len(states)} steps in {seconds:.1f} s\n", flush=True)
+        ok = damage_files(finished, folder / "damaged", options.rounds, options.every_file)
+        ok &= mend_by_running(experiment, finished, folder / "mended", options.runs)
+        ok &= kill(experiment, finished, folder / "killed", options.kills, seconds)
+    return 0 if ok else 1
+
+
+# ---------------------------------------------------------------------------- one file
+
+
+def targets(results: Results) -> list[tuple[str, Path]]:
+    """Every file of a result and of its checkpoints, with the id of the result."""
+    found = []
+    for id in results:
+        folder = results.folder(id)
+        found += [(id, each) for each in sorted(folder.rglob("*")) if each.is_file()]
+        made = Artifact.load(folder)
+        for checkpoint in made.steps if isinstance(made, Checkpoints) else []:
+            found += [(id, each) for each in sorted(made.folder(checkpoint).iterdir())]
+    return found
+
+
+def damage(path: Path, fault: str, keep_time: bool) -> None:
+    data, found = bytearray(path.read_bytes()), path.stat()
+    if fault == "flip" and data:
+        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    else:
+        del data[-1:]
+    path.write_bytes(data)
+    times = (found.st_atime_ns, found.st_mtime_ns)
+    if keep_time:
+        os.utime(path, ns=times)
+    else:
+        os.utime(path, ns=(times[0], times[1] + 10**9))
+
+
+def read(made: Artifact) -> None:
+    """Open every file of an artifact as the steps do, without a look at modification times."""
+    for each in made.files():
+        if each.path.endswith(".parquet"):
+            rows = each.num_records if isinstance(each, Shard) else None
+            if rows is not None and not isinstance(each, TokenShard):
+                read_shard(made.root, each)
+        else:
+            each.place(made.root)
+
+
+def found_by(results: Results, id: str) -> dict[str, bool]:
+    """Who finds that a result is damaged."""
+    said = {"plan": id not in results, "next reader": bool(results.unreadable(id))}
+    try:
+        read(Artifact.load(results.folder(id)))
+        said["reading alone"] = False
+    except CorruptShard:
+        said["reading alone"] = True
+    said["verify"] = bool(find_damage(results, id))
+    return said
+
+
+def damage_files(finished: Path, workspace: Path, rounds: int, every: bool) -> bool:
+    shutil.copytree(finished, workspace, symlinks=True)
+    shutil.rmtree(workspace / "memo")
+    results = Results(workspace)
+    files = targets(results)
+    if not every:
+        by_kind: dict[tuple[str, str], tuple[str, Path]] = {}
+        for id, path in files:
+            by_kind.setdefault((id.split("-")[0], path.name), (id, path))
+        files = list(by_kind.values())
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    missed = []
+    for id, path in files:
+        whole, times = path.read_bytes(), path.stat()
+        for fault in FAULTS * rounds:
+            for keep_time in (False, True):
+                name = "time kept" if keep_time else "as a program"
+                count = counts.setdefault((fault, name), Counter())
+                path.unlink()
+                path.write_bytes(whole)
+                os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+                results.mark(id, "")
+                damage(path, fault, keep_time)
+                said = found_by(results, id)
+                count.update(name for name, found in said.items() if found)
+                count["faults"] += 1
+                if not said["verify"] or not (keep_time or said["next reader"]):
+                    missed.append((fault, name, id, path.name))
+        path.write_bytes(whole)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        find_damage(results, id)
+    heads = ["verify", "next reader", "reading alone", "plan"]
+    print(f"| fault in {len(files)} files | faults | {' | '.join(heads)} |")
+    print("|---|---|---|---|---|---|")
+    for (fault, name), count in counts.items():
+        cells = " | ".join(str(count[head]) for head in heads)
+        print(f"| {fault}, {name} | {count['faults']} | {cells} |")
+    for each in missed[:10]:
+        print("missed:", *each)
+    still = [str(each) for id in results for each in find_damage(results, id)]
+    print(f"\nput back: {len(still)} results are still called damaged\n", flush=True)
+    shutil.rmtree(workspace)
+    return not missed and not still
+
+
+# ---------------------------------------------------------------------------- end to end
+
+
+def mend_by_running(experiment: Path, finished: Path, workspace: Path, runs: int) -> bool:
+    graph = build(experiment)
+    expected = contents(graph, finished)
+    readers: dict[str, list[str]] = {}
+    for name, step in graph.items():
+        for each in step.dependencies:
+            readers.setdefault(each.unique_id, []).append(name)
+    bad, aside = [], 0
+    for number in range(runs):
+        shutil.copytree(finished, workspace, symlinks=True)
+        results = Results(workspace)
+        id, path = random.choice([each for each in targets(results) if each[0] in readers])
+        fault = FAULTS[number % len(FAULTS)]
+        damage(path, fault, keep_time=False)
+        reader = random.choice(readers[id])
+        shutil.rmtree(results.folder(graph[reader].unique_id))
+        shutil.rmtree(workspace / "memo")
+        states = run_here(build(experiment), workspace)
+        aside += len(list((workspace / "damaged").glob("*")))
+        left = [str(each) for each in results.standing() if find_damage(results, each)]
+        good = set(states.values()) <= {"ran", "linked", "cached"} and not left
+        if not good or contents(graph, workspace) != expected:
+            bad.append((fault, path.relative_to(workspace), reader, states, left))
+        shutil.rmtree(workspace)
+    print(
+        f"damaged and run again: {runs} runs, {runs - len(bad)} ended with the undisturbed "
+        f"contents, {aside} results were set aside\n",
+        flush=True,
+    )
+    for each in bad:
+        print("differs:", *each)
+    return not bad
+
+
+# ---------------------------------------------------------------------------- kills
+
+
+def kill(experiment: Path, finished: Path, workspace: Path, kills: int, seconds: float) -> bool:
+    graph = build(experiment)
+    expected = contents(graph, finished)
+    killed = rounds = 0
+    again: list[str] = []
+    wrong: list[str] = []
+    failed = 0
+    while killed < kills:
+        before = complete_files(workspace)
+        child = os.fork()
+        if child == 0:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+                os.dup2(nowhere.fileno(), 2)
+            states = run_here(build(experiment), workspace)
+            os._exit(0 if set(states.values()) <= {"ran", "linked", "cached"} else 1)
+        time.sleep(random.uniform(0, seconds / 3))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        after = complete_files(workspace)
+        again += [name for name, state in before.items() if after.get(name) != state]
+        if status == -signal.SIGKILL:
+            killed += 1
+        elif status:
+            failed += 1
+        if status == 0 or killed >= kills:
+            states = run_here(build(experiment), workspace)
+            if set(states.values()) != {"cached"}:
+                states = run_here(build(experiment), workspace)
+            rounds += 1
+            if contents(graph, workspace) != expected:
+                found = contents(graph, workspace)
+                wrong += [name for name in expected if found[name] != expected[name]]
+            if any(find_damage(Results(workspace), id) for id in Results(workspace).standing()):
+                wrong.append("damaged")
+            left = [*workspace.glob("cache/**/.*.tmp"), *workspace.glob("leases/*")]
+            wrong += [str(each) for each in left]
+            shutil.rmtree(workspace)
+    print(
+        f"killed {killed} times over {rounds} runs from an empty workspace: "
+        f"{len(again)} complete files were written again, {failed} runs failed, "
+        f"{len(wrong)} contents differ from an undisturbed run"
+    )
+    for each in (again + wrong)[:10]:
+        print("differs:", each)
+    print(json.dumps({"kills": killed, "again": len(again), "wrong": len(wrong)}))
+    return not again and not wrong and not failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Being asked to stop: an exception in the main thread at once or, where work looks, a flag.
+
+Within `stopping_signals`, SIGINT, SIGTERM, SIGHUP (a terminal that is gone) and SIGUSR1 (what Slurm
+sends ahead of its limit) raise `Stopped` in the main thread and end its child processes. Work that
+can do better than to break off (a training loop, which saves its state) runs within `heeding` and
+asks `stop_requested` often; then only a second signal breaks it off.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+INTERRUPTED = 130  # the exit status after Ctrl-C, as a shell gives it
+RESUMABLE = 75  # EX_TEMPFAIL: asked to stop by a system; the same command goes on
+
+
+class Stopped(KeyboardInterrupt):
+    """The process was asked to stop; what is finished is kept and the same command goes on."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+    @property
+    def status(self) -> int:
+        """The exit status that a job script can tell apart from a failure."""
+        return INTERRUPTED if self.signum == signal.SIGINT else RESUMABLE
+
+
+class _State:
+    """What this process was asked; set by signal handlers in the main thread."""
+
+    signum: int | None = None
+    heeding: int = 0
+    error: BaseException | None = None
+
+
+def stop_requested() -> int | None:
+    """The signal that asked this process to stop, if one did."""
+    return _State.signum
+
+
+@contextmanager
+def heeding() -> Iterator[None]:
+    """Within, the first signal only sets `stop_requested`, which the work must look at often."""
+    _State.heeding += 1
+    try:
+        yield
+    finally:
+        _State.heeding -= 1
+
+
+@contextmanager
+def stopping_signals() -> Iterator[None]:
+    """Within, signals stop the work of the main thread; elsewhere this changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, _stop) for each in heard}  # a shell ignores some for us
+    _State.signum = None
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        _State.signum = _State.error = None
+
+
+def interrupt(error: BaseException) -> None:
+    """Raise an error in the main thread from another one, even while it waits.
+
+    Its child processes are killed. Outside `stopping_signals` it arrives as KeyboardInterrupt.
+    """
+    _State.error = error
+    ours = [each for each in SIGNALS if signal.getsignal(each) is _stop]
+    signal.pthread_kill(threading.main_thread().ident or 0, (ours or [signal.SIGINT])[0])
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    error, _State.error = _State.error, None
+    if error is not None:
+        end_children(signal.SIGKILL)
+        raise error
+    again = _State.signum is not None
+    _State.signum = _State.signum or signum
+    if _State.heeding and not again:
+        return
+    end_children(signal.SIGTERM)
+    raise Stopped(_State.signum)
+
+
+def end_children(signum: int) -> None:
+    """Send a signal to every child of this process; each passes on what it must."""
+    for pid in children():
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signum)
+
+
+def children() -> list[int]:
+    """The processes that this one started and that still run."""
+    mine, found = str(os.getpid()), []
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:  # not Linux: those that Python started
+        import multiprocessing
+
+        return [each.pid for each in multiprocessing.active_children() if each.pid]
+    for pid in pids:
+        with suppress(OSError, IndexError):
+            with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+            if parent == mine and state not in "ZX":
+                found.append(pid)
+    return found
+
+
+def kill_children(seconds: float) -> None:
+    """Wait for the children to end, and kill those that have not after some seconds."""
+    deadline = time.monotonic() + seconds
+    while (left := _ending()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _ending() -> list[int]:
+    """The children but for Python's resource tracker, which ends with its parent by itself."""
+    from multiprocessing import resource_tracker
+
+    tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
+    return [pid for pid in children() if pid != tracker]

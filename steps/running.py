@@ -1,0 +1,145 @@
+"""One attempt at one step in this process: its output kept, its failure put into words.
+
+Every executor comes through here, wherever it runs its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import tango
+from tango.step import Step
+from tango.workspace import Workspace
+
+from pipeline.core import progress
+from pipeline.core.errors import PipelineError, ShardFailed
+from pipeline.store.leases import LostLease, Occupied
+from steps.logs import captured, file_name, num_bytes_in, tail
+from steps.scheduling import Failure, Outcome, State
+
+NUM_PLACES = 2  # lines of a traceback that a person is shown
+CODE = Path(__file__).resolve().parent.parent
+MACHINERY = (
+    str(CODE / "steps" / "running.py"),
+    str(CODE / "steps" / "base.py"),
+    str(Path(tango.__file__).parent),
+)
+
+
+def log_of(run: Path, name: str) -> Path:
+    """The log of a step of a run."""
+    return run / "logs" / f"{file_name(name)}.log"
+
+
+def progress_of(log: Path) -> Path:
+    """The file in which a running step says how far it is."""
+    return log.with_name(f".{log.stem}.progress")
+
+
+def run_step(
+    step: Step[Any], workspace: Workspace, log: Path, say: Callable[[str], None] | None = None
+) -> Outcome:
+    """Have the result of a step, its inputs being there; never raises what the step raised.
+
+    Args:
+        log: where all that the step prints is added.
+        say: called with each line of a warning at once.
+    """
+    if step.cache_results and step in workspace.step_cache:
+        return Outcome("cached")
+    started, start = time.monotonic(), num_bytes_in(log)
+    step.patient = False  # type: ignore[attr-defined]
+    failure: Failure | None = None
+    state: State = "cached"
+    note = ""
+    try:
+        with _stated(progress_of(log)), captured(log, say):
+            try:
+                step.result(workspace)
+                state = cast(State, getattr(step, "made", "ran"))
+            except (Occupied, LostLease) as error:
+                state, note = "busy", str(error)
+            except (Exception, SystemExit) as error:
+                state = "failed"
+                failure = told(error, tail(log, start), log)
+                traceback.print_exc()
+    except OSError as error:  # of the log: a disk that is full or read-only
+        state = "failed"
+        failure = failure or told(error, [], log)
+    return Outcome(state, time.monotonic() - started, failure, note)
+
+
+@contextmanager
+def _stated(path: Path) -> Iterator[None]:
+    """Within, progress is written to a file, by children of this process too."""
+    before = os.environ.get(progress.VARIABLE)
+    os.environ[progress.VARIABLE] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[progress.VARIABLE]
+        else:
+            os.environ[progress.VARIABLE] = before
+        path.unlink(missing_ok=True)
+
+
+def told(error: BaseException, lines: list[str], log: Path) -> Failure:
+    """An error for a person: one that we raised says all itself and has no places in the code."""
+    cause = error.__cause__ if isinstance(error, ShardFailed) and error.__cause__ else error
+    frames = traceback.extract_tb(cause.__traceback__)
+    ours = bool(frames) and Path(frames[-1].filename).is_relative_to(CODE / "pipeline")
+    if isinstance(cause, PipelineError) or (isinstance(cause, ValueError) and ours):
+        frames = traceback.StackSummary()
+    theirs = [each for each in frames if not _says_nothing(each.filename)][-NUM_PLACES:]
+    places = [f"{shown(each.filename)}:{each.lineno} {each.line or ''}" for each in theirs]
+    message = str(error) or repr(error)
+    return Failure(type(error).__name__, message, tuple(places), tuple(lines), str(log))
+
+
+def _says_nothing(path: str) -> bool:
+    """Whether lines of a file tell nobody about a failure: ours around a step, Python's own."""
+    python = path.startswith(os.path.dirname(os.__file__)) and "site-packages" not in path
+    return python or path.startswith(MACHINERY)
+
+
+def shown(path: str | Path | None) -> str:
+    """A path as short as it can be written here."""
+    if path is None:
+        return ""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def command_line() -> str:
+    """The command that runs this again, as it can be pasted into a shell."""
+    words = list(sys.orig_argv)
+    script = words[1] if len(words) > 1 else ""
+    if script and shutil.which(Path(script).name) == script:
+        words = [Path(script).name, *words[2:]]  # a console script that is on the path
+    elif shutil.which(Path(words[0]).name) in (words[0], sys.executable):
+        words[0] = Path(words[0]).name
+    return shlex.join(words)
+
+
+def read_state(path: Path) -> str:
+    """What a running step last said of its progress."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def as_line(message: dict[str, Any]) -> bytes:
+    """A message between processes of ours: a line of JSON."""
+    return json.dumps(message).encode() + b"\n"

@@ -1,0 +1,67 @@
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from pipeline.core.stopping import (
+    Stopped,
+    children,
+    heeding,
+    interrupt,
+    kill_children,
+    stop_requested,
+    stopping_signals,
+)
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_breaks_off_the_work_and_ends_its_children(signum, status):
+    before = signal.getsignal(signum)
+    with pytest.raises(Stopped) as caught, stopping_signals():
+        child = subprocess.Popen(["sleep", "60"])
+        assert child.pid in children()
+        os.kill(os.getpid(), signum)
+        time.sleep(60)
+    assert caught.value.status == status and child.wait(10) == -signal.SIGTERM
+    assert signal.getsignal(signum) is before and stop_requested() is None
+
+
+def test_work_that_heeds_goes_on_until_it_looks_and_breaks_off_at_the_second_signal():
+    with stopping_signals():
+        with heeding():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert stop_requested() == signal.SIGTERM
+            with pytest.raises(Stopped, match="SIGTERM"):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+
+
+def test_a_signal_that_was_ignored_before_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_can_raise_an_error_in_the_main_one_while_it_heeds_or_waits():
+    threading.Timer(0.1, interrupt, [ValueError("lost")]).start()
+    with pytest.raises(ValueError, match="lost"), stopping_signals(), heeding():
+        threading.Event().wait(60)
+
+
+def test_children_that_do_not_end_are_killed():
+    stubborn = subprocess.Popen(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    time.sleep(0.2)
+    stubborn.terminate()
+    kill_children(0.2)
+    assert stubborn.wait(10) == -signal.SIGKILL

@@ -1,0 +1,256 @@
+import json
+import os
+import signal
+import time
+
+import pytest
+from tango.step_graph import StepGraph
+
+from steps.executor import LocalExecutor
+from steps.wiring import WiringError
+from steps.workspace import ResultWorkspace
+from tests.steps import toys  # noqa: F401  registers them
+from tests.steps.lab import toy
+
+DIAMOND = {"a": toy(), "b": toy("a"), "c": toy("a", value=5), "d": toy("b", "c")}
+
+
+def execute(folder, steps, run="r", **options):
+    """Run a graph in this process; gives Tango's output and the values that were made."""
+    workspace = ResultWorkspace(str(folder))
+    graph = StepGraph.from_params(steps)
+    workspace.register_run(graph.values(), run)
+    executor = LocalExecutor(workspace, include_package=["tests.steps.toys"], **options)
+    with workspace.capture_logs_for_run(run):
+        output = executor.execute_step_graph(graph, run)
+        output.display()
+    return output, {name: workspace.step_cache[graph[name]].value for name in output.successful}
+
+
+def log_of(folder, step, run="r"):
+    return (folder / "runs" / run / "logs" / f"{step}.log").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_graph_runs_once_and_is_cached_then(tmp_path, capfd, workers):
+    steps = {name: {**step, "note": str(tmp_path / "note")} for name, step in DIAMOND.items()}
+    _, values = execute(tmp_path, steps, workers=workers)
+    assert values == {"a": 1, "b": 2, "c": 6, "d": 9}
+    said = capfd.readouterr().out
+    assert "4 steps in" in said and "4 run" in said and "results: " in said
+    execute(tmp_path, steps, run="again", workers=workers)
+    assert "4 cached" in capfd.readouterr().out
+    assert sorted((tmp_path / "note").read_text().split()) == ["a", "b", "c", "d"]
+
+
+def test_what_a_step_prints_is_in_its_log_and_warnings_are_shown(tmp_path, capfd):
+    execute(tmp_path, {"a": toy(does="talk"), "b": toy(does="talk", value=3)})
+    printed = log_of(tmp_path, "a").splitlines()
+    for line in ("a print", "an error", "a child", "its error"):
+        assert line in printed
+    assert any(line.endswith("INFO    toys: an info") and line[:2] == "20" for line in printed)
+    assert "! a: a warning" in (said := capfd.readouterr().out)
+    assert "a print" not in said and "an info" not in said
+    assert "a: a warning" in (tmp_path / "runs" / "r" / "out.log").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_is_told_in_full_and_other_branches_finish(tmp_path, capfd, workers):
+    steps = {
+        "bad": toy(does="fail"),
+        "below": toy("bad"),
+        "lowest": toy("below"),
+        "left": toy(does="leave", value=2),
+        "refused": toy(does="refuse", value=3),
+        "good": toy(value=4),
+        "better": toy("good"),
+    }
+    output, values = execute(tmp_path, steps, workers=workers)
+    assert values == {"good": 4, "better": 5}
+    assert set(output.failed) == {"bad", "left", "refused"}
+    assert set(output.not_run) == {"below", "lowest"}
+    said = capfd.readouterr().out
+    assert "bad failed: KeyError: 'the [key] is missing'" in said
+    assert "toys.py:" in said and "steps/running.py" not in said
+    assert "| line 11\n" in said and "| line 2\n" in said and "| line 1\n" not in said
+    assert "left failed: SystemExit: 7" in said
+    assert "refused failed: PipelineError: corpus/00003.jsonl.gz record 918: not JSON" in said
+    assert "logs/bad.log" in said and "to go on: " in said
+    assert "Traceback" not in said and "Traceback" in log_of(tmp_path, "bad")
+    assert "7 steps" in said and "3 failed" in said and "2 not run" in said
+
+
+def test_workers_give_what_one_process_gives(tmp_path):
+    steps = {f"s{i}": toy(*[f"s{j}" for j in range(i) if (i * j) % 3 == 1]) for i in range(12)}
+    _, here = execute(tmp_path / "here", steps)
+    _, there = execute(tmp_path / "there", steps, workers=3)
+    assert here == there
+
+    def contents(folder):
+        return {
+            path.parent.name: json.loads(path.read_text())["content"]
+            for path in (folder / "cache").glob("*/manifest.json")
+        }
+
+    assert contents(tmp_path / "here") == contents(tmp_path / "there")
+
+
+def test_independent_steps_run_at_once(tmp_path):
+    warm = {f"warm{i}": toy(value=i, seconds=0.1) for i in range(2)}
+    steps = {f"s{i}": toy(*warm, value=9 + i, seconds=0.4) for i in range(4)}
+    execute(tmp_path, {**warm, **steps}, workers=2)
+    log = [log_of(tmp_path, name).splitlines() for name in steps]
+    starts = sorted(lines[0][:23] for lines in log)
+    ends = sorted(lines[-1][:23] for lines in log)
+    assert starts[1] < ends[0] and starts[3] < ends[2]
+
+
+def test_a_step_whose_worker_is_killed_is_tried_again_once(tmp_path, capfd):
+    steps = {"a": toy(does="be_killed_once"), "b": toy(does="be_killed", value=2), "c": toy("b")}
+    output, values = execute(tmp_path, steps, workers=2)
+    assert values == {"a": 1} and set(output.failed) == {"b"} and set(output.not_run) == {"c"}
+    said = capfd.readouterr().out
+    assert "a is started again: its process was ended by SIGKILL" in said
+    assert "b failed" in said and "LostWorker: its process was ended by SIGKILL" in said
+    assert not list((tmp_path / "leases").glob("[!.]*")) or _free(tmp_path)
+
+
+def _free(folder):
+    """Whether nobody that lives holds a lease."""
+    from pipeline.store.leases import live_leases
+
+    return not live_leases(folder / "leases")
+
+
+def test_what_steps_ask_for_is_within_the_machine_at_any_time(tmp_path, monkeypatch):
+    from steps import needs
+
+    monkeypatch.setattr(needs, "num_cpus", lambda: 2)
+    steps = {f"s{i}": toy(value=i, seconds=0.3, step_resources={"cpu_count": 2}) for i in range(3)}
+    execute(tmp_path, steps, workers=3)
+    spans = sorted(
+        (lines[0][:23], lines[-1][:23])
+        for lines in (log_of(tmp_path, f"s{i}").splitlines() for i in range(3))
+    )
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    with pytest.raises(WiringError, match="CPUs: 3 for big; this machine has 2"):
+        execute(tmp_path, {"big": toy(value=77, step_resources={"cpu_count": 3})})
+
+
+def test_any_name_of_a_step_is_a_file_of_its_run(tmp_path):
+    names = ["a b", "a'b\"c", "ü→x", "a\nb", "x" * 250, "x" * 251, "out.log", "logs", "%2E", "a.."]
+    steps = {name: toy(value=place, does="talk") for place, name in enumerate(names)}
+    _, values = execute(tmp_path, steps)
+    assert values == {name: place for place, name in enumerate(names)}
+    run = tmp_path / "runs" / "r"
+    logs = list((run / "logs").iterdir())
+    assert len(logs) == len(names) and all("a print" in log.read_text() for log in logs)
+    links = [path for path in run.iterdir() if path.is_symlink()]
+    assert len(links) == len(names) and all((path / "manifest.json").exists() for path in links)
+    for name in ("..", ".", "../x", "a/b", ".hidden"):
+        with pytest.raises(WiringError, match="cannot be the name of a step"):
+            execute(tmp_path, {name: toy()})
+
+
+def test_a_stopped_run_ends_its_children_and_goes_on_later(lab):
+    note = lab.folder / "note"
+    waiting = toy("a", does="wait_with_child")
+    lab.write(a=toy(note=str(note)), b=waiting, c=toy(value=3, seconds=60.0), d=toy("b", value=9))
+    for workers, signum, status in ((1, signal.SIGINT, 130), (2, signal.SIGTERM, 75)):
+        running = lab.start("x.json", "-n", "r", "-j", str(workers))
+        deadline = time.monotonic() + 60
+        while not (found := list(lab.folder.glob("ws/work/*/child"))):
+            assert time.monotonic() < deadline and running.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.3)
+        child = int(found[0].read_text())
+        running.send_signal(signum)
+        out, _ = running.communicate(timeout=30)
+        assert running.returncode == status
+        assert f"stopped by {signum.name}" in out and "to go on: " in out
+        assert not os.path.exists(f"/proc/{child}")
+        assert not list((lab.folder / "ws" / "leases").glob("[!.]*"))
+        found[0].unlink()
+    lab.write(a=toy(note=str(note)), b=toy("a"), c=toy(value=3))
+    assert lab.run("x.json", "-n", "r").returncode == 0
+    assert note.read_text() == "a\n"
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_and_no_lock(lab):
+    lab.write(a=toy(does="wait_with_child"), b=toy(value=2, seconds=60.0))
+    running = lab.start("x.json", "-j", "2")
+    deadline = time.monotonic() + 60
+    while not (found := list(lab.folder.glob("ws/work/*/child"))):
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.3)
+    child = int(found[0].read_text())
+    running.kill()
+    running.communicate()
+    while os.path.exists(f"/proc/{child}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    found[0].unlink()
+    lab.write(a=toy(), b=toy(value=2))
+    assert lab.run("x.json").returncode == 0
+
+
+def test_a_step_that_another_run_works_on_holds_up_no_other(lab):
+    lab.write(a=toy(seconds=4.0), b=toy("a"))
+    lab.write("y.json", a=toy(), b=toy("a"), c=toy(value=3), d=toy("c"))
+    first = lab.start("x.json")
+    deadline = time.monotonic() + 60
+    while not list(lab.folder.glob("ws/leases/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = lab.run("y.json")
+    first.communicate()
+    lines = second.stdout_text.splitlines()
+    waits = next(i for i, line in enumerate(lines) if "a waits: process" in line)
+    made = next(i for i, line in enumerate(lines) if "d " in line and "\N{CHECK MARK}" in line)
+    taken = next(i for i, line in enumerate(lines) if "a made by another run" in line)
+    assert max(waits, made) < taken and second.returncode == first.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_eight_runs_at_once_run_every_step_once_and_end_alike(lab, killed):
+    note = str(lab.folder / "note")
+    steps = {
+        f"s{i}": toy(*[f"s{j}" for j in range(max(0, i - 4), i)], note=note, seconds=0.05)
+        for i in range(30)
+    }
+    lab.write("x.json", **steps)
+    shared = dict(list(steps.items())[:20])
+    lab.write("y.json", **shared, end=toy("s19", note=note))
+    options = (("x.json",), ("x.json", "-j", "2"), ("y.json",))
+    running = [lab.start(*options[i % 3], "-n", f"r{i % 4}") for i in range(8)]
+    if killed:
+        while not list(lab.folder.glob("ws/cache/*")):
+            time.sleep(0.05)
+        running[1].kill()
+    said = [each.communicate(timeout=240) for each in running]
+    statuses = [each.returncode for each in running]
+    assert statuses == [0, -9 if killed else 0, *[0] * 6], said
+    times = sorted((lab.folder / "note").read_text().split())
+    assert len(times) <= 31 + killed and set(times) == {*steps, "end"}
+    assert len(list(lab.folder.glob("ws/cache/*/manifest.json"))) == 31
+    assert not list(lab.folder.glob("ws/leases/[!.]*")) or killed
+
+
+def test_on_a_disk_that_takes_nothing_what_is_cached_is_there_and_the_rest_fails_in_words(
+    tmp_path, capfd, monkeypatch
+):
+    from steps import logs
+
+    execute(tmp_path, {"a": toy()})
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "ws")
+
+    monkeypatch.setattr(ResultWorkspace, "note_run", refuse)
+    monkeypatch.setattr(logs, "_opened", refuse)
+    output, values = execute(tmp_path, {"a": toy(), "b": toy("a")})
+    assert values == {"a": 1} and set(output.failed) == {"b"}
+    assert "b failed: OSError: [Errno 30] Read-only file system: 'ws'" in capfd.readouterr().out

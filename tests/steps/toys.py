@@ -1,0 +1,80 @@
+"""Steps that do next to nothing, for tests of how steps are run."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tango.step import Step
+
+from pipeline.core.artifacts import Artifact
+from pipeline.core.errors import PipelineError
+from pipeline.core.progress import Progress
+from steps.base import PipelineStep
+
+
+@dataclass(frozen=True)
+class Number(Artifact):
+    """A number, which is all of the result."""
+
+    value: int
+
+
+@Step.register("toy_sum")
+class ToySum(PipelineStep):
+    """Add up; before it, do something that steps may do."""
+
+    UNKEYED = PipelineStep.UNKEYED | {"does", "seconds", "note"}
+
+    def run(
+        self, inputs: list[Number], value: int, does: str = "", seconds: float = 0.0, note: str = ""
+    ) -> Number:
+        with Progress("sleeping", 20, "nap") as progress:
+            for nap in range(20 if seconds else 0):
+                time.sleep(seconds / 20)
+                progress.note(nap + 1)
+        if note:  # one line for each time that a step ran
+            with open(note, "a", encoding="utf-8") as file:
+                file.write(f"{self.name}\n")
+        getattr(self, does or "nothing")()
+        return Number.of(self.out, value=sum(each.value for each in inputs) + value)
+
+    def nothing(self) -> None:
+        pass
+
+    def talk(self) -> None:
+        print("a print")
+        print("an error", file=sys.stderr)
+        subprocess.run(["sh", "-c", "echo a child; echo its error >&2"], check=True)
+        logging.getLogger("toys").info("an info")
+        logging.getLogger("toys").warning("a warning")
+
+    def fail(self) -> None:
+        for number in range(12):
+            print(f"line {number}")
+        raise KeyError("the [key] is missing")
+
+    def refuse(self) -> None:
+        raise PipelineError("corpus/00003.jsonl.gz record 918: not JSON (Expecting ',' at 41)")
+
+    def leave(self) -> None:
+        sys.exit(7)
+
+    def be_killed_once(self) -> None:
+        mark = Path(self.out) / "mark"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        mark.unlink()
+
+    def be_killed(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def wait_with_child(self) -> None:
+        child = subprocess.Popen(["sleep", "60"])
+        (Path(self.out) / "child").write_text(str(child.pid))
+        time.sleep(60)

@@ -1,0 +1,149 @@
+import random
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+
+from pipeline.tokens.encoder import LONGEST_PIECE, Encoder, load_encoder
+from pipeline.tokens.tokenizer import encode
+from tests.tokens.conftest import sentences
+
+SAMPLE = [
+    *sentences(200),
+    "def f(x):\n    return x  # twice\n\n\n" * 20,
+    "l'été où naïve 1234 été " * 20,
+]
+HOSTILE = [
+    " ",
+    "  ",
+    "     ",
+    "\n",
+    "\t",
+    "\r\n",
+    "\u00a0",
+    "\u2003",
+    "\u0301",
+    "e\u0301",
+    "'s",
+    "'LL",
+]
+HOSTILE += [
+    "<|endoftext|>",
+    "|||IP_ADDRESS|||",
+    "|||",
+    "\x00",
+    "\x85",
+    "\u2028",
+    "\ufeff",
+    "한",
+    "ᄒ",
+    "½",
+    "x",
+]
+
+
+def trained(normalizer=None, spaces=0, others=()):
+    """A byte-level BPE in the manner of OLMo's: NFC, and runs of spaces as added tokens."""
+    made = tokenizers.Tokenizer(models.BPE())
+    made.normalizer = normalizer
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    made.train_from_iterator(SAMPLE, trainer)
+    runs = [AddedToken(" " * length, special=False) for length in range(spaces, 1, -1)]
+    made.add_tokens([*runs, *(AddedToken(each, special=False) for each in others)])
+    made.encode_special_tokens = True
+    return made
+
+
+PLAIN = trained()
+LIKE_OLMO = trained(normalizers.NFC(), 24, ["|||IP_ADDRESS|||"])
+
+
+def differs(loaded, texts):
+    fast = Encoder(loaded)
+    assert fast.is_fast
+    pairs = zip(texts, fast.encode(texts), encode(loaded, texts), strict=True)
+    return [text for text, ours, theirs in pairs if ours.tolist() != theirs]
+
+
+@pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
+@given(st.lists(st.sampled_from(HOSTILE) | st.text(max_size=8)).map("".join))
+def test_ids_are_those_of_tokenizers(loaded, text):
+    assert differs(loaded, [text]) == []
+
+
+@pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
+def test_runs_of_every_length_and_their_neighbours_are_cut_alike(loaded):
+    rng = random.Random(0)
+    runs = [" " * n for n in range(60)] + ["\n" * n for n in range(1, 9)]
+    texts = ["".join(rng.choice(runs) + rng.choice(HOSTILE) for _ in range(9)) for _ in range(2000)]
+    assert differs(loaded, texts) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
+@pytest.mark.parametrize("around", ["a{} a", " {}1", "{} {}.", "'{}x  {}"])
+def test_every_code_point_is_cut_alike(loaded, around):
+    points = (chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000)
+    assert differs(loaded, [around.replace("{}", each) for each in points]) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * LONGEST_PIECE, "a" * (LONGEST_PIECE + 1), "\n" * LONGEST_PIECE, " \n" * LONGEST_PIECE]
+    + [" " * (2 * LONGEST_PIECE), "7=" * LONGEST_PIECE, "漢" * 5000, ""],
+    ids=lambda text: f"{text[:2]!r} {len(text)}",
+)
+def test_a_text_without_a_break_is_encoded_in_good_time(text):
+    assert differs(PLAIN, [text]) == []
+
+
+def test_a_token_that_bpe_never_makes_is_left_out():
+    # "abc" would be (ab, c), but b and c merge first: no text gives it, and tiktoken would
+    alphabet = {each: n for n, each in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = alphabet | {"bc": 256, "ab": 257, "abc": 258}
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, [("b", "c"), ("a", "b"), ("ab", "c")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert encode(made, ["abc"]) == [[alphabet["a"], 256]]
+    assert differs(made, ["abc", "ab", "xabcabc", "abbc"]) == []
+
+
+def test_the_order_of_merges_counts_and_not_that_of_ids():
+    alphabet = {each: n for n, each in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = alphabet | {"bc": 257, "ab": 256}
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, [("b", "c"), ("a", "b")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert differs(made, ["abc", "abab", "bcab"]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: setattr(made, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        lambda made: setattr(made, "pre_tokenizer", pre_tokenizers.ByteLevel()),  # a space in front
+        lambda made: setattr(made, "normalizer", normalizers.Lowercase()),
+        lambda made: made.add_tokens([AddedToken("x", lstrip=True, special=False)]),
+        lambda made: made.add_tokens([AddedToken("   ", special=False)]),  # three and not two
+    ],
+    ids=["words", "prefix", "lower case", "strips", "three spaces"],
+)
+def test_a_tokenizer_beyond_the_proof_goes_through_tokenizers(change):
+    made = trained()
+    change(made)
+    fast = Encoder(made)
+    assert not fast.is_fast
+    text = "The x   Quick  brown\n fox"
+    assert fast.encode([text])[0].tolist() == encode(made, [text])[0]
+
+
+def test_the_encoder_of_a_tokenizer_is_made_once(tokenizer):
+    assert load_encoder(tokenizer) is load_encoder(tokenizer)
