@@ -14,14 +14,34 @@ try:
     from rich.markup import escape
     from tango.step_graph import StepGraph
 
-    from steps import data, evaluate, executor, names, publish, tokens, train, workspace
+    from steps import (
+        data,
+        evaluate,
+        executor,
+        names,
+        publish,
+        ray_executor,
+        tokens,
+        train,
+        workspace,
+    )
     from steps.locking import pins_of_command
     from steps.wiring import WiringError, build_steps
 finally:
     if _torch_is_not_needed:
         del sys.modules["torch"]
 
-__all__ = ["data", "evaluate", "executor", "names", "publish", "tokens", "train", "workspace"]
+__all__ = [
+    "data",
+    "evaluate",
+    "executor",
+    "names",
+    "publish",
+    "ray_executor",
+    "tokens",
+    "train",
+    "workspace",
+]
 
 
 def _from_params(cls: type[StepGraph], params: Any) -> StepGraph:

@@ -22,6 +22,7 @@ from pipeline.store.discarding import refill, restore
 from pipeline.store.leases import LostLease, Occupied
 from pipeline.store.memo import FileMemo
 from pipeline.store.provenance import record_provenance
+from pipeline.store.remote import Remote
 from pipeline.store.results import KEY, Results, result_id
 from steps.inputs import make_inputs_readable, mark_damaged_inputs
 
@@ -100,10 +101,17 @@ class PipelineStep(Step[Artifact]):
             code = self.code
             if self.unique_id in results and not results.is_stale(self.unique_id, code):
                 return results.load(self.unique_id)
+            remote: Remote | None = workspace.remote
+            if remote is not None and remote.bring(results, self.unique_id):
+                self._say_pulled(remote)
+                self.made = "pulled"
+                return results.load(self.unique_id)
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
             content_key = digest(content_form)
             earlier = results.find_earlier(content_key, code)
+            if earlier is None and remote is not None:
+                earlier = remote.bring_content(results, content_key)
             if earlier is not None:
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
@@ -163,6 +171,9 @@ class PipelineStep(Step[Artifact]):
         with results.lease(self.unique_id, self._say_waiting) as lease:
             if not results.inventory(self.unique_id).discarded or refill(results, self.unique_id):
                 return
+            if workspace.remote is not None and workspace.remote.refill(results, self.unique_id):
+                self._say_pulled(workspace.remote)
+                return
             cli_logger.info(
                 '[blue]Step [bold]"%s"[/] is made again: its data was discarded[/]', self.name
             )
@@ -175,6 +186,13 @@ class PipelineStep(Step[Artifact]):
         """Say it once, when the step's own turn comes, and not for each step that reads it."""
         if needed_by is None:
             super().log_cache_hit()
+
+    def _say_pulled(self, remote: Remote) -> None:
+        cli_logger.info(
+            '[green]\N{CHECK MARK} Step [bold]"%s"[/] pulled from %s[/]',
+            self.name,
+            remote.store.shown,
+        )
 
     def _say_waiting(self, owner: dict[str, object]) -> None:
         if not self.patient:

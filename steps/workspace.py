@@ -26,6 +26,7 @@ from tango.step_info import EnvironmentMetadata, PlatformMetadata, StepInfo
 from tango.workspace import Run, Workspace
 
 from pipeline.core.artifacts import Artifact, write_json
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
 from steps.logs import RUN_LOG, file_name, log_file
@@ -45,7 +46,7 @@ class ResultCache(StepCache):
         self.results = results
 
     def __contains__(self, step: Any) -> bool:
-        if isinstance(step, Step) and not hasattr(step, "UNKEYED"):
+        if not hasattr(step, "UNKEYED") and isinstance(step, Step):
             return False  # somebody else's, which cannot be stored here
         if not isinstance(step, (Step, StepInfo)) or step.unique_id not in self.results:
             return False
@@ -72,13 +73,18 @@ class ResultWorkspace(Workspace):
         dir: the folder; relative to the working directory.
         strict: whether a step is made again when the code that makes it has changed, though its
             version has not; the environment variable OLMO_STRICT=1 says so as well.
+        remote: URL of a cache that machines share (`s3://bucket/prefix`, `gs://…`, a folder). What
+            stands there is pulled instead of made; nothing is pushed without `olmo push`.
     """
 
-    def __init__(self, dir: str, strict: bool = False) -> None:
+    def __init__(self, dir: str, strict: bool = False, remote: str | None = None) -> None:
         super().__init__()
         self.dir = Path(dir).resolve()
         follow_mode(self.dir)
         self.results = Results(self.dir, strict=strict or is_strict())
+        if remote is not None and "://" not in remote:
+            remote = str(Path(remote).resolve())
+        self.remote = None if remote is None else Remote(remote)
         self._cache = ResultCache(self.results)
 
     @property
@@ -159,8 +165,8 @@ class ResultWorkspace(Workspace):
             if old.is_symlink():
                 old.unlink(missing_ok=True)  # another process may register the same run
         for step, id in ids.items():
-            link = folder / link_name(step)
-            _relink(link, os.path.relpath(self.results.folder(id), folder))
+            place = os.path.relpath(self.results.folder(id), folder)
+            _relink(folder / link_name(step), place)
         write_json(folder / "steps.json", ids)
         _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
 
@@ -215,7 +221,8 @@ class ResultWorkspace(Workspace):
 
     def as_config(self) -> dict[str, Any]:
         """The parameters that make this workspace in another process."""
-        return {"type": "local", "dir": str(self.dir), "strict": self.results.strict}
+        config = {"type": "local", "dir": str(self.dir), "strict": self.results.strict}
+        return config if self.remote is None else {**config, "remote": self.remote.store.url}
 
     def run_dir(self, name: str) -> Path:
         """The folder of a run: its links, `steps.json`, `out.log` and the logs of its steps."""
@@ -224,15 +231,15 @@ class ResultWorkspace(Workspace):
         return self.dir / "runs" / name
 
 
-def is_strict() -> bool:
-    """Whether the environment asks for a strict workspace."""
-    return os.environ.get("OLMO_STRICT", "") not in ("", "0")
-
-
 def link_name(step: str) -> str:
     """The name of the link to a step's result in the folder of a run."""
     name = file_name(step)
     return f"{name}~" if name in (OUT_LOG, "steps.json", "logs") else name
+
+
+def is_strict() -> bool:
+    """Whether the environment asks for a strict workspace."""
+    return os.environ.get("OLMO_STRICT", "") not in ("", "0")
 
 
 def _user() -> str:

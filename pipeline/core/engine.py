@@ -49,7 +49,7 @@ class Local:
     def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
         items = list(items)
         if self.workers == 1 or len(items) <= 1:
-            return list(_shown(map(partial(_guarded, function), items), len(items), label))
+            return list(shown(map(partial(guarded, function), items), len(items), label))
         context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(items))
         with (
@@ -57,7 +57,7 @@ class Local:
             ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
         ):
             try:
-                return list(_shown(pool.map(partial(_guarded, function), items), len(items), label))
+                return list(shown(pool.map(partial(guarded, function), items), len(items), label))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -101,7 +101,7 @@ def _without_script() -> Iterator[None]:
         main.__file__ = path
 
 
-def _guarded(function: Callable[[T], R], item: T) -> R:
+def guarded(function: Callable[[T], R], item: T) -> R:
     """`function(item)`, with the item named in its error."""
     try:
         return function(item)
@@ -111,7 +111,7 @@ def _guarded(function: Callable[[T], R], item: T) -> R:
         raise ShardFailed(item, error) from error
 
 
-def _shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
+def shown(results: Iterator[R], total: int, label: str) -> Iterator[R]:
     with Progress(label, total, "shard", shown=bool(label)) as progress:
         for place, result in enumerate(results):
             progress.note(place + 1)

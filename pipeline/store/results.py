@@ -217,13 +217,18 @@ class Results:
             CorruptShard: a file is missing or not of the size that its writer noted.
         """
         work = self.work(id)
-        self._seal(work, key, {**record, "content_key": content_key})
+        self.seal(work, key, {**record, "content_key": content_key})
         self._give_way(id, Artifact.load(work))
         self.memo.keep(content_key, id)  # first: what is remembered and not there is made anew
         self.publish(work, id)
         return self.load(id)
 
-    def _seal(self, work: Path, key: dict[str, Json], record: dict[str, Any]) -> None:
+    def seal(self, work: Path, key: dict[str, Json], record: dict[str, Any]) -> None:
+        """Write down of finished work why and how it was made, and which files it has.
+
+        Raises:
+            CorruptShard: a file is missing or not of the size that its writer noted.
+        """
         self.sweep(work)
         write_json(work / KEY, key)
         write_json(work / RECORD, record)

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.core.artifacts import require_inside, write_json
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import read_json
 
-RECORD, USERS = "state.json", "users.json"
+RECORD, USERS, HISTORY = "state.json", "users.json", "history.jsonl"
 
 
 def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str | None]:
@@ -37,6 +39,44 @@ def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str 
     if weights is not None and found != weights:
         raise CorruptShard(path, None, f"is of the weights {found[:12]}, not {weights[:12]}")
     return {**files, RECORD: None}
+
+
+def read_weights(folder: Path) -> str:
+    """The content digest of a checkpoint's weights.
+
+    Raises:
+        CorruptShard: its record is missing or broken.
+    """
+    path = Path(folder) / RECORD
+    try:
+        return str(read_json(path)["weights"])
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+
+
+def complete_history(series: Path, table: Path) -> None:
+    """Add the rows of a result's history that a series lacks, so that its training can go on.
+
+    Raises:
+        CorruptShard: the table is no history.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(series) / HISTORY
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    known = set()
+    for line in text.splitlines():
+        with suppress(ValueError, LookupError, TypeError):  # cut off by a kill
+            known.add(json.loads(line)["step"])
+    try:
+        rows = [row for row in pq.read_table(table).to_pylist() if row["step"] not in known]
+    except (pa.ArrowInvalid, OSError, LookupError) as error:
+        raise CorruptShard(table, None, f"not a history ({error})") from error
+    with open(path, "a", encoding="utf-8") as file:
+        if not text.endswith("\n") and text:
+            file.write("\n")
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def note_user(series: Path, id: str) -> None:

@@ -19,6 +19,8 @@ COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "gc": "remove what no kept run needs",
     "discard": "drop the data of an intermediate and keep what was made from it valid",
     "verify": "read every digest anew and name what is damaged",
+    "push": "copy results to a remote cache: s3://, gs:// or a folder",
+    "pull": "copy results from a remote cache into the workspace",
 }
 
 

@@ -54,6 +54,7 @@ def test_without_a_second_result_the_nearest_earlier_one_is_meant(place, capsys)
 
 def test_runs_and_ids_name_results_too(place, capsys):
     place.run(CHANGED, "second")
+    capsys.readouterr()
     ids = [build_steps(graph)["both"].unique_id for graph in (GRAPH, CHANGED)]
     expected = ['both <- one: text: "one" -> "1"']
     assert why(capsys, "first:both", "second:both")[2:] == expected
@@ -83,6 +84,7 @@ def test_code_that_changed_is_told(place, capsys, tmp_path):
 
 def test_where_a_key_is_gone_the_search_ends(place, capsys):
     place.run(CHANGED, "second")
+    capsys.readouterr()
     results = Results(place.root)
     gone = build_steps(CHANGED)["one"].unique_id
     (results.folder(gone) / "key.json").unlink()

@@ -1,0 +1,77 @@
+"""`olmo pull`: results that another machine pushed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import nearest
+from pipeline.store.remote import Remote
+from pipeline.store.results import is_id
+from pipeline.store.survey import read_runs
+from steps.cli.push import tell
+from steps.cli.selecting import ids_of, parser_of, told
+from steps.cli.settings import workspace_settings
+
+
+@told
+def main(arguments: list[str]) -> int:
+    """Copy results from a remote cache into the workspace; every byte is checked on the way."""
+    settings = workspace_settings()
+    parser = parser_of("pull", main.__doc__)
+    parser.set_defaults(workspace=settings["dir"])
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="a run, run:step, a step of the latest run with it, an id, an experiment file; "
+        "without any, the runs that are there are listed",
+    )
+    parser.add_argument("--from", dest="url", metavar="URL", help="else tango.yml's remote")
+    options = parser.parse_args(arguments)
+    url = options.url or settings.get("remote")
+    if url is None:
+        print("--from is missing; tango.yml names no remote of the workspace", file=sys.stderr)
+        return 2
+    started = time.monotonic()
+    remote = Remote(url)
+    runs = dict(sorted(remote.runs().items(), key=lambda each: -each[1]["started"]))
+    if not options.names:
+        for name, run in runs.items():
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"]))
+            print(f"{when}  {name}  {len(run['steps'])} steps")
+        return 0
+    ids = dict.fromkeys(id for name in options.names for id in _ids(name, runs))
+    from steps.workspace import ResultWorkspace
+
+    workspace = ResultWorkspace(options.workspace)
+    there = remote.having(ids)
+    moved = remote.pull(workspace.results, [id for id in ids if id in there])
+    held = read_runs(workspace.results)
+    for name in options.names:
+        if name not in held and name in runs:
+            workspace.note_run(name, runs[name]["steps"])
+        elif name in runs and held[name].steps != runs[name]["steps"]:
+            print(f"kept: the run {name} here, which has other steps")
+    tell(moved, f"pulled from {remote.store.shown}", time.monotonic() - started)
+    for id in ids:
+        if id not in there:
+            print(f"not in the remote: {id}")
+    return 0 if there or not ids else 1
+
+
+def _ids(name: str, runs: dict[str, dict[str, Any]]) -> list[str]:
+    """The ids that a name stands for, of the runs in the remote, the newest first."""
+    if is_id(name):
+        return [name]
+    if Path(name).is_file():
+        return list(ids_of(name).values())
+    if name in runs:
+        return list(runs[name]["steps"].values())
+    above, _, step = name.rpartition(":")
+    for run, found in runs.items():
+        if above in ("", run) and step in found["steps"]:
+            return [found["steps"][step]]
+    known = {*runs, *(step for run in runs.values() for step in run["steps"])}
+    raise ValueError(f"{name!r} is no run, step or id in the remote{nearest(name, known)}")
