@@ -89,6 +89,8 @@ class _Say(logging.Handler):
         self.say = say
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name == RUN_LOG.name:
+            return  # what was said already, where nobody keeps the run's log apart
         lines = record.getMessage().strip().splitlines()
         self.say(lines[0] if lines else "")
 

@@ -25,7 +25,6 @@ from pipeline.core.errors import nearest
 from pipeline.core.pins import Pin, pins_used, with_pins
 from steps.needs import Needs, num_bytes
 
-MAX_NAME_BYTES = 200
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, directions, line ends, nothing
 COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
 
@@ -79,12 +78,11 @@ def _ordered(steps: dict[str, Any]) -> list[str]:
 def _require_name(name: str) -> None:
     """A name is seen in terminals, and is the name of files: no path, no controls, no markup."""
     odd = [each for each in name if unicodedata.category(each) in UNSEEN or each in "/\\[]"]
-    if odd or not name.strip() or name.startswith(".") or len(name.encode()) > MAX_NAME_BYTES:
+    if odd or not name.strip() or name.startswith("."):
         shown = ascii(name if len(name) < 60 else name[:60] + "...")
         raise WiringError(
-            f"steps has {shown}, which cannot be the name of a step; it must be 1 to "
-            f"{MAX_NAME_BYTES} bytes that can be seen, begin with no dot, and have no slash, "
-            "backslash or square bracket"
+            f"steps has {shown}, which cannot be the name of a step; it must have characters that "
+            "can be seen, begin with no dot, and have no slash, backslash or square bracket"
         )
 
 

@@ -21,6 +21,8 @@ from pipeline.core.artifacts import Shard, file_sha256
 from pipeline.core.errors import CorruptShard
 
 ROW_GROUP_BYTES = 16 << 20
+# What pyarrow raises of a file whose bytes are not what they were, names and sizes among them.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)
 
 
 def shard_name(number: int, suffix: str = ".parquet") -> str:
@@ -171,10 +173,10 @@ def read_shard(root: Path, shard: Shard, columns: list[str] | None = None) -> pa
     Raises:
         CorruptShard: its size is not the manifest's, it is not Parquet, or rows are missing.
     """
-    with _opened(root, shard) as file:
+    with _opened(root, shard, columns) as file:
         try:
             table = file.read(columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
+        except UNREADABLE as error:
             raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
     return table
 
@@ -183,19 +185,28 @@ def read_batches(
     root: Path, shard: Shard, columns: list[str] | None = None, batch_rows: int = 1024
 ) -> Iterator[pa.RecordBatch]:
     """Read one shard in batches of at most `batch_rows` rows, in order, with flat memory."""
-    with _opened(root, shard) as file:
-        try:
-            yield from file.iter_batches(batch_size=batch_rows, columns=columns)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
+    with _opened(root, shard, columns) as file:
+        batches = file.iter_batches(batch_size=batch_rows, columns=columns)
+        while True:
+            try:
+                batch = next(batches, None)
+            except UNREADABLE as error:
+                path = Path(root) / shard.path
+                raise CorruptShard(path, None, f"not readable ({error})") from error
+            if batch is None:
+                return
+            yield batch
 
 
-def _opened(root: Path, shard: Shard) -> pq.ParquetFile:
+def _opened(root: Path, shard: Shard, columns: list[str] | None) -> pq.ParquetFile:
     path = shard.place(root)
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        names = file.schema_arrow.names
+    except UNREADABLE as error:
         raise CorruptShard(path, None, f"not readable ({error})") from error
+    if missing := [name for name in columns or [] if name not in names]:
+        raise CorruptShard(path, None, f"has no column {', '.join(missing)}")
     rows = file.metadata.num_rows
     if rows != shard.num_records:
         raise CorruptShard(path, None, f"has {rows} rows; its manifest says {shard.num_records}")

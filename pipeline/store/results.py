@@ -304,7 +304,7 @@ class Results:
             "%s is not used, stands in %s and is made again: %s",
             id,
             aside.relative_to(self.root),
-            reason,
+            reason.replace(f"{self.root}{os.sep}", ""),
         )
         return aside
 

