@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -64,14 +65,20 @@ def graph(num_steps: int, folder: Path) -> dict[str, Any]:
     return {"steps": steps}
 
 
-def timed(command: list[str], folder: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Wall seconds of a process, and how it ended."""
+def timed(
+    command: list[str], folder: Path
+) -> tuple[float, float, subprocess.CompletedProcess[str]]:
+    """Wall and processor seconds of a process, and how it ended."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    return time.perf_counter() - started, ended
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return wall, cpu, ended
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -87,19 +94,24 @@ def spread(values: list[float]) -> dict[str, float]:
 def measured(experiment: Path, workspace: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """The plan of an experiment: after imports, and as a command in all."""
     arguments = [str(experiment), "-w", str(workspace)]
-    after, after_cpu, whole, status, torch = [], [], [], set(), False
+    after, after_cpu, whole, whole_cpu, status, torch = [], [], [], [], set(), False
     for _ in range(repeats):
-        _, ended = timed([sys.executable, "-c", AFTER_IMPORTS, *arguments], folder)
+        _, _, ended = timed([sys.executable, "-c", AFTER_IMPORTS, *arguments], folder)
         wall, cpu, said, imported = ended.stderr.split()[-4:]
         after.append(float(wall))
         after_cpu.append(float(cpu))
         status.add(int(said))
         torch |= imported == "True"
-        whole.append(timed([sys.executable, "-m", "steps.cli", "plan", *arguments], folder)[0])
+        seconds, cpu_seconds, _ = timed(
+            [sys.executable, "-m", "steps.cli", "plan", *arguments], folder
+        )
+        whole.append(seconds)
+        whole_cpu.append(cpu_seconds)
     return {
         "after_imports_s": spread(after),
         "after_imports_cpu_s": spread(after_cpu),
         "command_s": spread(whole),
+        "command_cpu_s": spread(whole_cpu),
         "exit_status": sorted(status),
         "torch_imported": torch,
     }
@@ -115,7 +127,7 @@ def main() -> None:
         experiment, workspace = folder / "cached.json", folder / "workspace"
         experiment.write_text(json.dumps(graph(options.steps, folder)))
         run = [sys.executable, "-m", "tango", "run", str(experiment), "-w", str(workspace)]
-        seconds, ended = timed(run, folder)
+        seconds, _, ended = timed(run, folder)
         if ended.returncode:
             sys.exit(ended.stdout + ended.stderr)
         large = ROOT / "experiments" / "olmo7b.jsonnet"

@@ -221,7 +221,7 @@ class ResultWorkspace(Workspace):
 
     def as_config(self) -> dict[str, Any]:
         """The parameters that make this workspace in another process."""
-        config = {"type": "local", "dir": str(self.dir)}
+        config = {"type": "local", "dir": str(self.dir), "strict": self.results.strict}
         return config if self.remote is None else {**config, "remote": self.remote.store.url}
 
     def run_dir(self, name: str) -> Path:

@@ -207,7 +207,7 @@ def test_a_run_killed_at_several_moments_ends_as_an_undisturbed_one(experiment, 
         assert done.items() <= complete_files(workspace).items()
         done = complete_files(workspace)
     status, said = run_apart(experiment, workspace)
-    assert status == 0 and "Open in a browser:" in said, said
+    assert status == 0 and "open in a browser:" in said, said
     assert done.items() <= complete_files(workspace).items(), "what was complete was made again"
     graph = build(experiment)
     assert contents(graph, workspace) == contents(graph, finished)

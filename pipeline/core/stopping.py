@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -105,8 +106,13 @@ def end_children(signum: int) -> None:
 
 
 def children() -> list[int]:
-    """The processes that this one started and that still run."""
+    """The processes that this one started and that still run.
+
+    But for Python's resource tracker, which ends with its parent by itself and is not told that
+    work was stopped.
+    """
     mine, found = str(os.getpid()), []
+    tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:  # not Linux: those that Python started
@@ -117,7 +123,7 @@ def children() -> list[int]:
         with suppress(OSError, IndexError):
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 state, parent = file.read().rpartition(")")[2].split()[:2]
-            if parent == mine and state not in "ZX":
+            if parent == mine and state not in "ZX" and pid != tracker:
                 found.append(pid)
     return found
 
@@ -125,16 +131,8 @@ def children() -> list[int]:
 def kill_children(seconds: float) -> None:
     """Wait for the children to end, and kill those that have not after some seconds."""
     deadline = time.monotonic() + seconds
-    while (left := _ending()) and time.monotonic() < deadline:
+    while (left := children()) and time.monotonic() < deadline:
         time.sleep(0.05)
     for pid in left:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-
-
-def _ending() -> list[int]:
-    """The children but for Python's resource tracker, which ends with its parent by itself."""
-    from multiprocessing import resource_tracker
-
-    tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
-    return [pid for pid in children() if pid != tracker]

@@ -106,8 +106,11 @@ def record_provenance(folder: Path, code: Path) -> dict[str, Any]:
     if found is not None:
         if found.diff and len(found.diff) <= MAX_DIFF_BYTES:
             temporary = folder / f".{DIFF}.{os.getpid()}.tmp"
-            temporary.write_bytes(found.diff)
-            os.replace(temporary, folder / DIFF)
+            try:
+                temporary.write_bytes(found.diff)
+                os.replace(temporary, folder / DIFF)
+            finally:
+                temporary.unlink(missing_ok=True)
     return record
 
 

@@ -36,6 +36,7 @@ def place(tmp_path, monkeypatch):
 
 
 def why(capsys, *arguments, status=0):
+    capsys.readouterr()
     assert main(["why", *arguments]) == status
     said = capsys.readouterr()
     return (said.err if status else said.out).splitlines()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tango.step import Step
 from tango.step_graph import StepGraph
+from tango.workspace import Workspace
 
 import steps  # noqa: F401  registers every step
 from pipeline.core.keys import Change
@@ -251,6 +252,13 @@ def test_a_linked_result_is_of_the_code_that_made_it(place, tmp_path):
     place.run(graph)
     as_changed(tmp_path / "a", "between.join(texts)", "(between * 1).join(texts)")
     assert place.states(graph)["both"] == "code changed"
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_workers_are_as_strict_as_who_starts_them(tmp_path, strict):
+    form = ResultWorkspace(str(tmp_path), strict=strict).as_config()
+    made = Workspace.from_params(form)
+    assert isinstance(made, ResultWorkspace) and made.results.strict is strict
 
 
 @settings(max_examples=8, deadline=None)
