@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tango.step import Step
 
 from pipeline.core.artifacts import (
@@ -16,7 +18,9 @@ from pipeline.core.artifacts import (
     Tokens,
 )
 from pipeline.core.fingerprints import OutsideFile
+from pipeline.core.keys import Json
 from pipeline.report.html import write_report
+from pipeline.report.tables import why_removed
 from steps.base import PipelineStep
 
 
@@ -24,7 +28,7 @@ from steps.base import PipelineStep
 class WriteReport(PipelineStep):
     """One page of everything that was made, which needs no network."""
 
-    VERSION = "001"
+    VERSION = "002"
 
     def run(
         self,
@@ -46,6 +50,10 @@ class WriteReport(PipelineStep):
             generations=generations,
             out=self.out,
         )
+
+    def content_key(self, loaded: dict[str, Any]) -> dict[str, Json]:
+        """With what filters wrote beside the documents, as the page shows it too."""
+        return {**super().content_key(loaded), "why_removed": why_removed(loaded["corpus"])}
 
 
 @Step.register("export_hf")

@@ -243,6 +243,18 @@ def test_a_changed_threshold_runs_its_filter_and_what_is_below_but_tags_nothing(
     assert states["letters_quality"] == states["letters_duplicates"] == CACHED
 
 
+def test_a_threshold_that_passes_the_same_documents_runs_its_filter_and_the_page_of_rules_only(
+    workspace, tmp_path
+):
+    changes = "letter_rules:: [data.bound('gopher.word_count', 20, 100001)]"
+    graph = build(write_experiment(tmp_path / "changed.jsonnet", changes))
+    states = run_here(graph, workspace)
+    assert by_state(states, RAN) == {"letters_kept", "report"}
+    assert by_state(states, LINKED) == below(graph, {"letters_kept"}) - {"report"}
+    page = artifacts(graph, workspace)["report"]
+    assert "100001" in (page.root / page.page.path).read_text(encoding="utf-8")
+
+
 def test_one_more_shard_under_a_frozen_tokenizer_is_all_that_is_worked_on(workspace, tmp_path):
     shutil.copy(workspace / "latest" / "tokenizer" / "tokenizer.json", tmp_path)
     frozen = f"tokenizer_file: '{tmp_path}/tokenizer.json'"

@@ -232,7 +232,11 @@ local benchmarks(size, models) = {
         type: 'report',
         title: size.title,
         corpus: { [name]: ref(name) for name in domains }
-                + { [name + ' kept']: ref(name + '_kept') for name in domains },
+                + { [name + ' kept']: ref(name + '_kept') for name in domains }
+                + {
+                  ['training ' + name]: ref(name + '_training')
+                  for name in ['instructions', 'preferences']
+                },
         tokens: { [name]: ref(name + '_tokens') for name in domains },
         training: models,
         scores: {

@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import MANIFEST, Attributes, Checkpoints, Documents, Tokens
+from pipeline.core.artifacts import (
+    MANIFEST,
+    Attributes,
+    Checkpoints,
+    Documents,
+    Tokens,
+    file_sha256,
+)
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_batches
 from pipeline.data.filtering import FUNNEL, REMOVED
@@ -95,6 +102,21 @@ def sources(corpus: Mapping[str, Documents]) -> Table:
     ]
     heads = ["stage", "source", "licence", "provenance", "documents", "bytes of text"]
     return Table([*heads, "of the stage"], rows)
+
+
+def why_removed(corpus: Mapping[str, Documents]) -> dict[str, list[str]]:
+    """Digests of what filters wrote beside their documents; a page shows it, and no content has it.
+
+    Documents are the same whatever rules let the same ones pass; a page of the rules is not.
+    """
+    return {
+        name: [
+            file_sha256(documents.root / each)
+            for each in (FUNNEL, REMOVED)
+            if (documents.root / each).is_file()
+        ]
+        for name, documents in corpus.items()
+    }
 
 
 def funnel(documents: Documents) -> tuple[str, Table] | None:
