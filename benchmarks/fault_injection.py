@@ -201,7 +201,8 @@ def mend_by_running(experiment: Path, finished: Path, workspace: Path, runs: int
         left = [str(each) for each in results.standing() if find_damage(results, each)]
         good = set(states.values()) <= {"ran", "linked", "cached"} and not left
         if not good or contents(graph, workspace) != expected:
-            bad.append((fault, path.relative_to(workspace), reader, states, left))
+            unlike = {name: state for name, state in states.items() if state != "cached"}
+            bad.append((fault, path.relative_to(workspace), reader, unlike, left))
         shutil.rmtree(workspace)
     print(
         f"damaged and run again: {runs} runs, {runs - len(bad)} ended with the undisturbed "

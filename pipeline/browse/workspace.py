@@ -61,7 +61,7 @@ def open_workspace(path: str | Path = ".") -> Workspace:
     for each in (place, place / "workspace"):
         if (each / "cache").is_dir() or (each / "runs").is_dir():
             return Workspace(Results(each))
-    raise FileNotFoundError(f"{place}: there is no workspace in it, nothing was run yet")
+    raise FileNotFoundError(f"{place}: there is no workspace; nothing was run yet")
 
 
 class Workspace:

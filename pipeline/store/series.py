@@ -1,18 +1,23 @@
 """What the files of a training series say of themselves; read without torch.
 
-<root>/series/<id>/step000400/   one checkpoint: its files, and `state.json` with their digests
-<root>/series/<id>/users.json    ids of the steps that train it, finished or not
+<root>/series/<id>/step000400/    one checkpoint: its files, and `state.json` with their digests
+<root>/series/<id>/history.jsonl  a line an update, each with a checksum of itself
+<root>/series/<id>/users.json     ids of the steps that train it, finished or not
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from pipeline.core.artifacts import require_inside, write_json
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import read_json
+from pipeline.store.sealed import read_sealed
 
 RECORD, USERS, HISTORY = "state.json", "users.json", "history.jsonl"
 
@@ -28,7 +33,7 @@ def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str 
     """
     path = Path(folder) / RECORD
     try:
-        record = read_json(path)
+        record = read_sealed(path)
         files: dict[str, str | None] = {}
         for name, sha256 in record["sha256"].items():
             require_inside(name)
@@ -49,9 +54,36 @@ def read_weights(folder: Path) -> str:
     """
     path = Path(folder) / RECORD
     try:
-        return str(read_json(path)["weights"])
+        return str(read_sealed(path)["weights"])
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+
+
+def history_line(row: dict[str, Any]) -> str:
+    """The line of a history that stands for one update."""
+    text = json.dumps(row)
+    return json.dumps({**row, "crc": zlib.crc32(text.encode())}) + "\n"
+
+
+def history_rows(series: Path) -> dict[int, dict[str, Any]]:
+    """Step -> row of all updates whose lines are whole; the last line of a step counts.
+
+    A line that a kill cut off or a fault changed is no line: its update is made again.
+    """
+    path = Path(series) / HISTORY
+    found = {}
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with suppress(ValueError, LookupError, TypeError, AttributeError):
+            row = json.loads(line)
+            if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
+                found[int(row["step"])] = row
+    return found
+
+
+def last_whole_step(series: Path) -> int:
+    """The last update up to which a history has no gap."""
+    steps = history_rows(series).keys()
+    return next(step for step in count() if step + 1 not in steps)
 
 
 def complete_history(series: Path, table: Path) -> None:
@@ -64,19 +96,14 @@ def complete_history(series: Path, table: Path) -> None:
     import pyarrow.parquet as pq
 
     path = Path(series) / HISTORY
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    known = set()
-    for line in text.splitlines():
-        with suppress(ValueError, LookupError, TypeError):  # cut off by a kill
-            known.add(json.loads(line)["step"])
+    known = history_rows(series)
     try:
         rows = [row for row in pq.read_table(table).to_pylist() if row["step"] not in known]
     except (pa.ArrowInvalid, OSError, LookupError) as error:
         raise CorruptShard(table, None, f"not a history ({error})") from error
+    begun = path.exists() and not path.read_bytes().endswith(b"\n")
     with open(path, "a", encoding="utf-8") as file:
-        if not text.endswith("\n") and text:
-            file.write("\n")
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(["\n"] * begun + [history_line(row) for row in rows])
 
 
 def note_user(series: Path, id: str) -> None:

@@ -175,15 +175,15 @@ class Survey:
             above = root / name
             for path in sorted(above.iterdir()) if above.is_dir() else []:
                 yield Place(kind, path.name, path)
-        for path in root.glob("series/*/.*"):  # a checkpoint set aside, or cut off by a kill
-            if path.is_dir():
+        for path in root.glob("series/*/.*"):
+            if path.is_dir() and _is_leftover(path.name):
                 yield Place("damaged", f"{path.parent.name}/{path.name}", path)
         for path in self.results.files.folders():
             yield Place("memory", path.name, path)
 
     def _measure(self, place: Place) -> None:
         inodes = self._inodes.setdefault(place, set())
-        for found in _stats(place.path, hidden=place.kind != "series"):
+        for found in _stats(place.path, leftovers=place.kind != "series"):
             inode = found.st_dev, found.st_ino
             inodes.add(inode)
             self._bytes[inode] = found.st_blocks * 512
@@ -229,19 +229,23 @@ def _made(results: Results, id: str) -> float:
     return 0.0
 
 
-def _stats(path: Path, hidden: bool) -> Iterator[os.stat_result]:
-    """The status of a folder and of every file below it; links are not followed.
+def _is_leftover(name: str) -> bool:
+    """Whether a folder of a series is a checkpoint set aside, or one that a kill cut off.
 
-    Args:
-        hidden: whether folders of hidden names count.
+    What a run left that was asked to stop is hidden too, and is gone on with.
     """
+    return name.startswith((".damaged-", ".replaced-")) or name.endswith(".tmp")
+
+
+def _stats(path: Path, leftovers: bool) -> Iterator[os.stat_result]:
+    """The status of a folder and of every file below it; links are not followed."""
     try:
         yield os.lstat(path)
     except OSError:
         return
     for place, folders, names in os.walk(path):
-        if not hidden:
-            folders[:] = [each for each in folders if not each.startswith(".")]
+        if not leftovers:
+            folders[:] = [each for each in folders if not _is_leftover(each)]
         for name in (*folders, *names):
             try:
                 yield os.lstat(os.path.join(place, name))

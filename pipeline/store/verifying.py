@@ -106,7 +106,8 @@ def find_all_damage(
         for each in find_damage(results, id, content=content, reader=reader):
             found[str(each)] = each
     named = {each.fault.path for each in found.values()}
-    for folder in sorted(results.series_root.glob("*/step[0-9]*")):
+    series = results.series_root  # with the state of runs that were asked to stop
+    for folder in sorted([*series.glob("*/step[0-9]*"), *series.glob("*/.stopped")]):
         for fault in _checkpoint_faults(folder, reader):
             if fault.path not in named:
                 owner = f"series {folder.parent.name}"

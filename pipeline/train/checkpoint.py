@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -20,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import Checkpoint, file_sha256, write_json
+from pipeline.core.artifacts import Checkpoint, file_sha256
 from pipeline.core.errors import CorruptShard
 from pipeline.model.hf import WEIGHTS, weights_digest
 from pipeline.model.olmo import Olmo
+from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.train.distributed import Ranks, fill, whole
 from pipeline.train.optimizer import STATE
 
@@ -74,7 +74,7 @@ def save_checkpoint(
             "weights": weights_digest(weights),
             "sha256": {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
         }
-        write_json(temporary / RECORD, record)
+        write_sealed(temporary / RECORD, record)
         for name in (WEIGHTS, OPTIMIZER):
             _sync(temporary / name)
         _sync(temporary)
@@ -126,7 +126,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a checkpoint; raises CorruptShard where it is none."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_sealed(path)
         return {
             "step": int(record["step"]),
             "num_tokens_seen": int(record["num_tokens_seen"]),

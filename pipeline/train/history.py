@@ -15,8 +15,9 @@ import pyarrow as pa
 from pipeline.core.artifacts import Shard
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import write_shard
+from pipeline.store.series import HISTORY, history_rows
 
-LINES, SEGMENTS, TABLE = "history.jsonl", "segments.jsonl", "history.parquet"
+LINES, SEGMENTS, TABLE = HISTORY, "segments.jsonl", "history.parquet"
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
     + [("grad_norm", pa.float64()), ("num_tokens", pa.int64())]
@@ -48,13 +49,7 @@ def write_history(series: Path, last_step: int, out: Path) -> Shard:
         CorruptShard: a step is missing.
     """
     path = Path(series) / LINES
-    by_step: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-            by_step[row["step"]] = row
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off by a kill; its step was made again or is missed below
+    by_step = history_rows(series)
     for step in range(1, last_step + 1):
         if step not in by_step:
             raise CorruptShard(path, None, f"has no row of step {step}")

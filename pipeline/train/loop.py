@@ -8,7 +8,6 @@ the series, so that no view of it has a checkpoint more or less.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import signal
@@ -26,6 +25,7 @@ from pipeline.core.artifacts import Checkpoints, StoredFile
 from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
+from pipeline.store.series import history_line, last_whole_step
 from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.distributed import Ranks, build_model, run_ranks
@@ -74,7 +74,8 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
             f"batch_size is {config.batch_size}; it must be a multiple of ranks, {launch.ranks}"
         )
     series.mkdir(parents=True, exist_ok=True)
-    there = checkpoint.find_checkpoints(series)
+    last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
+    there = [step for step in checkpoint.find_checkpoints(series) if step <= last]
     missing = [step for step in config.kept_steps if step not in there]
     if missing:
         paused = checkpoint.find_stopped(series)
@@ -167,7 +168,7 @@ class _Run:
                 row = self._update(update)
                 self.step, self.num_tokens = update, int(row["num_tokens"])
                 if file is not None:
-                    file.write(json.dumps(row) + "\n")
+                    file.write(history_line(row))
                     file.flush()
                 progress.note(update, row["loss"], self.num_tokens)
                 if self.stopping:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
+from pipeline.browse.visible import visible
 from pipeline.browse.workspace import Workspace, open_workspace
 from pipeline.core.errors import PipelineError
 
@@ -16,7 +17,7 @@ EXPERIMENT = (".jsonnet", ".json")
 def parser_of(command: str, says: str | None) -> argparse.ArgumentParser:
     """A parser with the options that all of them have."""
     parser = argparse.ArgumentParser(prog=f"olmo {command}", description=says)
-    parser.add_argument("-w", "--workspace", default="workspace", help="the folder of results")
+    parser.add_argument("-w", "--workspace", help="the folder of results; tango.yml's without it")
     return parser
 
 
@@ -30,7 +31,7 @@ def told(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
         try:
             return command(arguments)
         except (PipelineError, SyntaxFault, ValueError, OSError) as fault:
-            print(f"{fault}", file=sys.stderr)
+            print(visible(str(fault), keep_lines=True), file=sys.stderr)
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return 130
@@ -39,9 +40,15 @@ def told(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
     return run
 
 
-def open_named(path: str) -> Workspace:
-    """The workspace at `path`; raises FileNotFoundError where nothing was run yet."""
-    return open_workspace(path)
+def open_named(path: str | None) -> Workspace:
+    """The workspace at `path`, or the one of `tango.yml`.
+
+    Raises:
+        FileNotFoundError: nothing was run in it yet.
+    """
+    from steps.cli.experiment import open_results
+
+    return open_workspace(open_results(path).root)
 
 
 def find(workspace: Workspace, name: str) -> str:

@@ -4,9 +4,10 @@ import pytest
 
 from pipeline import open_workspace
 from pipeline.browse.workspace import NotFound
-from pipeline.core.artifacts import Documents, StoredFile, Tokens, write_json
+from pipeline.core.artifacts import Documents, StoredFile, Tokens
 from pipeline.core.errors import CorruptShard
 from pipeline.store.discarding import discard
+from pipeline.store.sealed import write_sealed
 from tests.browse.conftest import weights
 from tests.store.conftest import flip
 
@@ -121,7 +122,7 @@ def test_a_checkpoint_is_loaded_as_a_model(tmp_path):
         folder = made.folder(each)
         sha256 = {"model.safetensors": StoredFile.of(folder, "model.safetensors").sha256}
         record = {"step": each.step, "num_tokens_seen": 1, "weights": each.weights}
-        write_json(folder / "state.json", {**record, "sha256": sha256})
+        write_sealed(folder / "state.json", {**record, "sha256": sha256})
     base = open_workspace(tmp_path)[id]
     for loaded in (base.latest.load(), base.load()):
         assert all(loaded.state_dict()[n].equal(t) for n, t in model.state_dict().items())

@@ -17,6 +17,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.shards import write_shard
 from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.store.results import Results, result_id
+from pipeline.store.sealed import write_sealed
 from pipeline.tokens.format import TokenShardWriter
 
 
@@ -105,7 +106,7 @@ class Maker:
                 (place / name).write_bytes(data or f"{name} {step}".encode() * 50)
                 files[name] = StoredFile.of(place, name).sha256
             record = {"step": step, "num_tokens_seen": step, "weights": "w", "sha256": files}
-            write_json(place / "state.json", record)
+            write_sealed(place / "state.json", record)
 
         def write(work):
             schema = pa.schema([("step", pa.int64()), ("loss", pa.float64())])

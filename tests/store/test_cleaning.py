@@ -115,12 +115,13 @@ def test_old_work_and_what_was_set_aside_goes(maker):
     (results.root / "replaced" / "x").mkdir(parents=True)
     series = results.series("a" * 64, user=id)
     (series / ".damaged-step000002").mkdir(parents=True)
+    (series / ".stopped").mkdir()  # which a run that was asked to stop goes on with
     removal = clean(results)
     assert kinds(removal) == {
         "damaged": [f"{id}-1", "a" * 64 + "/.damaged-step000002"],
         "replaced": ["x"],
     }
-    assert id in results and series.exists()
+    assert id in results and (series / ".stopped").exists()
 
 
 def test_what_somebody_works_on_and_what_that_work_reads_is_never_removed(maker):

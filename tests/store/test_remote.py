@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.artifacts import Artifact, StoredFile, Tokenizer, write_json
+from pipeline.core.artifacts import Artifact, StoredFile, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs, MissingDependency, Unavailable
 from pipeline.store.discarding import discard
 from pipeline.store.entries import Entry, Stored
 from pipeline.store.objects import ObjectStore
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results, result_id
-from pipeline.store.series import read_users
+from pipeline.store.sealed import write_sealed
+from pipeline.store.series import history_rows, read_users
 
 
 def make_tokenizer(results, text="{}", number=1):
@@ -120,8 +121,7 @@ def test_a_training_brings_its_checkpoints_and_its_history(url, tmp_path, maker)
     held, was = made.series_root, here.load(short).series_root
     for name in ("step000002", "step000004"):
         assert bytes_of(held / name) == bytes_of(was / name)
-    rows = [json.loads(line) for line in (held / "history.jsonl").read_text().splitlines()]
-    assert rows == [{"step": n + 1, "loss": 4.0 - n} for n in range(4)]
+    assert history_rows(held) == {n + 1: {"step": n + 1, "loss": 4.0 - n} for n in range(4)}
     assert read_users(held) == sorted([short, long])
     assert not [each for each in held.iterdir() if each.name.startswith(".")]
 
@@ -131,7 +131,7 @@ def test_a_checkpoint_with_other_weights_is_never_replaced(tmp_path, maker):
     id = maker.checkpoints()
     Remote(url).push(maker.results, [id])
     folder = there.series("a" * 64) / "step000004"
-    write_json(folder / "state.json", {"weights": "v" * 64, "sha256": {}})
+    write_sealed(folder / "state.json", {"weights": "v" * 64, "sha256": {}})
     with pytest.raises(MismatchedInputs, match="step000004.*weights are vvv"):
         Remote(url).pull(there, [id])
     assert id not in there and json.loads((folder / "state.json").read_text())["weights"][0] == "v"

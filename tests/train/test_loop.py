@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import signal
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
+from pipeline.store.series import HISTORY, history_line, history_rows
 from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, Linear
 from tests.train.conftest import ONE, SHAPE, config
@@ -136,7 +136,7 @@ def test_a_history_without_a_step_is_refused(tmp_path):
     with history.added_rows(tmp_path) as file:
         for step in (1, 3):
             row = {"step": step, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "num_tokens": step}
-            file.write(json.dumps(row) + "\n")
+            file.write(history_line(row))
     with pytest.raises(CorruptShard, match="has no row of step 2"):
         history.write_history(tmp_path, 3, tmp_path / "out")
 
@@ -144,11 +144,29 @@ def test_a_history_without_a_step_is_refused(tmp_path):
 def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path):
     path = tmp_path / history.LINES
     row = {"step": 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "num_tokens": 1}
-    path.write_text(json.dumps(row) + '\n{"step": 2, "lo')
+    path.write_text(history_line(row) + '{"step": 2, "lo')
     with history.added_rows(tmp_path) as file:
-        file.write(json.dumps({**row, "step": 2}) + "\n")
+        file.write(history_line({**row, "step": 2}))
     shard = history.write_history(tmp_path, 2, tmp_path / "out")
     assert shard.num_records == 2
+
+
+def test_a_changed_byte_of_history_or_record_costs_only_the_steps_from_there(run, tmp_path):
+    whole = run(config(12, save_steps=4), series="a" * 64, name="whole")
+    series = tmp_path / "series" / ("a" * 64)
+    for number, (name, step) in enumerate((("history", 7), ("record", 8))):
+        first = (series / "step000004" / "model.safetensors").stat().st_ino
+        path = series / HISTORY if name == "history" else series / "step000008" / "state.json"
+        data = path.read_bytes()
+        place = data.index(b'{"step": 7') if name == "history" else data.index(b"num_tokens_seen")
+        data = bytearray(data)
+        place = data.index(b":", place + 10 * (name == "history")) + 2
+        data[place] ^= 1
+        path.write_bytes(data)
+        again = run(config(12, save_steps=4), series="a" * 64, name=f"again{number}")
+        assert again.content == whole.content, (name, step)
+        assert (series / "step000004" / "model.safetensors").stat().st_ino == first
+        assert history_rows(series).keys() == set(range(1, 13))
 
 
 @pytest.mark.slow
