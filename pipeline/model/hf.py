@@ -28,6 +28,7 @@ from pipeline.core.artifacts import (
     write_json,
 )
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.temporary import temporary_for
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
 
@@ -129,7 +130,7 @@ def export_hf(
     chosen = checkpoint or checkpoints.latest
     config = OlmoConfig(**checkpoints.model)
     hf = to_hf_state(load_checkpoint_model(checkpoints, chosen).state_dict(), config)
-    temporary = out / f".{WEIGHTS}.{os.getpid()}.tmp"
+    temporary = temporary_for(out / WEIGHTS)
     save_file(hf, temporary, metadata={"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
     write_json(out / "config.json", hf_config(config, tokenizer))
@@ -175,7 +176,7 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
     copied = [*files, "config.json"]
     copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
     for name in copied:
-        temporary = out / f".{name}.{os.getpid()}.tmp"
+        temporary = temporary_for(out / name)
         shutil.copyfile(source / name, temporary)
         os.replace(temporary, out / name)
     return HfModel.of(
