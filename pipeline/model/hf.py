@@ -84,10 +84,14 @@ def load_checkpoint_model(checkpoints: Checkpoints, checkpoint: Checkpoint) -> O
     """The model of one checkpoint, in float32 on the CPU.
 
     Raises:
-        CorruptShard: the file is no safetensors, or has other tensors than the model.
+        CorruptShard: the file is no safetensors, or its weights are not those of the manifest.
     """
     path = checkpoints.folder(checkpoint) / WEIGHTS
-    return _filled(OlmoConfig(**checkpoints.model), _loaded(path), path)
+    state = _loaded(path)
+    if (found := weights_digest(state)) != checkpoint.weights:
+        reason = f"holds weights {found[:12]}; must hold {checkpoint.weights[:12]}"
+        raise CorruptShard(path, None, reason)
+    return _filled(OlmoConfig(**checkpoints.model), state, path)
 
 
 def load_hf(model: HfModel) -> Olmo:
