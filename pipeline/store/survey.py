@@ -230,11 +230,11 @@ def _made(results: Results, id: str) -> float:
 
 
 def _is_leftover(name: str) -> bool:
-    """Whether a folder of a series is a checkpoint set aside, or one that a kill cut off.
+    """Whether a folder of a series is a checkpoint set aside, or one that a kill or pull cut off.
 
     What a run left that was asked to stop is hidden too, and is gone on with.
     """
-    return name.startswith((".damaged-", ".replaced-")) or name.endswith(".tmp")
+    return name.startswith((".damaged-", ".pull-")) or name.endswith(".tmp")
 
 
 def _stats(path: Path, leftovers: bool) -> Iterator[os.stat_result]:
