@@ -78,7 +78,7 @@ def diff(left: Result, right: Result, limit: int = 10) -> View:
 def _fields(old: Artifact, new: Artifact) -> Iterator[dict[str, Cell]]:
     """Numbers and texts of the manifests that differ, those in dicts by name."""
     one, other = _flat(old.to_json()), _flat(new.to_json())
-    for name in one.keys() | other.keys():
+    for name in sorted(one.keys() | other.keys()):
         if name not in one:
             yield {"field": name, "old": None, "new": other[name], "change": None}
         elif name not in other:

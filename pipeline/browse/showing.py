@@ -26,6 +26,7 @@ from pipeline.core.artifacts import (
     TokenMix,
     Tokens,
 )
+from pipeline.core.errors import CorruptShard
 from pipeline.store.results import Results
 from pipeline.store.survey import look_at
 
@@ -46,7 +47,11 @@ def show(result: Result, limit: int = 10) -> View:
         said = "discarded; it is made again when a step reads it"
         return View(title, [Facts({**facts.values, "data": said})])
     result.readable()
-    blocks = [facts, *_blocks(made, limit, result.results)]
+    try:
+        blocks = [facts, *_blocks(made, limit, result.results)]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"its files are not what its manifest says ({type(error).__name__}: {error})"
+        raise CorruptShard(result.path, None, reason) from error
     return View(title, [each for each in blocks if not isinstance(each, Facts) or each.values])
 
 

@@ -54,17 +54,11 @@ class Standing:
     fault: CorruptShard | None
     inventory: Inventory | None
     inputs: list[str]
+    series: set[str]  # that it shows, as its manifest says, whether they are whole or not
 
     @property
     def discarded(self) -> bool:
         return self.inventory is not None and self.inventory.discarded
-
-    @property
-    def series(self) -> set[str]:
-        """The series that it shows."""
-        return (
-            {path.split("/", 1)[0] for path in self.inventory.series} if self.inventory else set()
-        )
 
     @property
     def references(self) -> list[str]:
@@ -196,13 +190,17 @@ def look_at(results: Results, id: str) -> Standing:
     """One result as it stands."""
     folder = results.folder(id)
     inventory = None
-    kind = "?"
+    kind, series = "?", set()
     try:
-        kind = str(read_json(folder / MANIFEST)["artifact"])
+        form = read_json(folder / MANIFEST)
+        kind = str(form["artifact"])
+        series = {form["series"]} if isinstance(form.get("series"), str) else set()
         inventory = results.inventory(id)
-    except (CorruptShard, OSError, ValueError, LookupError, TypeError):
+    except (CorruptShard, OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
-    return Standing(id, kind, _made(results, id), results.fault(id), inventory, inputs_of(folder))
+    return Standing(
+        id, kind, _made(results, id), results.fault(id), inventory, inputs_of(folder), series
+    )
 
 
 def keeps_series(survey: Survey, name: str, ids: set[str]) -> bool:
@@ -230,11 +228,11 @@ def _made(results: Results, id: str) -> float:
 
 
 def _is_leftover(name: str) -> bool:
-    """Whether a folder of a series is a checkpoint set aside, or one that a kill cut off.
+    """Whether a folder of a series is a checkpoint set aside, or one that a kill or pull cut off.
 
     What a run left that was asked to stop is hidden too, and is gone on with.
     """
-    return name.startswith((".damaged-", ".replaced-")) or name.endswith(".tmp")
+    return name.startswith((".damaged-", ".pull-")) or name.endswith(".tmp")
 
 
 def _stats(path: Path, leftovers: bool) -> Iterator[os.stat_result]:

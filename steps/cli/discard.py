@@ -20,6 +20,7 @@ def main(arguments: list[str]) -> int:
     from pipeline.browse.visible import as_bytes
     from pipeline.core.errors import PipelineError
     from pipeline.store.cleaning import discard_data
+    from pipeline.store.results import inputs_of
 
     workspace = open_named(options.workspace)
     status = 0
@@ -29,7 +30,10 @@ def main(arguments: list[str]) -> int:
             if workspace.results.inventory(id).discarded:
                 print(f"{id} is discarded already")
                 continue
-            print(f"{id}: {as_bytes(discard_data(workspace.results, id))} came free")
+            num_bytes = discard_data(workspace.results, id)
+            print(f"{id}: {as_bytes(num_bytes)} came free")
+            if not inputs_of(workspace.results.folder(id)):
+                print("  it is read from its source again when a step needs it")
         except (PipelineError, ValueError) as fault:
             print(fault, file=sys.stderr)
             status = 1

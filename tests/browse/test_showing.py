@@ -23,6 +23,7 @@ from pipeline.core.artifacts import (
     StoredFile,
     Tokenizer,
 )
+from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import write_shard
 from pipeline.store.discarding import discard
 from tests.browse.conftest import weights
@@ -263,3 +264,13 @@ def test_looking_imports_no_torch(made):
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True).returncode == 0
     )
+
+
+def test_files_that_are_not_what_the_manifest_says_are_told_as_that(maker):
+    def write(work):
+        shard = small_table(work, "q.parquet", task=["t"], gold=["not a number"])
+        Questions.of(work, num_questions=1, tasks={"t": 1}, licences={}, shards=[shard])
+
+    id = maker.commit("Questions", write)
+    with pytest.raises(CorruptShard, match="not what its manifest says"):
+        show(open_workspace(maker.results.root)[id])

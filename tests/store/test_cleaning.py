@@ -105,6 +105,18 @@ def test_the_series_of_a_step_that_was_killed_is_kept_while_its_run_is(maker):
     assert kinds(clean(results)) == {"series": ["c" * 64], "work": [id]}
 
 
+def test_the_series_of_damaged_checkpoints_is_kept_as_they_are_mended_from_it(maker):
+    results = maker.results
+    id = maker.checkpoints()
+    maker.run("one", base=id)
+    series = results.series("a" * 64)
+    (series / "users.json").unlink()
+    (series / "step000004" / "state.json").unlink()
+    (results.folder(id) / "files.json").unlink()
+    assert id not in results
+    assert clean(results).places == [] and (series / "step000002").exists()
+
+
 def test_old_work_and_what_was_set_aside_goes(maker):
     results = maker.results
     id = maker.documents(1)
