@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,7 +203,7 @@ def test_a_failed_step_is_told_with_its_last_lines_and_other_branches_finish(on_
     place = on_ray(seconds=0, fails="text 4")
     status, said = place.run()
     assert status == 1
-    assert "slow failed: CorruptShard" in said and "ZeroDivisionError: text 4" in said
+    assert re.search("slow failed.*: CorruptShard: .*ZeroDivisionError: text 4", said)
     assert "| measured text 4" in said and "runs/one/logs/slow.log" in said
     assert "kept is not run" in said
     assert [each.split("-")[0] for each in place.results] == ["Ingest", "Tag"]
