@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
 MEMORY = 100 << 20
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    sys.path.insert(0, str(ROOT))
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False}
@@ -46,20 +46,21 @@ def main() -> None:
 
 def measure(address: str, folder: Path, options: argparse.Namespace) -> dict[str, object]:
     """Times of the steps with each executor."""
-    import benchmarks.naps  # noqa: F401
-    import steps  # noqa: F401
+    import trivial_ours  # noqa: F401  what is run
+
+    import steps  # noqa: F401  first: Tango comes without torch then
     from steps.executor import LocalExecutor
     from steps.ray_executor import RayExecutor
     from steps.workspace import ResultWorkspace
 
     workspace = ResultWorkspace(str(folder))
-    packages = ["steps", "benchmarks.naps"]
+    packages = ["steps", "trivial_ours"]
     on_ray = RayExecutor(workspace, packages, address=address)
     cold, _ = timed(on_ray, options.steps, 0)
     parallel, serial = [], []
     for repeat in range(1, options.repeats + 1):
         parallel.append(timed(on_ray, options.steps, repeat)[0])
-        serial.append(timed(LocalExecutor(workspace, packages), options.steps, -repeat)[0])
+        serial.append(timed(LocalExecutor(workspace, packages), options.steps, 500 + repeat)[0])
     median = statistics.median(parallel), statistics.median(serial)
     return {
         "benchmark": "ray",
@@ -78,7 +79,8 @@ def timed(executor: object, num_steps: int, repeat: int) -> tuple[float, object]
     from steps.wiring import build_steps
 
     first = repeat * 1000
-    config = {f"s{n}": {"type": "nap", "number": first + n} for n in range(num_steps)}
+    step = {"type": "add", "inputs": [], "seconds": 1.0}
+    config = {f"s{n}": {**step, "value": first + n} for n in range(num_steps)}
     graph = StepGraph(build_steps(config))
     started = time.perf_counter()
     output = executor.execute_step_graph(graph)  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ from tango.step import Step
 
 from pipeline.core.artifacts import Attributes, Documents
 from pipeline.core.engine import LOCAL, Engine
+from pipeline.data import decontaminate, filtering, ingest
 from pipeline.data.decontaminate import COLUMNS as OVERLAPS
 from pipeline.data.decontaminate import find_overlaps
 from pipeline.data.dedup import By, columns_by, deduplicate
@@ -22,7 +23,7 @@ from steps.base import PipelineStep
 class Ingest(PipelineStep):
     """A source becomes Documents."""
 
-    VERSION = "001"
+    VERSION = ingest.VERSION
 
     def run(
         self,
@@ -91,7 +92,7 @@ class Dedup(PipelineStep):
 class Decontaminate(PipelineStep):
     """Mark what stands in evaluation text."""
 
-    VERSION = "001"
+    VERSION = decontaminate.VERSION
 
     def run(
         self,
@@ -118,7 +119,7 @@ class Decontaminate(PipelineStep):
 class Filter(PipelineStep):
     """Keep the documents that pass every rule."""
 
-    VERSION = "001"
+    VERSION = filtering.VERSION
 
     def run(
         self,

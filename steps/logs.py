@@ -22,7 +22,9 @@ from rich.errors import MarkupError
 from rich.text import Text
 from tango.common.logging import cli_logger
 
-RUN_LOG = logging.getLogger("olmo.run")  # what a run says: `out.log` has it
+RUN_LOG = logging.getLogger("olmo.run")  # what a run says: `out.log` has it, and nobody else
+RUN_LOG.propagate = False
+RUN_LOG.setLevel(logging.INFO)
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 NUM_TAIL = 10  # lines of its own that a failed step shows
 MAX_NAME_BYTES = 150

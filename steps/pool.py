@@ -22,7 +22,14 @@ from steps.running import as_line
 from steps.scheduling import Outcome
 
 ENDING_SECONDS = 2.0  # for an idle worker to end in
-GRACE_SECONDS = {signal.SIGINT: 15.0, signal.SIGTERM: 25.0, signal.SIGUSR1: 100.0}
+GRACE_SECONDS: dict[
+    int, float
+] = {  # Slurm kills 30 s after SIGTERM, and sends SIGUSR1 120 s before that
+    signal.SIGINT: 15.0,
+    signal.SIGHUP: 25.0,
+    signal.SIGTERM: 25.0,
+    signal.SIGUSR1: 100.0,
+}
 
 
 class _Worker:
@@ -136,7 +143,7 @@ class Pool:
 
     def stop(self, signum: int) -> None:
         """Have the workers stop, who were told by the signal, and kill those that do not."""
-        self._end(GRACE_SECONDS.get(signal.Signals(signum), ENDING_SECONDS))
+        self._end(GRACE_SECONDS.get(signum, ENDING_SECONDS))
 
     def _end(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

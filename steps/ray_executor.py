@@ -8,6 +8,7 @@ other code there is found before it has made anything.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import signal
@@ -19,7 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tango.common.util import import_extra_module
 from tango.executor import Executor
 from tango.step import Step
 from tango.step_graph import StepGraph
@@ -35,7 +35,8 @@ from steps.pool import ENDING_SECONDS, GRACE_SECONDS
 from steps.running import log_of, progress_of, run_step, told
 from steps.scheduling import Demand, Failure, Outcome, Scheduler
 from steps.wiring import WiringError, build_steps
-from steps.workspace import ResultWorkspace
+from steps.worker import prepare
+from steps.workspace import ResultWorkspace, require_writable
 
 SIGHT_SECONDS = 60.0  # for a network file system to show what another node wrote
 POLL_SECONDS = 1.0  # a signal is heard between two looks at the cluster
@@ -81,6 +82,7 @@ class RayExecutor(LocalExecutor):
         missing = self._missing(step_graph)
         if not missing:
             return
+        require_writable(self._folder)
         try:
             ray = connect(self.address)
         except PipelineError as error:
@@ -111,6 +113,7 @@ class RayExecutor(LocalExecutor):
             "run": str(folder),
             "workspace": self.workspace.as_config(),
             "packages": list(self.include_package or []),
+            "level": logging.getLogger().getEffectiveLevel(),
             "made_by": _here(),
         }
 
@@ -245,9 +248,7 @@ def _prepared(order: dict[str, Any]) -> tuple[Step[Any], ResultWorkspace]:
     for each in order["credentials"]:
         if not os.environ.get(each):
             raise Unavailable(f"{each} must be set on {socket.gethostname()}")
-    for package in order["packages"]:
-        if package != "steps":  # which is imported, without its commands
-            import_extra_module(package)
+    prepare(order["packages"], order["level"])
     graph = build_steps(order["steps"])
     for name, id in order["ids"].items():  # each was held against its own id before it ran
         graph[name].unique_id_cache = id

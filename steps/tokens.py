@@ -15,6 +15,7 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
+from pipeline.tokens import tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.tokens.order import inspect_order
@@ -56,7 +57,7 @@ class ImportTokenizer(PipelineStep):
 class Tokenize(PipelineStep):
     """Documents become token ids, each ending in the end token."""
 
-    VERSION = "001"
+    VERSION = tokenizing.VERSION
 
     def run(self, documents: Documents, tokenizer: Tokenizer, engine: Engine = LOCAL) -> Tokens:
         return tokenize_documents(documents, tokenizer, out=self.out, engine=engine, memo=self.memo)

@@ -59,17 +59,22 @@ def _work(connection: socket.socket, orders: queue.Queue[dict[str, Any]]) -> Non
 
 def _built(setup: dict[str, Any]) -> tuple[dict[str, Step[Any]], Workspace]:
     """The graph and the workspace that an executor described."""
-    logging.getLogger().setLevel(setup["level"])
-    logging.captureWarnings(True)
-    cli_logger.disabled = False
-    cli_logger.setLevel(logging.DEBUG)
-    for package in setup["packages"]:
-        if package != "steps":  # which is imported, without its commands
-            import_extra_module(package)
+    prepare(setup["packages"], setup["level"])
     graph = build_steps(setup["steps"])
     for name, id in setup["ids"].items():
         graph[name].unique_id_cache = id
     return graph, Workspace.from_params(setup["workspace"])
+
+
+def prepare(packages: list[str], level: int) -> None:
+    """Have a process that is to run steps know their classes, and log as who starts them does."""
+    logging.getLogger().setLevel(level)
+    logging.captureWarnings(True)
+    cli_logger.disabled = False
+    cli_logger.setLevel(logging.DEBUG)
+    for package in packages:
+        if package != "steps":  # which is imported, without its commands
+            import_extra_module(package)
 
 
 def _listen(connection: socket.socket, orders: queue.Queue[dict[str, Any]]) -> None:

@@ -204,8 +204,6 @@ class ResultWorkspace(Workspace):
         except OSError:
             handler = logging.NullHandler()
         loggers = (RUN_LOG, cli_logger, logging.getLogger())
-        RUN_LOG.propagate = False
-        RUN_LOG.setLevel(logging.INFO)
         for logger in loggers:
             logger.addHandler(handler)
         try:

@@ -112,7 +112,8 @@ local benchmarks(size, models) = {
       heldout_items: { type: 'task_documents', questions: ref('choices') },
       evaluation_text: {
         type: 'concat',
-        documents: [ref('heldout_items')] + [ref(name + '_heldout') for name in evaluated],
+        documents: [ref('heldout_items'), ref('instructions_heldout'), ref('preferences_heldout')]
+                   + [ref(name + '_heldout') for name in evaluated],
       },
 
       // text to tokens

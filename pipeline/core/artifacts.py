@@ -20,6 +20,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.keys import digest
+from pipeline.core.temporary import temporary_for
 from pipeline.core.untrusted import built, read_json
 
 MANIFEST = "manifest.json"
@@ -524,7 +525,7 @@ def write_json(path: Path, value: object) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, sync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_for(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -18,6 +18,7 @@ from pipeline.core.artifacts import file_sha256, write_json
 from pipeline.core.errors import Unavailable
 from pipeline.core.keys import digest
 from pipeline.core.pins import Counted, Pin
+from pipeline.core.temporary import temporary_for
 
 RACY_SECONDS = 2  # a file this young may change again within one tick of its clock
 
@@ -119,7 +120,7 @@ class OutsideFile:
         if target.is_file() and known.sha256 in ("", file_sha256(target)):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
+        temporary = temporary_for(target)
         try:
             with open(temporary, "wb") as file:
                 fetch(self.path, file, known)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.core.artifacts import Shard, file_sha256
 from pipeline.core.errors import CorruptShard
+from pipeline.core.temporary import temporary_for
 
 ROW_GROUP_BYTES = 16 << 20
 # What pyarrow raises of a file whose bytes are not what they were, names and sizes among them.
@@ -112,7 +113,7 @@ class ShardWriter:
         self._digest = RowDigest(schema)
         self._final = self.root / path
         self._final.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_for(self._final)
         # a reader finds a flipped byte by the page's checksum, before the digest is asked for
         try:
             self._writer = pq.ParquetWriter(

@@ -28,6 +28,7 @@ from pipeline.core.artifacts import (
     write_json,
 )
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.temporary import temporary_for
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
 
@@ -83,10 +84,14 @@ def load_checkpoint_model(checkpoints: Checkpoints, checkpoint: Checkpoint) -> O
     """The model of one checkpoint, in float32 on the CPU.
 
     Raises:
-        CorruptShard: the file is no safetensors, or has other tensors than the model.
+        CorruptShard: the file is no safetensors, or its weights are not those of the manifest.
     """
     path = checkpoints.folder(checkpoint) / WEIGHTS
-    return _filled(OlmoConfig(**checkpoints.model), _loaded(path), path)
+    state = _loaded(path)
+    if (found := weights_digest(state)) != checkpoint.weights:
+        reason = f"holds weights {found[:12]}; must hold {checkpoint.weights[:12]}"
+        raise CorruptShard(path, None, reason)
+    return _filled(OlmoConfig(**checkpoints.model), state, path)
 
 
 def load_hf(model: HfModel) -> Olmo:
@@ -129,7 +134,7 @@ def export_hf(
     chosen = checkpoint or checkpoints.latest
     config = OlmoConfig(**checkpoints.model)
     hf = to_hf_state(load_checkpoint_model(checkpoints, chosen).state_dict(), config)
-    temporary = out / f".{WEIGHTS}.{os.getpid()}.tmp"
+    temporary = temporary_for(out / WEIGHTS)
     save_file(hf, temporary, metadata={"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
     write_json(out / "config.json", hf_config(config, tokenizer))
@@ -175,7 +180,7 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
     copied = [*files, "config.json"]
     copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
     for name in copied:
-        temporary = out / f".{name}.{os.getpid()}.tmp"
+        temporary = temporary_for(out / name)
         shutil.copyfile(source / name, temporary)
         os.replace(temporary, out / name)
     return HfModel.of(

@@ -26,9 +26,10 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import Json
 from pipeline.core.untrusted import built
-from pipeline.store.inventory import FILES, is_note
-from pipeline.store.results import FAILURE, Results, is_id, result_id
+from pipeline.store.inventory import FILES
+from pipeline.store.results import FAILURE, KEY, RECORD, Results, is_id, result_id
 
+OWN = frozenset({MANIFEST, KEY, RECORD, FILES, FAILURE})  # what an entry has no bytes of
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHECKPOINT = re.compile(r"[0-9a-f]{64}/step[0-9]+/[^/]+")
 
@@ -54,7 +55,7 @@ class Entry:
     """What the remote says of a result.
 
     Args:
-        files: by their path in the result's folder, but for its notes.
+        files: by their path in the result's folder, but for what is in the entry.
         series: files of checkpoints that it shows, by their path in the folder of all series.
         references: ids of the results whose files it reads from where they stand.
     """
@@ -70,7 +71,7 @@ class Entry:
         _require_paths(self.files)
         _require_paths(self.series)
         for each in self.files:
-            if is_note(each) or each in (FILES, FAILURE):
+            if each in OWN:
                 raise ValueError(f"files names {each!r}, which is none of a result's")
         for each in self.series:
             if not _CHECKPOINT.fullmatch(each):
@@ -108,7 +109,7 @@ class Entry:
             {
                 name: Stored(each.num_bytes, each.sha256)
                 for name, each in inventory.files.items()
-                if not is_note(name)
+                if name not in OWN
             },
             {name: Stored(e.num_bytes, e.sha256) for name, e in inventory.series.items()},
             inventory.references,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pipeline.core.artifacts import Shard, write_json
 from pipeline.core.keys import Json, digest
+from pipeline.core.temporary import temporary_for
 from pipeline.core.untrusted import built
 from pipeline.store.inventory import FileState, time_of
 from pipeline.store.sealed import read_sealed, write_sealed
@@ -157,8 +158,7 @@ def _noted_digests(note: Json) -> Iterator[tuple[str, str]]:
 def place_file(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy where the file system has no links."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_for(target)
     try:
         try:
             os.link(source, temporary)

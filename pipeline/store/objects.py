@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import CorruptShard, MissingDependency, PipelineError, Unavailable
+from pipeline.core.temporary import temporary_for
 
 # where an upload is one transaction; a rename there would be a copy
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
@@ -139,7 +139,7 @@ class ObjectStore:
             held = "is missing" if size is None else f"has {size} bytes"
             raise CorruptShard(name, None, f"{held}; its entry says {num_bytes} bytes")
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        temporary = temporary_for(target)
         state, read = hashlib.sha256(), 0
         try:
             with open(temporary, "wb") as file, self._reaching(path) as (fs, place):
@@ -170,7 +170,7 @@ class ObjectStore:
                     return
                 folder, _, name = place.rpartition("/")
                 fs.makedirs(folder, exist_ok=True)
-                temporary = f"{folder}/.{name}.{uuid.uuid4().hex}.tmp"
+                temporary = f"{folder}/{temporary_for(Path(name))}"
                 yield fs, temporary
                 fs.mv(temporary, place)
             except FileNotFoundError as error:

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline.core.temporary import temporary_for
+
 DIFF = "code.diff"  # beside a result, what its code differs from its commit in
 MAX_DIFF_BYTES = 1 << 18
 MAX_UNTRACKED = 50
@@ -105,7 +107,7 @@ def record_provenance(folder: Path, code: Path) -> dict[str, Any]:
     (folder / DIFF).unlink(missing_ok=True)  # of an earlier attempt
     if found is not None:
         if found.diff and len(found.diff) <= MAX_DIFF_BYTES:
-            temporary = folder / f".{DIFF}.{os.getpid()}.tmp"
+            temporary = temporary_for(folder / DIFF)
             try:
                 temporary.write_bytes(found.diff)
                 os.replace(temporary, folder / DIFF)

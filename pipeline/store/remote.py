@@ -24,8 +24,7 @@ from typing import Any, Literal
 from pipeline.core.artifacts import Artifact, Checkpoints, file_sha256
 from pipeline.core.errors import CorruptShard, MismatchedInputs, PipelineError
 from pipeline.store.discarding import restore
-from pipeline.store.entries import Entry, Stored
-from pipeline.store.inventory import is_note
+from pipeline.store.entries import OWN, Entry, Stored
 from pipeline.store.memo import place_file
 from pipeline.store.objects import ObjectStore, Tell
 from pipeline.store.results import Results, is_id
@@ -193,7 +192,7 @@ class Remote:
             first.setdefault(each.sha256, path)
         for left in folder.rglob("*"):
             name = left.relative_to(folder).as_posix()
-            if not left.is_dir() and name not in files and not is_note(name):
+            if not left.is_dir() and name not in files and name not in OWN:
                 left.unlink()
 
         def fetch(path: str) -> None:

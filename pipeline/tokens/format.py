@@ -21,6 +21,7 @@ from pipeline.core.artifacts import Shard, TokenShard
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import digest
 from pipeline.core.shards import ShardWriter, read_shard, shard_name
+from pipeline.core.temporary import temporary_for
 
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 INDEX = pa.schema(
@@ -55,7 +56,7 @@ class TokenShardWriter:
         ids, index = shard_paths(number)
         self._index = ShardWriter(self.root, index, INDEX)
         self._final = self.root / ids
-        self._temporary = self._final.with_name(f".{self._final.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_for(self._final)
         self._file = open(self._temporary, "wb")
 
     def write(

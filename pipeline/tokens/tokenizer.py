@@ -14,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from pipeline.core.artifacts import Documents, StoredFile, Tokenizer
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_batches
+from pipeline.core.temporary import temporary_for
 
 FILE = "tokenizer.json"
 NUM_BYTES = 256  # a byte-level vocabulary begins with a symbol for every byte
@@ -147,7 +148,7 @@ def _stored(
         if token not in vocabulary:
             raise ValueError(f"{name} is {token!r}; it must be a token of the tokenizer")
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{FILE}.{os.getpid()}.tmp"
+    temporary = temporary_for(out / FILE)
     temporary.write_bytes(content)
     os.replace(temporary, out / FILE)
     return Tokenizer.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -23,6 +24,8 @@ COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "pull": "copy results from a remote cache into the workspace",
 }
 
+BROKEN_PIPE = 141  # as a shell says of a command that SIGPIPE ended
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit status."""
@@ -38,7 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{arguments[0]!r} is no command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
         return 2
     command = import_module(f"steps.cli.{arguments[0]}")
-    status: int = command.main(arguments[1:])
+    try:
+        status: int = command.main(arguments[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # `olmo plan … | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return BROKEN_PIPE
     return status
 
 

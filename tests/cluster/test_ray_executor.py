@@ -243,6 +243,7 @@ def order(tmp_path, monkeypatch):
         "run": str(tmp_path / "workspace" / "runs" / "one"),
         "workspace": {"type": "local", "dir": str(tmp_path / "workspace")},
         "packages": ["steps"],
+        "level": 30,
         "made_by": "driver, Python 3.9",
     }
 

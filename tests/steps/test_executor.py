@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -196,21 +197,37 @@ def test_a_killed_run_leaves_no_process_and_no_lock(lab):
     assert lab.run("x.json").returncode == 0
 
 
-def test_a_step_that_another_run_works_on_holds_up_no_other(lab):
-    lab.write(a=toy(seconds=4.0), b=toy("a"))
-    lab.write("y.json", a=toy(), b=toy("a"), c=toy(value=3), d=toy("c"))
-    first = lab.start("x.json")
-    deadline = time.monotonic() + 60
-    while not list(lab.folder.glob("ws/leases/*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    second = lab.run("y.json")
-    first.communicate()
-    lines = second.stdout_text.splitlines()
-    waits = next(i for i, line in enumerate(lines) if "a waits: process" in line)
-    made = next(i for i, line in enumerate(lines) if "d " in line and "\N{CHECK MARK}" in line)
-    taken = next(i for i, line in enumerate(lines) if "a made by another run" in line)
-    assert max(waits, made) < taken and second.returncode == first.returncode == 0
+def test_a_step_that_another_run_works_on_holds_up_no_other(tmp_path, capfd):
+    steps = {"a": toy(), "b": toy("a"), "c": toy(value=3), "d": toy("c")}
+    workspace = ResultWorkspace(str(tmp_path))
+    held = StepGraph.from_params(steps)["a"]
+    done = threading.Event()
+
+    def work_elsewhere():
+        with workspace.results.lease(held.unique_id):
+            started.set()
+            while not all((tmp_path / "runs" / "r" / name).exists() for name in "cd"):
+                time.sleep(0.02)
+            done.wait(1.5)
+        held.result(workspace)
+
+    started = threading.Event()
+    other = threading.Thread(target=work_elsewhere)
+    other.start()
+    started.wait(10)
+    _, values = execute(tmp_path, steps)
+    other.join()
+    assert values == {"a": 1, "b": 2, "c": 3, "d": 4}
+    said = capfd.readouterr().out
+    assert f"a waits: process {os.getpid()}" in said
+    assert said.index("\N{CHECK MARK} d ") < said.index("a waits") < said.index("\N{CHECK MARK} b ")
+
+
+def test_a_warning_is_said_once_where_nobody_keeps_the_log_of_the_run(tmp_path, capfd):
+    workspace = ResultWorkspace(str(tmp_path))
+    graph = StepGraph.from_params({"a": toy(does="talk")})
+    LocalExecutor(workspace).execute_step_graph(graph)
+    assert capfd.readouterr().out.count("a warning") == 1
 
 
 @pytest.mark.slow

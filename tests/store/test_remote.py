@@ -27,6 +27,7 @@ def make_tokenizer(results, text="{}", number=1):
     work = results.work(id)
     (work / "tokenizer.json").write_text(text)
     (work / "notes.txt").write_text("beside the manifest")
+    (work / "code.diff").write_text("+ a line")
     file = StoredFile.of(work, "tokenizer.json")
     Tokenizer.of(work, file=file, vocab_size=2, end_id=0, pad_id=1)
     results.commit(id, key, content_key(number), {"name": "tokenizer"})
@@ -94,7 +95,7 @@ def test_equal_files_stand_there_once(url, tmp_path):
     here, there = Results(tmp_path / "here"), Results(tmp_path / "there")
     ids = [make_tokenizer(here, number=number) for number in (1, 2)]
     Remote(url).push(here, ids)
-    assert sum(name.startswith("files/") for name in objects(url)[0]) == 2
+    assert sum(name.startswith("files/") for name in objects(url)[0]) == 3
     Remote(url).pull(there, ids)
     assert [there.load(id).content for id in ids] == [here.load(id).content for id in ids]
 
