@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -67,16 +68,51 @@ def main() -> int:
         experiment = options.experiment or write_experiment(folder / "small.jsonnet")
         started = time.monotonic()
         finished = options.finished or folder / "finished"
-        states = run_here(build(experiment), finished)
-        if not set(states.values()) <= {"ran", "linked", "cached"}:
-            print(f"the undisturbed run failed: {states}", file=sys.stderr)
+        if forked(lambda: run(experiment, finished)):
+            print("the undisturbed run failed", file=sys.stderr)
             return 1
         seconds = time.monotonic() - started
-        print(f"undisturbed: {len(states)} steps in {seconds:.1f} s\n", flush=True)
-        ok = damage_files(finished, folder / "damaged", options.rounds, options.every_file)
-        ok &= mend_by_running(experiment, finished, folder / "mended", options.runs)
-        ok &= kill(experiment, finished, folder / "killed", options.kills, seconds)
-    return 0 if ok else 1
+        print(f"undisturbed: {len(build(experiment))} steps in {seconds:.1f} s\n", flush=True)
+        status = forked(
+            lambda: damage_files(finished, folder / "damaged", options.rounds, options.every_file)
+        )
+        status |= forked(
+            lambda: mend_by_running(experiment, finished, folder / "mended", options.runs)
+        )
+        status |= not kill(experiment, finished, folder / "killed", options.kills, seconds)
+    return int(status)
+
+
+def forked(work: Callable[[], bool], after: Callable[[int], None] | None = None) -> int:
+    """Do some work in a fork; gives its exit status, 0 for True.
+
+    This process itself runs no step, so it has no threads whose locks a fork would inherit held.
+
+    Args:
+        after: is called with the id of the fork, which it may kill.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if work() else 1
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    if after is not None:
+        after(child)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run(experiment: Path, workspace: Path, quiet: bool = False) -> bool:
+    """Run the experiment; whether every step is there."""
+    if quiet:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+    states = run_here(build(experiment), workspace)
+    return set(states.values()) <= {"ran", "linked", "cached"}
 
 
 # ---------------------------------------------------------------------------- one file
@@ -220,45 +256,38 @@ def mend_by_running(experiment: Path, finished: Path, workspace: Path, runs: int
 def kill(experiment: Path, finished: Path, workspace: Path, kills: int, seconds: float) -> bool:
     graph = build(experiment)
     expected = contents(graph, finished)
-    killed = rounds = 0
+    killed = rounds = failed = 0
+    steps_found: list[int] = []
     again: list[str] = []
     wrong: list[str] = []
-    failed = 0
+
+    def strike(child: int) -> None:
+        time.sleep(random.uniform(0.2, max(1.0, seconds / 4)))
+        os.kill(child, signal.SIGKILL)
+
     while killed < kills:
         before = complete_files(workspace)
-        child = os.fork()
-        if child == 0:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
-                os.dup2(nowhere.fileno(), 2)
-            states = run_here(build(experiment), workspace)
-            os._exit(0 if set(states.values()) <= {"ran", "linked", "cached"} else 1)
-        time.sleep(random.uniform(0, seconds / 3))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = forked(lambda: run(experiment, workspace, quiet=True), strike)
         after = complete_files(workspace)
         again += [name for name, state in before.items() if after.get(name) != state]
-        if status == -signal.SIGKILL:
-            killed += 1
-        elif status:
-            failed += 1
+        killed += status == -signal.SIGKILL
+        failed += status > 0
+        steps_found.append(sum(1 for _ in Results(workspace)))
         if status == 0 or killed >= kills:
-            states = run_here(build(experiment), workspace)
-            if set(states.values()) != {"cached"}:
-                states = run_here(build(experiment), workspace)
+            failed += forked(lambda: run(experiment, workspace, quiet=True)) != 0
             rounds += 1
-            if contents(graph, workspace) != expected:
-                found = contents(graph, workspace)
-                wrong += [name for name in expected if found[name] != expected[name]]
-            if any(find_damage(Results(workspace), id) for id in Results(workspace).standing()):
-                wrong.append("damaged")
-            left = [*workspace.glob("cache/**/.*.tmp"), *workspace.glob("leases/*")]
+            found = contents(graph, workspace)
+            wrong += [name for name in expected if found[name] != expected[name]]
+            results = Results(workspace)
+            wrong += [str(each) for id in results.standing() for each in find_damage(results, id)]
+            left = [*workspace.glob("cache/**/.*.tmp"), *workspace.glob("leases/[!.]*")]
             wrong += [str(each) for each in left]
             shutil.rmtree(workspace)
     print(
         f"killed {killed} times over {rounds} runs from an empty workspace: "
         f"{len(again)} complete files were written again, {failed} runs failed, "
-        f"{len(wrong)} contents differ from an undisturbed run"
+        f"{len(wrong)} contents differ from an undisturbed run; kills struck with "
+        f"{sorted(set(steps_found))} of {len(graph)} steps done"
     )
     for each in (again + wrong)[:10]:
         print("differs:", each)

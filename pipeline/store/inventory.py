@@ -17,7 +17,6 @@ import dataclasses
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -38,13 +37,12 @@ from pipeline.store.series import checkpoint_files
 
 FILES = "files.json"
 ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")
-RACY_NS = 50_000_000  # a file this young may change again within one tick of its clock
 RESTAMP_BYTES = 32 << 20  # so much is digested again sooner than a file is written for it
 
 
 @dataclass(frozen=True)
 class FileState:
-    """A file as it was when it was known to be whole; `mtime_ns` is 0 where it proves nothing."""
+    """A file as it was when it was known to be whole."""
 
     num_bytes: int
     sha256: str
@@ -59,25 +57,42 @@ class FileState:
         """
         found = plain_stat(path)
         digest = sha256 or file_sha256(path)
-        return cls(found.st_size, digest, _trusted_time(found.st_mtime_ns))
+        return cls(found.st_size, digest, max(0, found.st_mtime_ns))
 
     def fault(
-        self, path: Path, thorough: bool, sha256_of: Callable[[Path], str] = file_sha256
+        self, path: Path, noted_ns: int = 0, sha256_of: Callable[[Path], str] = file_sha256
     ) -> CorruptShard | None:
-        """Why the file at `path` is not this one; None if it is."""
+        """Why the file at `path` is not this one; None if it is.
+
+        Args:
+            noted_ns: when this state was written down, by the clock of the file system; a file
+                whose time has not moved since is not digested. 0 digests every file.
+            sha256_of: how a file is digested.
+        """
         try:
             found = plain_stat(path)
             if found.st_size != self.num_bytes:
                 reason = f"has {found.st_size} bytes; it was committed with {self.num_bytes}"
                 return CorruptShard(path, None, reason)
-            trusted = not thorough and found.st_mtime_ns == self.mtime_ns
-            if not trusted and sha256_of(path) != self.sha256:
+            if not self.is_trusted(found, noted_ns) and sha256_of(path) != self.sha256:
                 return CorruptShard(path, None, "its SHA-256 is not the one it was committed with")
         except CorruptShard as error:
             return error
         except OSError as error:
             return CorruptShard(path, None, f"not readable ({error})")
         return None
+
+    def is_trusted(self, found: os.stat_result, noted_ns: int) -> bool:
+        """Whether times alone prove a file: one tick after it was noted, a change moves them."""
+        return found.st_mtime_ns == self.mtime_ns < noted_ns
+
+
+def time_of(path: Path) -> int:
+    """The modification time of a file, in nanoseconds; 0 where there is none."""
+    try:
+        return os.lstat(path).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def plain_stat(path: Path) -> os.stat_result:
@@ -89,10 +104,6 @@ def plain_stat(path: Path) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
         raise CorruptShard(path, None, "is no plain file")
     return found
-
-
-def _trusted_time(mtime_ns: int) -> int:
-    return mtime_ns if abs(time.time_ns() - mtime_ns) > RACY_NS and mtime_ns > 0 else 0
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,7 @@ class Inventory:
             return CorruptShard(folder, None, self.damage)
         for path, state in self.places(folder, series_root):
             if path.name == MANIFEST and path.parent == Path(folder):
-                fault = dataclasses.replace(state, mtime_ns=0).fault(path, thorough=True)
+                fault = state.fault(path)
             else:
                 fault = _size_fault(path, state)
             if fault is not None:
@@ -211,13 +222,14 @@ class Inventory:
             thorough: digest every file, and not only those whose time moved.
             sha256_of: how a file is digested.
         """
+        noted_ns = time_of(Path(folder) / FILES)
         found, moved, num_moved_bytes = [], {}, 0
         for path, state in self.places(folder, series_root):
-            fault = state.fault(path, thorough, sha256_of)
+            fault = state.fault(path, 0 if thorough else noted_ns, sha256_of)
             if fault is not None:
                 found.append(fault)
-            elif state.mtime_ns != (now := _trusted_time(os.lstat(path).st_mtime_ns)):
-                moved[path] = dataclasses.replace(state, mtime_ns=now)
+            elif not state.is_trusted(now := os.lstat(path), noted_ns):
+                moved[path] = dataclasses.replace(state, mtime_ns=max(0, now.st_mtime_ns))
                 num_moved_bytes += state.num_bytes
         if num_moved_bytes > RESTAMP_BYTES and not found:
             self._restamped(folder, series_root, moved)

@@ -14,7 +14,7 @@ from pipeline.core.artifacts import Shard, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.temporary import temporary_for
 from pipeline.core.untrusted import built
-from pipeline.store.inventory import FileState
+from pipeline.store.inventory import FileState, time_of
 from pipeline.store.sealed import read_sealed, write_sealed
 
 NOTE = "note.json"
@@ -87,8 +87,9 @@ class FileMemo:
         entry = read_entry(folder)
         if entry is None or len(entry.files) != len(paths):
             return False
+        noted_ns = time_of(folder / NOTE)
         for place, state in enumerate(entry.files):
-            if state.fault(folder / str(place), thorough=False) is not None:
+            if state.fault(folder / str(place), noted_ns) is not None:
                 forget(folder)
                 return False
         try:

@@ -124,7 +124,7 @@ def _memory_fault(folder: Path, reader: Reader) -> CorruptShard | None:
     if entry is None:
         return CorruptShard(folder, None, "is no memory of any work")
     faults = (
-        state.fault(folder / str(place), True, reader.sha256)
+        state.fault(folder / str(place), sha256_of=reader.sha256)
         for place, state in enumerate(entry.files)
     )
     return next((fault for fault in faults if fault is not None), None)
@@ -157,7 +157,7 @@ def _checkpoint_faults(folder: Path, reader: Reader) -> list[CorruptShard]:
         for name, sha256 in checkpoint_files(folder).items():
             if sha256 is not None:
                 state = FileState.of(folder / name, sha256)
-                fault = state.fault(folder / name, True, reader.sha256)
+                fault = state.fault(folder / name, sha256_of=reader.sha256)
                 found += [fault] if fault else []
     except CorruptShard as fault:
         found.append(fault)
