@@ -9,7 +9,9 @@ import pytest
 from tango.executor import Executor
 from tango.step_graph import StepGraph
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import ChangedData, CorruptShard
+from pipeline.data.document import Document
+from pipeline.data.sources import Jsonl
 from pipeline.store.discarding import ChangedContent, discard
 from pipeline.store.results import Results
 from steps.workspace import ResultWorkspace
@@ -104,16 +106,15 @@ def test_all_that_was_discarded_is_made_again_from_the_source(bench):
     assert bench.run() == before
 
 
-def test_discarded_data_that_comes_out_otherwise_is_an_error(bench):
+def test_discarded_data_that_comes_out_otherwise_is_an_error(bench, monkeypatch):
     bench.run()
     discard(bench.results, bench.folder("corpus").name)
     remove(bench, "quality")
     forget(bench)
-    built = bench.steps()
-    assert built["quality"].unique_id  # computed while the source was what it was
-    bench.source.write_text('{"id": "other", "text": "of another text"}\n')
+    other = [Document("other", "as another reader reads it", "s")]
+    monkeypatch.setattr(Jsonl, "read", lambda self, piece: iter(other))
     with pytest.raises(ChangedContent, match="olmo rm Ingest-001-"):
-        built["quality"].result(bench.workspace)
+        bench.steps()["quality"].result(bench.workspace)
 
 
 def test_a_discarded_part_of_a_linked_mix_is_made_by_the_step_of_this_graph(bench):
@@ -195,3 +196,34 @@ def test_a_clock_that_jumps_back_changes_nothing(bench, monkeypatch):
     shutil.rmtree(bench.results.root / "memo" / "results")
     assert bench.run() == whole
     assert bench.folder("kept").name in Results(bench.results.root)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_outside_data_that_changed_after_the_graph_was_built_never_gets_the_old_id(bench, told):
+    steps = bench.steps()
+    corpus, id = steps["corpus"], steps["corpus"].unique_id
+    if not told:  # as in the process of an executor
+        corpus = bench.steps()["corpus"]
+        corpus.unique_id_cache = id
+    bench.source.write_text(bench.source.read_text().replace("sea", "see"))
+    with pytest.raises(ChangedData, match=r"step corpus reads changed while .* run it again") as it:
+        corpus.result(bench.workspace)
+    assert ("source.fingerprint" in str(it.value)) == told
+    assert id not in bench.results
+    bench.run(["corpus"])
+    assert bench.steps()["corpus"].unique_id in bench.results
+
+
+def test_outside_data_that_changes_while_a_step_works_never_gets_the_old_id(bench, monkeypatch):
+    corpus, real = bench.steps()["corpus"], type(bench.steps()["corpus"]).run
+
+    def run(self, **args):
+        made = real(self, **args)
+        bench.source.write_text(bench.source.read_text().replace("sea", "see"))
+        return made
+
+    id = corpus.unique_id
+    monkeypatch.setattr(type(corpus), "run", run)
+    with pytest.raises(ChangedData, match="step corpus"):
+        corpus.result(bench.workspace)
+    assert id not in bench.results
