@@ -17,6 +17,7 @@ from pipeline.core.artifacts import (
     Scores,
     Tokenizer,
 )
+from pipeline.data.document import MetadataField
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.eval.tasks import function_questions, ingest_tasks, task_documents
 from steps.base import PipelineStep
@@ -39,10 +40,20 @@ class FunctionQuestions(PipelineStep):
     VERSION = "001"
 
     def run(
-        self, documents: Documents, num_choices: int = 4, limit: int = 400, seed: int = 0
+        self,
+        documents: Documents,
+        num_choices: int = 4,
+        limit: int = 400,
+        seed: int = 0,
+        group_by: MetadataField | None = None,
     ) -> Questions:
         return function_questions(
-            documents, num_choices=num_choices, limit=limit, seed=seed, out=self.out
+            documents,
+            num_choices=num_choices,
+            limit=limit,
+            seed=seed,
+            group_by=group_by,
+            out=self.out,
         )
 
 
@@ -87,6 +98,7 @@ class Perplexity(PipelineStep):
         documents: dict[str, Documents],
         steps: list[int] | Literal["all"] | None = None,
         max_documents: int | None = None,
+        group_by: MetadataField | None = None,
     ) -> Scores:
         from pipeline.eval.perplexity import perplexity
 
@@ -96,6 +108,7 @@ class Perplexity(PipelineStep):
             documents,
             steps=steps,
             max_documents=max_documents,
+            group_by=group_by,
             out=self.out,
         )
 

@@ -15,6 +15,7 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
+from pipeline.data.document import MetadataField
 from pipeline.tokens import tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.mixing import mix_tokens
@@ -118,10 +119,20 @@ class PrepareExamples(PipelineStep):
     VERSION = "001"
 
     def run(
-        self, documents: Documents, tokenizer: Tokenizer, max_length: int, engine: Engine = LOCAL
+        self,
+        documents: Documents,
+        tokenizer: Tokenizer,
+        max_length: int,
+        group_by: MetadataField | None = None,
+        engine: Engine = LOCAL,
     ) -> Examples:
         return prepare_examples(
-            documents, tokenizer, max_length=max_length, out=self.out, engine=engine
+            documents,
+            tokenizer,
+            max_length=max_length,
+            group_by=group_by,
+            out=self.out,
+            engine=engine,
         )
 
 
@@ -132,8 +143,18 @@ class PreparePairs(PipelineStep):
     VERSION = "001"
 
     def run(
-        self, documents: Documents, tokenizer: Tokenizer, max_length: int, engine: Engine = LOCAL
+        self,
+        documents: Documents,
+        tokenizer: Tokenizer,
+        max_length: int,
+        group_by: MetadataField | None = None,
+        engine: Engine = LOCAL,
     ) -> Pairs:
         return prepare_pairs(
-            documents, tokenizer, max_length=max_length, out=self.out, engine=engine
+            documents,
+            tokenizer,
+            max_length=max_length,
+            group_by=group_by,
+            out=self.out,
+            engine=engine,
         )
