@@ -207,8 +207,8 @@ class _Page:
             note(
                 "The same held-out items under each model. A change is to the model before, over "
                 "the items both answered; its ± is the standard error of the paired difference "
-                "(of means; for bits per byte, of ratios of sums), over groups of items where items "
-                "of one are not independent. A change of more than two standard errors is "
+                "(of means; for bits per byte, of ratios of sums), over groups of items where "
+                "those of one are not independent. A change of more than two standard errors is "
                 "called better or worse. A pair is preferred rightly if its "
                 "chosen answer has the higher log-probability per byte: a coin does that for half."
             ),
