@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Installed without a look at what its dependencies' newest versions ask for: resolved all at once,
+# they take hours. `fasttext-wheel` has no need of the compiler that its metadata asks for.
+DOLMA = ["dolma==1.2.1", "fasttext-wheel==0.9.2"]
+WITH_DOLMA = """anyascii blingfire==0.1.8 boto3 fsspec jsonpath-ng jq msgspec nltk omegaconf
+platformdirs pyyaml python-dotenv requests rich s3fs==2023.6.0 smart-open tokenizers<=0.19.1 tqdm
+uniseg numpy<2 necessary charset-normalizer zstandard huggingface-hub<0.30 pybind11""".split()
+
+
+@pytest.fixture(scope="session")
+def dolma(tmp_path_factory):
+    """The Python of an environment with dolma: that of OLMO_TANGO_DOLMA, or one that is made."""
+    given = os.environ.get("OLMO_TANGO_DOLMA")
+    if given:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("dolma")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", *DOLMA], check=True)
+    subprocess.run([*pip, *WITH_DOLMA], check=True)
+    return folder / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def real_texts():
+    """Files of documents in Dolma's format, below the folder that OLMO_TANGO_TEXT names."""
+    folder = os.environ.get("OLMO_TANGO_TEXT")
+    if not folder:
+        pytest.skip("OLMO_TANGO_TEXT names no folder of documents (*.jsonl.gz)")
+    return sorted(Path(folder).glob("*.jsonl.gz"))
