@@ -97,6 +97,7 @@ local benchmarks(size, models) = {
     local models = { base: ref('base'), sft: ref('sft'), dpo: ref('dpo') };
     local with_benchmarks = std.objectHas(size, 'benchmarks');
     local max_length = size.model.max_sequence_length;
+    local adaptation_launch = std.get(size, 'adaptation_launch', size.launch);
     join([heldout(size, name) for name in evaluated])
     + join([domain(size, name) for name in domains])
     + split(size, 'instructions')
@@ -159,7 +160,7 @@ local benchmarks(size, models) = {
         checkpoints: ref('base'),
         examples: ref('examples'),
         train: size.sft,
-        launch: size.launch,
+        launch: adaptation_launch,
       },
       pairs: {
         type: 'prepare_pairs',
@@ -178,7 +179,7 @@ local benchmarks(size, models) = {
         pairs: ref('reference'),
         train: size.dpo,
         beta: 0.1,
-        launch: size.launch,
+        launch: adaptation_launch,
       },
 
       // evaluation
