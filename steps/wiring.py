@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -153,10 +152,24 @@ def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
 
 
 def _shown(hint: Any) -> str:
+    hint = _bare(hint)
+    if hint is type(None):
+        return "null"
     if isinstance(hint, type) and typing.get_origin(hint) is None:
         return hint.__name__
-    text = re.sub(r"typing\.Annotated\[(\w+), [^\]]*\]", r"\1", str(hint))
-    return text.replace("typing.", "").replace("NoneType", "null")
+    members = _members(hint)
+    if len(members) > 1:
+        return " | ".join(_shown(each) for each in members)
+    origin = typing.get_origin(hint)
+    if origin in (list, dict, tuple):
+        inside = ("..." if each is Ellipsis else _shown(each) for each in typing.get_args(hint))
+        return f"{origin.__name__}[{', '.join(inside)}]"
+    return str(hint).replace("typing.", "")
+
+
+def _bare(hint: Any) -> Any:
+    """A hint without the notes on what values may be."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -243,7 +256,7 @@ def _one_of(
         return _value(_closest(kinds, value), value, path, built)
     if len(kinds) == 1:
         return _value(kinds[0], value, path, built)
-    lists = [each for each in kinds if typing.get_origin(each) is list]
+    lists = [each for each in kinds if typing.get_origin(_bare(each)) is list]
     if isinstance(value, list) and len(lists) == 1:
         return _value(lists[0], value, path, built)
     for each in kinds:

@@ -27,7 +27,7 @@ from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_line, last_whole_step
 from pipeline.train import checkpoint, history
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import Launch, TrainConfig, check_launch
 from pipeline.train.distributed import Ranks, build_model, run_ranks
 from pipeline.train.objectives import Batch, Objective
 from pipeline.train.optimizer import clip_gradients, make_optimizer
@@ -69,10 +69,7 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
         Stopped: this process was asked to; the next call goes on after the last update made.
     """
     config, launch, series = training.config, training.launch, Path(training.series)
-    if config.batch_size % launch.ranks:
-        raise ValueError(
-            f"batch_size is {config.batch_size}; it must be a multiple of ranks, {launch.ranks}"
-        )
+    check_launch(config, launch)
     series.mkdir(parents=True, exist_ok=True)
     last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
     there = [step for step in checkpoint.find_checkpoints(series) if step <= last]
