@@ -25,7 +25,8 @@ def ordered_names(steps: Mapping[str, Any]) -> list[str]:
     """
     needs = {}
     for name, config in steps.items():
-        _require_name(name)
+        shown = ascii(name if len(name) < 60 else name[:60] + "...")
+        require_name(name, f"steps has {shown}, which cannot be the name of a step")
         if not isinstance(config, dict):
             raise WiringError(f"steps.{name} is {config!r}; it must be an object with a type")
         if "type" not in config:  # as of an override with a misspelled name
@@ -52,14 +53,16 @@ def ordered_names(steps: Mapping[str, Any]) -> list[str]:
     return done
 
 
-def _require_name(name: str) -> None:
-    """A name is seen in terminals, and is the name of files: no path, no controls, no markup."""
+def require_name(name: str, fault: str) -> None:
+    """Raises WiringError, with what is at fault, for a name that terminals or files cannot have.
+
+    It is seen in terminals and is the name of files: no path, no controls, no markup.
+    """
     odd = [each for each in name if unicodedata.category(each) in UNSEEN or each in "/\\[]"]
     if odd or not name.strip() or name.startswith("."):
-        shown = ascii(name if len(name) < 60 else name[:60] + "...")
         raise WiringError(
-            f"steps has {shown}, which cannot be the name of a step; it must have characters that "
-            "can be seen, begin with no dot, and have no slash, backslash or square bracket"
+            f"{fault}; it must have characters that can be seen, begin with no dot, and have no "
+            "slash, backslash or square bracket"
         )
 
 
