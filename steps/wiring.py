@@ -19,7 +19,7 @@ from tango.common.params import Params
 from tango.step import Step, StepIndexer, StepResources
 
 from pipeline.core.artifacts import Artifact
-from pipeline.core.errors import nearest
+from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.pins import Pin, pins_used, with_pins
 from steps.needs import Needs, num_bytes
 from steps.references import WiringError as WiringError
@@ -93,6 +93,15 @@ def _step(
         except ValueError as error:
             raise WiringError(str(error)) from error
     return step
+
+
+def require_ids(steps: Mapping[str, Step[Any]]) -> None:
+    """Raises WiringError where outside data that a step reads cannot be looked at."""
+    for name, step in steps.items():
+        try:
+            step.unique_id  # noqa: B018  it is kept
+        except (PipelineError, OSError, ValueError) as error:
+            raise WiringError(f"steps.{name}: {error}") from error
 
 
 def run_hints(kind: Any, with_ranges: bool = False) -> dict[str, tuple[Any, Any]]:

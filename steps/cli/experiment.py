@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pipeline.store.results import Results
 
 
+PARTS = ("steps", "include_package")
+
+
 class SyntaxFault(Exception):
     """The file is no experiment that can run; the message is what is wrong, and where."""
 
@@ -42,13 +45,46 @@ def read_experiment(path: str, overrides: str = "") -> dict[str, Any]:
         from tango.common.params import parse_overrides, with_overrides
 
         try:
-            config = with_overrides(config, parse_overrides(overrides))
+            values = parse_overrides(overrides)
+            if says := misplaced(config, values):
+                raise SyntaxFault(says)
+            config = with_overrides(config, values)
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise SyntaxFault(f"overrides are {overrides!r}: {first}") from error
+    require_parts(config, path)
+    made: dict[str, Any] = config
+    return made
+
+
+def require_parts(config: Any, path: str) -> None:
+    """Raises SyntaxFault unless an experiment has its steps and nothing that is not known."""
+    from pipeline.core.errors import nearest
+
+    for each in config if isinstance(config, dict) else ():
+        if each not in PARTS:
+            raise SyntaxFault(f"{path}: {each} is no part of an experiment{nearest(each, PARTS)}")
     if not isinstance(config, dict) or not isinstance(config.get("steps"), dict):
         raise SyntaxFault(f"{path}: there is no object `steps` in it")
-    return config
+
+
+def misplaced(config: Any, overrides: Iterable[str]) -> str:
+    """What an override names that is not there, if one does."""
+    from pipeline.core.errors import nearest
+
+    for each in overrides:
+        place, path = config, ""
+        for part in each.split(".")[:-1]:
+            if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+                place = place[int(part)]
+            elif isinstance(place, dict) and part in place:
+                place = place[part]
+            else:
+                names = place if isinstance(place, dict) else ()
+                where = f"{path} has no {part!r}" if path else f"there is no {part!r}"
+                return f"override {each}: {where}{nearest(part, names)}"
+            path = f"{path}.{part}" if path else part
+    return ""
 
 
 def build_experiment(
@@ -63,15 +99,18 @@ def build_experiment(
 
     import steps  # noqa: F401  registers every step, and lets Tango start without torch
     from steps.locking import pins_beside
-    from steps.wiring import WiringError, build_steps
+    from steps.wiring import WiringError, build_steps, require_ids
 
     config = read_experiment(path, overrides)
     for name in [*config.get("include_package", []), *settings().get("include_package", [])]:
         import_module(name)
     try:
-        return build_steps(config["steps"], pins_beside(path) if with_lock else {})
+        built = build_steps(config["steps"], pins_beside(path) if with_lock else {})
+        if with_lock:
+            require_ids(built)
     except WiringError as fault:
         raise SyntaxFault(str(fault)) from fault
+    return built
 
 
 def with_inputs(steps: Mapping[str, Step[Any]], names: Iterable[str]) -> dict[str, Step[Any]]:
