@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.cli.settings import read_settings as read_file
+
 if TYPE_CHECKING:
     from tango.step import Step
 
@@ -102,7 +104,8 @@ def build_experiment(
     from steps.wiring import WiringError, build_steps, require_ids
 
     config = read_experiment(path, overrides)
-    for name in [*config.get("include_package", []), *settings().get("include_package", [])]:
+    packages = read_settings(path).get("include_package", [])
+    for name in [*config.get("include_package", []), *packages]:
         import_module(name)
     try:
         built = build_steps(config["steps"], pins_beside(path) if with_lock else {})
@@ -133,24 +136,26 @@ def with_inputs(steps: Mapping[str, Step[Any]], names: Iterable[str]) -> dict[st
     return {name: step for name, step in steps.items() if name in kept}
 
 
-def settings() -> dict[str, Any]:
-    """What `tango.yml` says, found where Tango finds it; empty where there is none."""
-    import yaml
-
-    for folder in (Path(), Path.home() / ".config"):
-        for name in ("tango.yml", "tango.yaml"):
-            if (folder / name).is_file():
-                form = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-                return form if isinstance(form, dict) else {}
-    return {}
+def read_settings(experiment: str | None) -> dict[str, Any]:
+    """What the nearest `tango.yml` says; raises SyntaxFault where it is no YAML."""
+    try:
+        return read_file(experiment)
+    except ValueError as error:
+        raise SyntaxFault(str(error)) from error
 
 
-def open_results(workspace: str | None, strict: bool = False) -> Results:
-    """The results in a workspace: the one given, or the one that `tango.yml` names."""
+def open_results(
+    workspace: str | None, strict: bool = False, experiment: str | None = None
+) -> Results:
+    """The results in a workspace: the one given, or the one that `tango.yml` names.
+
+    Args:
+        experiment: the file for which, where `tango.yml` is not here or above, it is looked for.
+    """
     from pipeline.store.results import Results
     from steps.workspace import is_strict
 
-    said = settings().get("workspace")
+    said = read_settings(experiment).get("workspace")
     said = said if isinstance(said, dict) else {}
     folder = (workspace or str(said.get("dir", "workspace"))).removeprefix("local://")
     strict = strict or is_strict() or (workspace is None and said.get("strict") is True)

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.stopping import INTERRUPTED
@@ -111,9 +112,13 @@ def _run(
     from tango.step_graph import StepGraph
 
     from pipeline.core.errors import nearest
+    from steps.cli.settings import seen_from_here, settings_file
     from steps.wiring import WiringError
 
-    chosen = load_settings(settings)
+    file = settings or settings_file(experiment)
+    chosen = load_settings(None if file is None else str(file))
+    if settings is None and file is not None:
+        chosen.workspace = seen_from_here(chosen.workspace, Path(file))
     os.environ.update(chosen.environment or {})
     multiprocessing.set_start_method(start_method or "spawn", force=True)
     chosen.executor = chosen.executor or {"type": "olmo"}
