@@ -156,7 +156,7 @@ class PrepareExamples(PipelineStep):
 class PreparePairs(PipelineStep):
     """Preferences become pairs of token ids, chosen and rejected."""
 
-    VERSION = "001"
+    VERSION = "002"
 
     def run(
         self,
