@@ -105,14 +105,25 @@ def forked(work: Callable[[], bool], after: Callable[[int], None] | None = None)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run(experiment: Path, workspace: Path, quiet: bool = False) -> bool:
+def run(experiment: Path, workspace: Path) -> bool:
     """Run the experiment; whether every step is there."""
-    if quiet:
+    return set(states_of(experiment, workspace).values()) <= {"ran", "linked", "cached"}
+
+
+def states_of(experiment: Path, workspace: Path) -> dict[str, str]:
+    """Run the experiment, saying nothing; how each step came to its result."""
+    sys.stdout.flush()
+    said = os.dup(1), os.dup(2)
+    try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
-    states = run_here(build(experiment), workspace)
-    return set(states.values()) <= {"ran", "linked", "cached"}
+        return run_here(build(experiment), workspace)
+    finally:
+        sys.stdout.flush()
+        for number, place in enumerate(said, 1):
+            os.dup2(place, number)
+            os.close(place)
 
 
 # ---------------------------------------------------------------------------- one file
@@ -232,7 +243,7 @@ def mend_by_running(experiment: Path, finished: Path, workspace: Path, runs: int
         reader = random.choice(readers[id])
         shutil.rmtree(results.folder(graph[reader].unique_id))
         shutil.rmtree(workspace / "memo")
-        states = run_here(build(experiment), workspace)
+        states = states_of(experiment, workspace)
         aside += len(list((workspace / "damaged").glob("*")))
         left = [str(each) for each in results.standing() if find_damage(results, each)]
         good = set(states.values()) <= {"ran", "linked", "cached"} and not left
@@ -267,14 +278,14 @@ def kill(experiment: Path, finished: Path, workspace: Path, kills: int, seconds:
 
     while killed < kills:
         before = complete_files(workspace)
-        status = forked(lambda: run(experiment, workspace, quiet=True), strike)
+        status = forked(lambda: run(experiment, workspace), strike)
         after = complete_files(workspace)
         again += [name for name, state in before.items() if after.get(name) != state]
         killed += status == -signal.SIGKILL
         failed += status > 0
         steps_found.append(sum(1 for _ in Results(workspace)))
         if status == 0 or killed >= kills:
-            failed += forked(lambda: run(experiment, workspace, quiet=True)) != 0
+            failed += forked(lambda: run(experiment, workspace)) != 0
             rounds += 1
             found = contents(graph, workspace)
             wrong += [name for name in expected if found[name] != expected[name]]

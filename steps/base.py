@@ -16,7 +16,8 @@ from tango.format import Format
 from tango.step import Step, StepIndexer
 
 from pipeline.core.artifacts import Artifact, write_json
-from pipeline.core.keys import Json, canonical, digest
+from pipeline.core.errors import ChangedData
+from pipeline.core.keys import Json, canonical, changes, digest
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
 from pipeline.store.leases import LostLease, Occupied
@@ -59,6 +60,7 @@ class PipelineStep(Step[Artifact]):
     series: Path
     memo: FileMemo
     patient: bool = True  # wait for a lease that others hold; else `run` raises Occupied
+    _built_on: Json = None  # the key that the id was made from
     made: str = "cached"  # how the latest call came to its result: cached, linked or ran
 
     def key(self) -> dict[str, Json]:
@@ -91,8 +93,18 @@ class PipelineStep(Step[Artifact]):
     @property
     def unique_id(self) -> str:
         if self.unique_id_cache is None:
-            self.unique_id_cache = result_id(self.key())
+            self._built_on = self.key()
+            self.unique_id_cache = result_id(self._built_on)
         return self.unique_id_cache
+
+    def _require_unchanged(self) -> None:
+        """Raises ChangedData where outside data is not what the id was made from."""
+        now = self.key()
+        if result_id(now) != self.unique_id:
+            # an executor's process was told the id alone
+            change = changes(self._built_on, now) if self._built_on is not None else []
+            reason = str(change[0]).removeprefix("args.") if change else ""
+            raise ChangedData(f"what step {self.name} reads", reason)
 
     def _run_with_work_dir(self, workspace: Any, needed_by: Step[Any] | None = None) -> Artifact:
         """Run, link or find the result, holding its lease; Tango calls this on a cache miss."""
@@ -106,6 +118,7 @@ class PipelineStep(Step[Artifact]):
                 self._say_pulled(remote)
                 self.made = "pulled"
                 return results.load(self.unique_id)
+            self._require_unchanged()
             args = self._replace_steps_with_results(self.kwargs, workspace)
             content_form = self.content_key(args)
             content_key = digest(content_form)
@@ -128,6 +141,7 @@ class PipelineStep(Step[Artifact]):
             started = time.time()
             try:
                 self._make(results, args)
+                self._require_unchanged()
                 lease.require()
                 record = _record(self, started) | record_provenance(self.out, CODE)
                 record["code"] = code.to_json() if code else None
@@ -179,6 +193,7 @@ class PipelineStep(Step[Artifact]):
             )
             make_inputs_readable(self, workspace)
             self._make(results, self._replace_steps_with_results(self.kwargs, workspace))
+            self._require_unchanged()
             lease.require()
             restore(results, self.unique_id)
 

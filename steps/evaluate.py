@@ -17,6 +17,7 @@ from pipeline.core.artifacts import (
     Scores,
     Tokenizer,
 )
+from pipeline.data.document import MetadataField
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.eval.tasks import function_questions, ingest_tasks, task_documents
 from pipeline.train.config import check_saved
@@ -57,9 +58,15 @@ class FunctionQuestions(PipelineStep):
         num_choices: Annotated[int, Range(2)] = 4,
         limit: Positive = 400,
         seed: Seed = 0,
+        group_by: MetadataField | None = None,
     ) -> Questions:
         return function_questions(
-            documents, num_choices=num_choices, limit=limit, seed=seed, out=self.out
+            documents,
+            num_choices=num_choices,
+            limit=limit,
+            seed=seed,
+            group_by=group_by,
+            out=self.out,
         )
 
 
@@ -108,6 +115,7 @@ class Perplexity(PipelineStep):
         documents: Annotated[dict[str, Documents], NOT_EMPTY],
         steps: Selection | Literal["all"] | None = None,
         max_documents: Positive | None = None,
+        group_by: MetadataField | None = None,
     ) -> Scores:
         from pipeline.eval.perplexity import perplexity
 
@@ -117,6 +125,7 @@ class Perplexity(PipelineStep):
             documents,
             steps=steps,
             max_documents=max_documents,
+            group_by=group_by,
             out=self.out,
         )
 

@@ -17,6 +17,7 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
+from pipeline.data.document import MetadataField
 from pipeline.tokens import tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.mixing import check_proportions, mix_tokens
@@ -141,10 +142,16 @@ class PrepareExamples(PipelineStep):
         documents: Documents,
         tokenizer: Tokenizer,
         max_length: Annotated[int, Range(2)],
+        group_by: MetadataField | None = None,
         engine: Engine = LOCAL,
     ) -> Examples:
         return prepare_examples(
-            documents, tokenizer, max_length=max_length, out=self.out, engine=engine
+            documents,
+            tokenizer,
+            max_length=max_length,
+            group_by=group_by,
+            out=self.out,
+            engine=engine,
         )
 
     def longest_row(self) -> tuple[str, int]:
@@ -163,10 +170,16 @@ class PreparePairs(PipelineStep):
         documents: Documents,
         tokenizer: Tokenizer,
         max_length: Annotated[int, Range(2)],
+        group_by: MetadataField | None = None,
         engine: Engine = LOCAL,
     ) -> Pairs:
         return prepare_pairs(
-            documents, tokenizer, max_length=max_length, out=self.out, engine=engine
+            documents,
+            tokenizer,
+            max_length=max_length,
+            group_by=group_by,
+            out=self.out,
+            engine=engine,
         )
 
     def longest_row(self) -> tuple[str, int]:

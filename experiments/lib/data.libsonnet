@@ -67,8 +67,9 @@ local part(by, from, to, seed='sample') = [
 
   once: [bound('dedup.duplicate_document', null, 0)],
 
-  // No run of 13 words of what is evaluated on; and Paloma's rule, no line of 13 words of it.
-  clean: [bound('decontamination.num_overlaps', null, 0)],
+  // No run of 13 words of what is evaluated on, and no line that is a shorter answer there; and
+  // Paloma's rule, no line of 13 words of it.
+  clean: [bound('decontamination.num_overlaps', null, 0), bound('decontamination.num_answers', null, 0)],
   uncontaminated: [bound('decontamination.num_paragraphs', null, 0)],
 
   // One module in ten is held out, by a hash of its name, of every input of every training step.

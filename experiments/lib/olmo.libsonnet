@@ -7,6 +7,11 @@
 // [instruct] allenai/open-instruct, scripts, and the appendix of [paper]
 local data = import 'data.libsonnet';
 
+// The Hub's repositories are named by branch, as their commits are published nowhere:
+// `olmo lock experiments/olmo7b.jsonnet` writes the commits of the day beside the experiment, and
+// they are in the keys from then on.
+local branch = 'main';
+
 local revision = '7f48140530a023e9ea4c5cfb141160922727d4d3';
 local shards(folder, name, count) = [
   'https://olmo-data.org/dolma-v1_5r1/%s/%s-%04d.json.gz' % [folder, name, number]
@@ -60,7 +65,8 @@ local paloma = {
     c4: source('c4', shards('c4', 'c4', 86), 0, 0) + {  // counted in common_crawl
       rules: data.uncontaminated + data.without_repeats,
     },
-    code: source('stack', shards('stack', 'stack-v4-train', 149), 1043, 411),
+    // Paloma's decontamination leaves code as it is: measured here too, and nothing removed.
+    code: source('stack', shards('stack', 'stack-v4-train', 149), 1043, 411) + { rules: [] },
     reddit: source('reddit', shards('reddit', 'reddit-v5-dedupe-pii-nsfw-toxic', 78), 339, 89),
     papers: source('pes2o', shards('pes2o', 'pes2o_v2', 26), 268, 70),
     books: source('books', shards('books', 'books', 3), 20.4, 6) + {
@@ -77,7 +83,7 @@ local paloma = {
         path: 'allenai/paloma',
         name: paloma[name],
         split: 'test',
-        revision: 'main',
+        revision: branch,
         source: 'paloma-' + name,
         provenance: 'Paloma (Magnusson et al. 2023)',
         number_records: true,
@@ -94,7 +100,7 @@ local paloma = {
     source: {
       type: 'hf_dataset',
       path: 'allenai/tulu-v2-sft-mixture',
-      revision: 'main',
+      revision: branch,
       source: 'tulu-v2',
       licence: 'ODC-BY',
       provenance: 'Tulu v2 mix (Ivison et al. 2023)',
@@ -108,7 +114,7 @@ local paloma = {
       type: 'hf_dataset',
       path: 'allenai/ultrafeedback_binarized_cleaned',
       split: 'train_prefs',
-      revision: 'main',
+      revision: branch,
       source: 'ultrafeedback',
       licence: 'MIT',
       provenance: 'UltraFeedback (Cui et al. 2023), binarized, without the prompts of TruthfulQA',
@@ -124,7 +130,7 @@ local paloma = {
     type: 'import_tokenizer',
     path: {
       path: 'https://huggingface.co/allenai/OLMo-7B-hf/resolve/main/tokenizer.json',
-      revision: 'main',
+      revision: branch,
     },
   },
 

@@ -96,6 +96,7 @@ local benchmarks(size, models) = {
     local evaluated = std.objectFields(size.heldout);
     local models = { base: ref('base'), sft: ref('sft'), dpo: ref('dpo') };
     local with_benchmarks = std.objectHas(size, 'benchmarks');
+    local group_by = std.get(size, 'group_by');  // what is held out together is not independent
     local max_length = size.model.max_sequence_length;
     local adaptation_launch = std.get(size, 'adaptation_launch', size.launch);
     join([heldout(size, name) for name in evaluated])
@@ -109,6 +110,7 @@ local benchmarks(size, models) = {
         type: 'function_questions',
         documents: ref('instructions_heldout'),
         limit: size.num_choices,
+        group_by: group_by,
       },
       heldout_items: { type: 'task_documents', questions: ref('choices') },
       evaluation_text: {
@@ -190,12 +192,14 @@ local benchmarks(size, models) = {
         documents: { [name]: ref(name + '_heldout') for name in evaluated },
         steps: 'all',
         max_documents: size.num_perplexity_documents,
+        group_by: group_by,
       },
       heldout_examples: {
         type: 'prepare_examples',
         documents: ref('instructions_heldout'),
         tokenizer: ref('tokenizer'),
         max_length: max_length,
+        group_by: group_by,
       },
       answer_scores: on(size, 'evaluation') + {
         type: 'answer_scores',
@@ -208,6 +212,7 @@ local benchmarks(size, models) = {
         documents: ref('preferences_heldout'),
         tokenizer: ref('tokenizer'),
         max_length: max_length,
+        group_by: group_by,
       },
       pair_scores: on(size, 'evaluation') + {
         type: 'pair_scores',

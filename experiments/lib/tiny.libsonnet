@@ -23,6 +23,7 @@ local conversations(part, fraction) = {
     documentation: { source: python('documentation'), rules: data.heldout },
     code: { source: python('code'), rules: data.heldout },
   },
+  group_by: 'metadata.module',
   instructions: conversations('functions', 0.5),
   preferences: conversations('preferences', 0.1),
   tokenizer(kept):: {

@@ -240,7 +240,7 @@ def _scores(old: Scores, new: Scores) -> Iterator[dict[str, Cell]]:
             "old": before,
             "new": after,
             "change": change,
-            "standard error": error or None,
+            "standard error": error if error > 0 else None,
         }
 
 

@@ -68,6 +68,16 @@ class DivergedTraining(PipelineError):
         self.step, self.reason = step, reason
 
 
+class ChangedData(PipelineError):
+    """Outside data is no longer what the graph was built on."""
+
+    def __init__(self, what: object, reason: str = "") -> None:
+        more = f" ({reason})" if reason else ""
+        super().__init__(
+            f"{what} changed while the graph ran{more}; run it again for what it is now"
+        )
+
+
 class Unavailable(PipelineError):
     """Outside data cannot be reached from this machine."""
 

@@ -91,6 +91,9 @@ class Cut:
         found: list[Piece] = getattr(self.of, "pieces_of")(some)  # noqa: B009  only files have it
         return found
 
+    def digest_now(self, piece: Piece) -> str:
+        return self.of.digest_now(piece)
+
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
         parts = self._num_parts()
         share, left = -(-self.max_documents // parts), self.max_bytes // parts

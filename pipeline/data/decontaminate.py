@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,23 @@ from pipeline.data.document import attribute_schema
 from pipeline.data.text import paragraphs
 from pipeline.store.memo import FileMemo
 
-VERSION = "001"
+VERSION = "002"
 NAME = "decontamination"
 COLUMNS = {
     "paragraphs": "spans",
     "num_paragraphs": "number",
+    "answers": "spans",
+    "num_answers": "number",
     "num_overlaps": "number",
     "overlap_fraction": "number",
 }
-INDEX = ".index.npy"
+RUNS = ".runs.npy"
+LINES = ".lines.npy"
+ANSWERS = ".answers.npy"
 Hashes = npt.NDArray[np.uint64]
 _WORDS = re.compile(r"\w+")
 _BASE = 0x9E3779B97F4A7C15  # odd, so that no factor is lost modulo 2**64
+MIN_ANSWER = 3  # words; shorter answers, as "yes", stand everywhere
 MAX_KNOWN = 1 << 18  # words whose hash is kept at hand
 
 
@@ -52,9 +58,11 @@ def find_overlaps(
     runs of `min_words` words that stand in some evaluation document, `overlap_fraction` is the
     share of the document's words inside them. `paragraphs` are the lines of at least `min_words`
     words that are a line of evaluation text, words and order; their score is 1 and `num_paragraphs`
-    counts them.
+    counts them. `answers`, with `num_answers`, are the lines that are the whole answer of an
+    evaluation conversation (a message of the assistant, or `chosen`) of 3 to `min_words - 1` words,
+    which no run can find.
 
-    An evaluation document shorter than `min_words` words cannot be found. Runs are compared by
+    Other evaluation text shorter than `min_words` words is not found. Runs are compared by
     64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for. A shard that `memo`
     remembers under the same evaluation text is linked.
 
@@ -65,13 +73,12 @@ def find_overlaps(
         raise ValueError(f"min_words is {min_words}; it must be at least 1")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    runs, lines = _index(evaluation, min_words)
-    np.save(out / INDEX, runs, allow_pickle=False)
-    np.save(out / f"{INDEX}.lines.npy", lines, allow_pickle=False)
+    for name, hashes in _index(evaluation, min_words).items():
+        np.save(out / name, hashes, allow_pickle=False)
     work = _FindInShard(documents, evaluation.content, min_words, out, memo)
     shards = engine.map(work, range(len(documents.shards)), label="decontaminate")
-    for each in (INDEX, f"{INDEX}.lines.npy"):
-        (out / each).unlink()
+    for name in (RUNS, LINES, ANSWERS):
+        (out / name).unlink()
     table = AttributeTable(NAME, COLUMNS, shards)
     return Attributes.of(out, describes=documents.content, tables=[table])
 
@@ -106,29 +113,38 @@ class _FindInShard:
         }
 
     def _find(self, number: int) -> Shard:
-        runs: Hashes = np.load(self.out / INDEX, mmap_mode="r", allow_pickle=False)
-        lines: Hashes = np.load(self.out / f"{INDEX}.lines.npy", allow_pickle=False)
+        runs, lines, answers = (
+            np.load(self.out / name, mmap_mode="r", allow_pickle=False)
+            for name in (RUNS, LINES, ANSWERS)
+        )
         words = _Words()
         schema = attribute_schema(COLUMNS)
         shard = self.documents.shards[number]
         with ShardWriter(self.out, self._path(number), schema) as writer:
-            for texts in _texts(self.documents, shard):
-                rows = [self._row(text, words, runs, lines) for text in texts]
+            for [texts] in _columns(self.documents, shard, ["text"]):
+                rows = [self._row(text, words, runs, lines, answers) for text in texts]
                 writer.write(pa.Table.from_pylist(rows, schema=schema))
         return writer.shard
 
-    def _row(self, text: str, words: _Words, runs: Hashes, lines: Hashes) -> dict[str, Any]:
+    def _row(
+        self, text: str, words: _Words, runs: Hashes, lines: Hashes, answers: Hashes
+    ) -> dict[str, Any]:
         hashes = words.of(text)
         found = _member(run_hashes(hashes, self.min_words), runs)
         starts = np.flatnonzero(found)
-        row: dict[str, Any] = {"paragraphs": [], "num_overlaps": float(len(starts))}
+        # a line that stands there holds a run that stands there
+        wanted = {"paragraphs": lines if len(starts) else lines[:0], "answers": answers}
+        marked: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
+        for start, end in paragraphs(text) if any(map(len, wanted.values())) else ():
+            line = words.of(text[start:end])
+            for name, known in wanted.items():
+                if (len(line) >= self.min_words) == (name == "paragraphs") and len(line):
+                    if _member(_whole(line), known)[0]:
+                        marked[name].append({"start": start, "end": end, "score": 1.0})
+        row: dict[str, Any] = {**marked}
+        row |= {f"num_{name}": float(len(spans)) for name, spans in marked.items()}
+        row["num_overlaps"] = float(len(starts))
         row["overlap_fraction"] = _covered(starts, self.min_words) / max(1, len(hashes))
-        if len(starts):  # a line that stands there holds a run that stands there
-            for start, end in paragraphs(text):
-                line = words.of(text[start:end])
-                if len(line) >= self.min_words and _member(_whole(line), lines)[0]:
-                    row["paragraphs"].append({"start": start, "end": end, "score": 1.0})
-        row["num_paragraphs"] = float(len(row["paragraphs"]))
         return row
 
 
@@ -165,28 +181,47 @@ def _whole(words: Hashes) -> Hashes:
     return run_hashes(words, len(words)) + np.uint64(len(words))
 
 
-def _index(evaluation: Documents, min_words: int) -> tuple[Hashes, Hashes]:
-    """Sorted hashes of the runs and of the long lines of evaluation text."""
+def _index(evaluation: Documents, min_words: int) -> dict[str, Hashes]:
+    """Sorted hashes of the runs, the long lines and the short answers of evaluation text."""
     words = _Words()
-    runs: list[Hashes] = [np.empty(0, np.uint64)]
-    lines: list[Hashes] = [np.empty(0, np.uint64)]
+    found: dict[str, list[Hashes]] = {n: [np.empty(0, np.uint64)] for n in (RUNS, LINES, ANSWERS)}
     for shard in evaluation.shards:
-        for texts in _texts(evaluation, shard):
+        for texts, metadata in _columns(evaluation, shard, ["text", "metadata"]):
             for text in texts:
-                runs.append(run_hashes(words.of(text), min_words))
+                found[RUNS].append(run_hashes(words.of(text), min_words))
                 for start, end in paragraphs(text):
                     line = words.of(text[start:end])
                     if len(line) >= min_words:
-                        lines.append(_whole(line))
-    return np.unique(np.concatenate(runs)), np.unique(np.concatenate(lines))
+                        found[LINES].append(_whole(line))
+            for answer in (each for told in metadata for each in _answers(told)):
+                line = words.of(answer)
+                if MIN_ANSWER <= len(line) < min_words:
+                    found[ANSWERS].append(_whole(line))
+    return {name: np.unique(np.concatenate(each)) for name, each in found.items()}
 
 
-def _texts(documents: Documents, shard: Shard) -> Iterator[Sequence[str]]:
-    for batch in read_batches(documents.root, shard, ["text"]):
-        texts = batch[0].to_pylist()
-        if None in texts:
-            raise CorruptShard(documents.root / shard.path, texts.index(None), "has no text")
-        yield texts
+def _answers(metadata: str) -> Iterator[str]:
+    """What is answered in a document's conversation, if it has one."""
+    if '"messages"' not in metadata and '"chosen"' not in metadata:
+        return
+    told = json.loads(metadata)
+    messages = told.get("messages")
+    for each in messages if isinstance(messages, list) else []:
+        if isinstance(each, dict) and each.get("role") == "assistant":
+            yield str(each.get("content"))
+    if isinstance(told.get("chosen"), str):
+        yield told["chosen"]
+
+
+def _columns(documents: Documents, shard: Shard, names: list[str]) -> Iterator[list[list[str]]]:
+    for batch in read_batches(documents.root, shard, names):
+        columns = [column.to_pylist() for column in batch]
+        for name, column in zip(names, columns, strict=True):
+            if None in column:
+                raise CorruptShard(
+                    documents.root / shard.path, column.index(None), f"has no {name}"
+                )
+        yield columns
 
 
 def _member(values: Hashes, ordered: Hashes) -> npt.NDArray[np.bool_]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
@@ -34,6 +35,32 @@ class Document(NamedTuple):
     added: str = ""
     created: str = ""
     metadata: str = "{}"
+
+
+@dataclass(frozen=True)
+class MetadataField:
+    """A value of documents' metadata, by the name `metadata.<name>`."""
+
+    name: str
+
+    VERSION: ClassVar[str] = "001"
+    FROM_TEXT: ClassVar[str] = "name"  # a plain string in an experiment stands for it
+
+    def __post_init__(self) -> None:
+        if not self.name.removeprefix("metadata.") or not self.name.startswith("metadata."):
+            raise ValueError(f"name is {self.name!r}; it must be metadata.<name>")
+
+    def of(self, metadata: str | None) -> str:
+        """The value in a document's metadata; what is no text is its JSON text.
+
+        Raises:
+            ValueError: the document has no such value.
+        """
+        held = json.loads(metadata or "{}")
+        value = held.get(self.name.removeprefix("metadata.")) if isinstance(held, dict) else None
+        if value is None:
+            raise ValueError(f"has no {self.name}")
+        return value if isinstance(value, str) else json_text(value)
 
 
 def attribute_schema(columns: Mapping[str, str]) -> pa.Schema:

@@ -6,7 +6,6 @@ Every deletion can be explained: `funnel.json` counts what each rule removed, an
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
-from pipeline.data.document import DOCUMENT_SCHEMA
+from pipeline.data.document import DOCUMENT_SCHEMA, MetadataField
 from pipeline.data.rules import Keep, Replace, Rule, Sample, check_rules, sample_place
 from pipeline.store.memo import FileMemo
 
@@ -226,13 +225,12 @@ def _sampled(rule: Sample, batch: pa.RecordBatch, where: Path) -> Iterator[str]:
     if not rule.sample_by.startswith("metadata."):
         yield from batch[rule.sample_by].to_pylist()
         return
-    name = rule.sample_by.removeprefix("metadata.")
-    for id, text in zip(batch["id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
-        metadata = json.loads(text or "{}")
-        if not isinstance(metadata, dict) or metadata.get(name) is None:
-            raise CorruptShard(where, id, f"has no {rule.sample_by} to be sampled by")
-        value = metadata[name]
-        yield value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    value = MetadataField(rule.sample_by)
+    for id, metadata in zip(batch["id"].to_pylist(), batch["metadata"].to_pylist(), strict=True):
+        try:
+            yield value.of(metadata)
+        except ValueError as error:
+            raise CorruptShard(where, id, f"{error} to be sampled by") from error
 
 
 def _same_rows(table: pa.Table, path: Path, shard: Shard) -> pa.Table:

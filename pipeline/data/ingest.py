@@ -14,7 +14,7 @@ import xxhash
 
 from pipeline.core.artifacts import Documents, Shard, SourceCount
 from pipeline.core.engine import LOCAL, Engine
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import ChangedData, CorruptShard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import read_batches, shard_name
 from pipeline.data.document import Document, write_documents
@@ -44,6 +44,7 @@ def ingest_documents(
 
     Raises:
         CorruptShard: a file is damaged, there are more malformed records, or an id comes twice.
+        ChangedData: a file changed while it was read.
     """
     if shard_bytes < 1 or max_malformed < 0:
         raise ValueError(
@@ -136,6 +137,8 @@ class _IngestPiece:
         shards, num_text_bytes = write_documents(
             self._documents(piece, malformed), self.out, prefix, self.shard_bytes
         )
+        if self.source.digest_now(piece) != piece.digest:
+            raise ChangedData(piece.path)
         read = _Read(shards, num_text_bytes, [each._asdict() for each in malformed])
         if self.memo is not None and piece.digest and len(malformed) <= self.max_malformed:
             self.memo.keep_files(key, self.out, [each.path for each in shards], asdict(read))

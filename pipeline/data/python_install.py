@@ -96,6 +96,9 @@ class PythonInstall:
             except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError) as error:
                 yield Malformed(name, 1, f"is no Python file of this Python ({error})")
 
+    def digest_now(self, piece: Piece) -> str:
+        return self.fingerprint()
+
     def _root(self) -> Path:
         return Path(self.root or sysconfig.get_paths()["stdlib"])
 

@@ -71,6 +71,10 @@ class Source(Protocol):
         """The documents of one part, in order."""
         ...
 
+    def digest_now(self, piece: Piece) -> str:
+        """The digest that the part would have in `pieces` now: another one if its bytes changed."""
+        ...
+
 
 F = TypeVar("F", bound="_Files")
 
@@ -155,6 +159,9 @@ class _Files:
                 yield as_document(row, self.source, self.fields, name, self.conversations)
             except ValueError as error:
                 yield Malformed(piece.path, number, str(error))
+
+    def digest_now(self, piece: Piece) -> str:
+        return self.pieces_of([(piece.path, piece.name)])[0].digest
 
     def outside(self) -> dict[str, Pin]:
         """The URLs, with what is known of each."""
@@ -315,6 +322,9 @@ class HfDataset:
                 yield as_document(row, self.source, self.fields, name, self.conversations)
             except ValueError as error:
                 yield Malformed(piece.path, number, str(error))
+
+    def digest_now(self, piece: Piece) -> str:
+        return self.fingerprint()
 
     def _files(self) -> str:
         paths = sorted(p for p in Path(self.path).rglob("*") if p.is_file())

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.core.artifacts import (
@@ -21,8 +20,11 @@ from pipeline.core.artifacts import (
     Shard,
     Tokenizer,
 )
+from pipeline.core.errors import CorruptShard
+from pipeline.core.estimates import mean, ratio
 from pipeline.core.shards import read_batches
-from pipeline.eval.ranking import SCORES_SCHEMA, append, error_of_mean, stored
+from pipeline.data.document import MetadataField
+from pipeline.eval.ranking import SCORES_SCHEMA, append, stored
 from pipeline.eval.scoring import BATCH_TOKENS, Row, named_models, row, score_rows
 from pipeline.eval.tasks import sample
 from pipeline.model.olmo import Olmo
@@ -30,6 +32,7 @@ from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 ANSWERS, PAIRS = "answers", "pairs"
 ITEM = [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("id", pa.string())]
+ITEM += [("group", pa.string())]
 TEXT_SCHEMA = pa.schema(
     [*ITEM, ("logprob", pa.float64()), ("num_tokens", pa.int64()), ("num_bytes", pa.int64())]
     + [("value", pa.float64())]
@@ -44,6 +47,7 @@ ROWS_AT_ONCE = 4096
 
 class _Item(NamedTuple):
     id: str
+    group: str
     rows: list[Row]
     num_bytes: int
 
@@ -55,6 +59,7 @@ def perplexity(
     *,
     steps: Sequence[int] | str | None = None,
     max_documents: int | None = None,
+    group_by: MetadataField | None = None,
     batch_tokens: int = BATCH_TOKENS,
     out: Path,
 ) -> Scores:
@@ -68,19 +73,21 @@ def perplexity(
     Args:
         steps: of each series; "all", or without it the latest.
         max_documents: at most so many of each domain, chosen by the hash of source and id.
+        group_by: what is equal in documents that are not independent: standard errors count such a
+            group once.
 
     Source: Magnusson et al. 2023, "Paloma", section 3; allenai/ai2-olmo-eval, `perplexity`.
     """
     if max_documents is not None and max_documents < 1:
         raise ValueError(f"max_documents is {max_documents}; it must be at least 1 or null")
     loaded = load_tokenizer(tokenizer)
-    ids: dict[str, list[tuple[str, list[int], int]]] = {}
+    ids: dict[str, list[tuple[_Text, list[int]]]] = {}
     for domain, each in documents.items():
-        texts = sample(_texts(each), max_documents, lambda item: f"{item[0]}\0{item[1]}")
-        encoded = encode(loaded, [text for _, _, text in texts])
+        texts = sample(_texts(each, group_by), max_documents, lambda t: f"{t.source}\0{t.id}")
+        encoded = encode(loaded, [each.text for each in texts])
         ids[domain] = [
-            (name, [tokenizer.end_id, *found], len(text.encode()))
-            for (_, name, text), found in zip(texts, encoded, strict=True)
+            (text, [tokenizer.end_id, *found])
+            for text, found in zip(texts, encoded, strict=True)
             if found
         ]
     answers: dict[str, list[Any]] = {name: [] for name in TEXT_SCHEMA.names}
@@ -89,7 +96,10 @@ def perplexity(
         model = named.load()
         length = model.config.max_sequence_length
         for domain, found in ids.items():
-            items = [_Item(name, windows(each, length), size) for name, each, size in found]
+            items = [
+                _Item(text.id, text.group, windows(each, length), len(text.text.encode()))
+                for text, each in found
+            ]
             _score_texts(
                 model, items, named.name, named.step, domain, answers, scores, batch_tokens
             )
@@ -120,7 +130,12 @@ def answer_scores(
         model = named.load()
         length = model.config.max_sequence_length
         items = [
-            _Item(each["id"], [_masked(each["input_ids"], each["mask"], length)], size)
+            _Item(
+                each["id"],
+                each["group"],
+                [_masked(each["input_ids"], each["mask"], length)],
+                size,
+            )
             for each in rows
             if (size := each["num_answer_bytes"])
         ]
@@ -169,6 +184,7 @@ def pair_scores(
                 step=named.step,
                 task=PAIRS,
                 id=each["id"],
+                group=each["group"],
                 chosen_logprob=chosen,
                 rejected_logprob=rejected,
                 chosen_bytes=each["chosen_bytes"],
@@ -176,20 +192,25 @@ def pair_scores(
                 margin=margin,
                 value=values[-1],
             )
+        groups = [each["group"] for each in rows]
         for metric, numbers, unit in (
             ("preferred_per_byte", values, "fraction"),
             ("margin_per_byte", margins, "nats per byte"),
         ):
+            if not numbers:
+                continue
+            measured = mean(numbers, groups)
             append(
                 scores,
                 model=named.name,
                 step=named.step,
                 task=PAIRS,
                 metric=metric,
-                value=float(np.mean(numbers)) if numbers else None,
+                value=measured.value,
                 unit=unit,
                 num_items=len(numbers),
-                standard_error=error_of_mean(numbers),
+                standard_error=measured.error,
+                num_groups=measured.num_groups,
             )
     return stored("rank", answers, PAIR_SCHEMA, scores, Path(out))
 
@@ -233,6 +254,7 @@ def _score_texts(
             step=step,
             task=task,
             id=item.id,
+            group=item.group,
             logprob=logprob,
             num_tokens=tokens[-1],
             num_bytes=item.num_bytes,
@@ -240,13 +262,13 @@ def _score_texts(
         )
     if not items:
         return
-    per_token, token_error = ratio(nats, tokens)
-    per_byte, byte_error = ratio(nats, sizes)
+    groups = [each.group for each in items]
+    per_token, per_byte = ratio(nats, tokens, groups), ratio(nats, sizes, groups)
     bits = 1 / math.log(2)
-    surprise = math.exp(min(per_token, 700.0))  # beyond, a float64 overflows
+    surprise = math.exp(min(per_token.value, 700.0))  # beyond, a float64 overflows
     for metric, value, unit, error in (
-        ("bits_per_byte", per_byte * bits, "bits per byte", byte_error * bits),
-        ("perplexity", surprise, "per token", surprise * token_error),
+        ("bits_per_byte", per_byte.value * bits, "bits per byte", per_byte.error * bits),
+        ("perplexity", surprise, "per token", surprise * per_token.error),
         ("num_tokens", float(sum(tokens)), "tokens", 0.0),
         ("num_bytes", float(sum(sizes)), "bytes", 0.0),
     ):
@@ -260,18 +282,8 @@ def _score_texts(
             unit=unit,
             num_items=len(items),
             standard_error=error,
+            num_groups=per_byte.num_groups,
         )
-
-
-def ratio(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    """The sum of `sums` over the sum of `counts`, and its standard error over items."""
-    total = sum(counts)
-    value = sum(sums) / total
-    number = len(sums)
-    if number < 2:
-        return value, 0.0
-    spread = sum((a - value * n) ** 2 for a, n in zip(sums, counts, strict=True))
-    return value, math.sqrt(spread * number / (number - 1)) / total
 
 
 def _sums(model: Olmo, rows: Sequence[Row], batch_tokens: int) -> list[float]:
@@ -286,12 +298,23 @@ def _sums(model: Olmo, rows: Sequence[Row], batch_tokens: int) -> list[float]:
     return found
 
 
-def _texts(documents: Documents) -> list[tuple[str, str, str]]:
-    columns = ("source", "id", "text")
-    return [
-        (each["source"], each["id"], each["text"])
-        for each in _rows(documents, documents.shards, list(columns))
-    ]
+class _Text(NamedTuple):
+    source: str
+    id: str
+    text: str
+    group: str
+
+
+def _texts(documents: Documents, group_by: MetadataField | None) -> list[_Text]:
+    found = []
+    for shard in documents.shards:
+        for each in _rows(documents, [shard], ["source", "id", "text", "metadata"]):
+            try:
+                group = group_by.of(each["metadata"]) if group_by else ""
+            except ValueError as error:
+                raise CorruptShard(documents.root / shard.path, each["id"], str(error)) from error
+            found.append(_Text(each["source"], each["id"], each["text"], group))
+    return found
 
 
 def _rows(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.core.artifacts import Checkpoints, HfModel, Questions, Scores, Tokenizer
+from pipeline.core.estimates import mean
 from pipeline.core.shards import write_shard
 from pipeline.eval.scoring import BATCH_TOKENS, Likelihood, loglikelihoods, named_models
 from pipeline.eval.tasks import Question, primary_metric, read_questions
@@ -18,11 +17,12 @@ from pipeline.eval.tasks import Question, primary_metric, read_questions
 SCORES_SCHEMA = pa.schema(
     [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("metric", pa.string())]
     + [("value", pa.float64()), ("unit", pa.string()), ("num_items", pa.int64())]
-    + [("standard_error", pa.float64())]
+    + [("standard_error", pa.float64()), ("num_groups", pa.int64())]
 )
 NUMBERS = pa.list_(pa.float64())
 ANSWERS_SCHEMA = pa.schema(
     [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("id", pa.string())]
+    + [("group", pa.string())]
     + [("logprobs", NUMBERS), ("unconditional_logprobs", NUMBERS)]
     + [("num_tokens", pa.list_(pa.int32())), ("gold", pa.int32()), ("chosen", pa.int32())]
     + [("value", pa.float64()), ("num_cut", pa.int64())]
@@ -42,7 +42,8 @@ def rank_eval(
 
     `accuracy` is the task's primary measure and the one `chosen` and `value` (1 if right) follow;
     `accuracy_raw`, `_per_token`, `_per_character`, `_per_byte` and `_unconditional` are all of
-    them; `chance` is what guessing gives. The first wins a tie.
+    them; `chance` is what guessing gives. The first wins a tie. Standard errors are over groups of
+    questions, where the questions have them.
 
     Args:
         steps: of each series; "all", or without it the latest.
@@ -61,6 +62,7 @@ def rank_eval(
     for named in named_models(models, tokenizer.content, steps):
         found = loglikelihoods(named.load(), tokenizer, requests, batch_tokens=batch_tokens)
         right: dict[str, dict[str, list[float]]] = {}
+        groups: dict[str, list[str]] = {}
         first = 0
         for question in asked:
             count = len(question.contexts)
@@ -71,6 +73,7 @@ def rank_eval(
             chosen = chosen_by(question, own, alone)
             primary = chosen[primary_metric(question.task)]
             of_task = right.setdefault(question.task, {})
+            groups.setdefault(question.task, []).append(question.group)
             for metric, place in chosen.items():
                 of_task.setdefault(f"accuracy_{metric}", []).append(float(place == question.gold))
             of_task.setdefault("accuracy", []).append(float(primary == question.gold))
@@ -81,6 +84,7 @@ def rank_eval(
                 step=named.step,
                 task=question.task,
                 id=question.id,
+                group=question.group,
                 logprobs=[each.logprob for each in own],
                 unconditional_logprobs=[each.logprob for each in alone] if alone else None,
                 num_tokens=[each.num_tokens for each in own],
@@ -91,17 +95,18 @@ def rank_eval(
             )
         for task, measures in right.items():
             for metric in ["accuracy", *sorted(measures.keys() - {"accuracy"})]:
-                values = measures[metric]
+                accuracy = mean(measures[metric], groups[task])
                 append(
                     scores,
                     model=named.name,
                     step=named.step,
                     task=task,
                     metric=metric,
-                    value=float(np.mean(values)),
+                    value=accuracy.value,
                     unit="fraction",
-                    num_items=len(values),
-                    standard_error=0.0 if metric == "chance" else error_of_mean(values),
+                    num_items=len(measures[metric]),
+                    standard_error=0.0 if metric == "chance" else accuracy.error,
+                    num_groups=accuracy.num_groups,
                 )
     return stored("rank", answers, ANSWERS_SCHEMA, scores, Path(out))
 
@@ -130,13 +135,6 @@ def chosen_by(
 
 
 # ---------------------------------------------------------------------------- tables
-
-
-def error_of_mean(values: Sequence[float]) -> float:
-    """Standard error of a mean; of one value, zero."""
-    if len(values) < 2:
-        return 0.0
-    return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def append(columns: dict[str, list[Any]], **values: Any) -> None:

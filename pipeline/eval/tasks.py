@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import xxhash
@@ -15,12 +15,13 @@ import xxhash
 from pipeline.core.artifacts import Documents, Questions, SourceCount
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import ShardWriter, read_batches, shard_name, write_shard
-from pipeline.data.document import DOCUMENT_SCHEMA
+from pipeline.data.document import DOCUMENT_SCHEMA, MetadataField
 
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 QUESTION_SCHEMA = pa.schema(
     [("task", TEXT), ("id", TEXT), ("contexts", TEXTS), ("continuations", TEXTS)]
     + [("gold", pa.int32()), ("unconditional", TEXTS), ("text", TEXT), ("licence", TEXT)]
+    + [("group", TEXT)]
 )
 FUNCTIONS = "functions"
 Record = Mapping[str, Any]
@@ -32,6 +33,7 @@ class Question:
 
     `unconditional[i]` is the context that says nothing of the question, for the measure that
     subtracts how likely a choice is by itself. `text` is what must not stand in training text.
+    Questions of one `group` are not independent; one whose group is "" stands alone.
     """
 
     task: str
@@ -42,6 +44,7 @@ class Question:
     unconditional: list[str] | None
     text: str
     licence: str
+    group: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.continuations)
@@ -82,7 +85,13 @@ def ingest_tasks(source: TaskSource, *, out: Path) -> Questions:
 
 
 def function_questions(
-    documents: Documents, *, num_choices: int = 4, seed: int = 0, limit: int = 400, out: Path
+    documents: Documents,
+    *,
+    num_choices: int = 4,
+    seed: int = 0,
+    limit: int = 400,
+    group_by: MetadataField | None = None,
+    out: Path,
 ) -> Questions:
     """Multiple choice on functions: which answer belongs to this one?
 
@@ -92,19 +101,20 @@ def function_questions(
 
     Args:
         limit: at most so many questions.
+        group_by: what is equal in documents that are not independent.
 
     Raises:
         CorruptShard: a document has no such conversation.
     """
     if num_choices < 2 or limit < 1:
         raise ValueError(f"num_choices is {num_choices}, limit is {limit}; must be >= 2 and >= 1")
-    asked = _conversations(documents)
-    answers = sorted({answer for _, _, answer, _ in asked})
+    asked = _conversations(documents, group_by)
+    answers = sorted({each.answer for each in asked})
     if len(answers) < num_choices:
         raise ValueError(f"num_choices is {num_choices}; there are {len(answers)} other answers")
-    asked.sort(key=lambda each: (_hash(seed, each[0]), each[0]))
+    asked.sort(key=lambda each: (_hash(seed, each.id), each.id))
     made = []
-    for name, prompt, answer, licence in asked[:limit]:
+    for name, prompt, answer, licence, group in asked[:limit]:
         choices: list[str] = []
         draw = 0
         while len(choices) < num_choices - 1:
@@ -124,6 +134,7 @@ def function_questions(
                 unconditional=["<|assistant|>\n"] * num_choices,
                 text=f"{prompt}\n{answer}",
                 licence=licence,
+                group=group,
             )
         )
     return _stored(made, Path(out))
@@ -330,8 +341,16 @@ def _stored(made: Iterable[Question], out: Path) -> Questions:
     )
 
 
-def _conversations(documents: Documents) -> list[tuple[str, str, str, str]]:
-    """Id, prompt, answer and licence of each document's conversation."""
+class _Asked(NamedTuple):
+    id: str
+    prompt: str
+    answer: str
+    licence: str
+    group: str
+
+
+def _conversations(documents: Documents, group_by: MetadataField | None) -> list[_Asked]:
+    """The first question and answer of each document's conversation."""
     licences = {each.source: each.licence for each in documents.sources}
     found = []
     for shard in documents.shards:
@@ -342,11 +361,13 @@ def _conversations(documents: Documents) -> list[tuple[str, str, str, str]]:
                     for message in json.loads(row["metadata"])["messages"]:
                         said.setdefault(message["role"], message["content"].strip())
                     pair = said["user"], said["assistant"]
+                    group = group_by.of(row["metadata"]) if group_by else ""
                 except (KeyError, TypeError, ValueError, AttributeError) as error:
                     reason = f"no conversation in its metadata ({error})"
                     raise CorruptShard(documents.root / shard.path, row["id"], reason) from error
                 if all(pair):
-                    found.append((row["id"], *pair, licences.get(row["source"], "unknown")))
+                    licence = licences.get(row["source"], "unknown")
+                    found.append(_Asked(row["id"], *pair, licence, group))
     return found
 
 

@@ -193,8 +193,8 @@ class _Page:
                 note(
                     "How well a model predicts text it was not trained on: bits per byte is the "
                     "number of bits it needs for a byte of text, so it can be compared whatever "
-                    "the tokenizer. After ± stands a standard error over documents; a band is two "
-                    "of them to each side."
+                    "the tokenizer. After ± stands a standard error over documents, or over groups "
+                    "of documents that are not independent; a band is two of them to each side."
                 ),
             )
         self.section("language", "Language modelling", parts)
@@ -207,8 +207,9 @@ class _Page:
             note(
                 "The same held-out items under each model. A change is to the model before, over "
                 "the items both answered; its ± is the standard error of the paired difference "
-                "(of means; for bits per byte, of ratios of sums). A change of more than two "
-                "standard errors is called better or worse. A pair is preferred rightly if its "
+                "(of means; for bits per byte, of ratios of sums), over groups of items where "
+                "those of one are not independent. A change of more than two standard errors is "
+                "called better or worse. A pair is preferred rightly if its "
                 "chosen answer has the higher log-probability per byte: a coin does that for half."
             ),
             shown_table(scoring.stages_table(compared, runs)),

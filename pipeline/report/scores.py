@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.artifacts import Scores
+from pipeline.core.estimates import Estimate, ratio
 from pipeline.core.shards import read_shard
 from pipeline.report.tables import Cell, Change, Measure, Table
 
@@ -100,6 +101,17 @@ def measure(row: Mapping[str, Any]) -> Measure:
     return Measure(_number(row["value"]), _number(row["standard_error"]))
 
 
+def counted(row: Mapping[str, Any]) -> Cell:
+    """How many items a score row is over, and in how many groups, where these are fewer."""
+    return _counted(int(row["num_items"]), row.get("num_groups"))
+
+
+def _counted(num_items: int, num_groups: int | None) -> int | str:
+    if num_groups in (None, num_items):
+        return num_items
+    return f"{num_items:,} in {num_groups:,} groups"
+
+
 # ---------------------------------------------------------------------------- a series
 
 
@@ -123,7 +135,7 @@ def series_table(rows: Iterable[dict[str, Any]]) -> Table:
     table: list[list[Cell]] = []
     for name, each in series.items():
         at = {row["step"] or 0: measure(row) for row in each}
-        table.append([name, *(at.get(step) for step in shown), each[-1]["num_items"]])
+        table.append([name, *(at.get(step) for step in shown), counted(each[-1])])
     heads = ["bits per byte of", *(f"step {step:,}" for step in shown), "documents"]
     return Table(heads, table)
 
@@ -140,7 +152,7 @@ def last_table(rows: list[dict[str, Any]], runs: list[str]) -> Table:
             row["model"],
             row["step"],
             measure(row),
-            row["num_items"],
+            counted(row),
         ]
         for row in last
     ]
@@ -157,16 +169,16 @@ def paired_difference(
     *,
     value: str = "value",
     weight: str | None = None,
-) -> tuple[float, float, int]:
+) -> tuple[Estimate, int]:
     """How much `model_b` differs from `model_a` on the items both answered, at their last step.
 
     Pairing by (task, id) takes the difficulty of the items out of the error. With `weight`, the
     measure is a ratio of sums (bits over bytes): so is the difference, the sum of weighted
-    differences over the sum of weights, and its error is that of a ratio over items. Where both
-    answered the same items, it is the difference of the two ratios.
+    differences over the sum of weights, and its error is that of a ratio. Where both answered the
+    same items, it is the difference of the two ratios. Items of one group are drawn together.
 
     Returns:
-        b's value minus a's, its standard error (NaN for one item), number of items.
+        b's value minus a's, and the number of items.
 
     Raises:
         ValueError: the models share no item, or one has an item twice or of another weight.
@@ -174,44 +186,44 @@ def paired_difference(
     first = _items(answers, model_a, value, weight)
     second = _items(answers, model_b, value, weight)
     shared = [item for item in first if item in second]
-    number = len(shared)
-    if not number:
+    if not shared:
         raise ValueError(f"{model_a!r} and {model_b!r} have no item in common")
     gains, weights = [], []
     for item in shared:
-        (before, weight_a), (after, weight_b) = first[item], second[item]
-        if weight_a != weight_b:
+        before, after = first[item], second[item]
+        if before.weight != after.weight:
             raise ValueError(
-                f"item {item[1]!r} of task {item[0]!r} has {weight} {weight_a:g} for {model_a!r} "
-                f"and {weight_b:g} for {model_b!r}; they must be equal"
+                f"item {item[1]!r} of task {item[0]!r} has {weight} {before.weight:g} for "
+                f"{model_a!r} and {after.weight:g} for {model_b!r}; they must be equal"
             )
-        gains.append(after - before)
-        weights.append(weight_a)
-    total = math.fsum(weights)
-    if not total > 0:
-        raise ValueError(f"the sum of {weight} over {number} items is {total:g}; it must be over 0")
-    difference = math.fsum(w * g for w, g in zip(weights, gains, strict=True)) / total
-    if number == 1:
-        return difference, math.nan, 1
-    spread = math.fsum((w * (g - difference)) ** 2 for w, g in zip(weights, gains, strict=True))
-    return difference, math.sqrt(spread * number / (number - 1)) / total, number
+        gains.append((after.value - before.value) * before.weight)
+        weights.append(before.weight)
+    return ratio(gains, weights, [first[item].group for item in shared]), len(shared)
+
+
+class _Answer(NamedTuple):
+    value: float
+    weight: float
+    group: str
 
 
 def _items(
     answers: pa.Table, model: str, value: str, weight: str | None
-) -> dict[tuple[str, str], tuple[float, float]]:
-    """Value and weight of each (task, id) at the model's last step."""
+) -> dict[tuple[str, str], _Answer]:
+    """The answer to each (task, id) at the model's last step."""
     rows = answers.filter(pc.equal(answers["model"], model))
     if rows.num_rows and rows["step"].null_count < rows.num_rows:
         rows = rows.filter(pc.equal(rows["step"], pc.max(rows["step"])))
     weights = rows[weight].to_pylist() if weight else [1.0] * rows.num_rows
-    found: dict[tuple[str, str], tuple[float, float]] = {}
+    grouped = "group" in rows.column_names
+    groups = rows["group"].to_pylist() if grouped else [""] * rows.num_rows
+    found: dict[tuple[str, str], _Answer] = {}
     columns = (rows[name].to_pylist() for name in ("task", "id", value))
-    for task, id, number, heavy in zip(*columns, weights, strict=True):
+    for task, id, number, heavy, group in zip(*columns, weights, groups, strict=True):
         if (task, id) in found:
             raise ValueError(f"model {model!r} answers item {id!r} of task {task!r} twice")
         if number is not None:
-            found[task, id] = float(number), float(heavy or 0)
+            found[task, id] = _Answer(float(number), float(heavy or 0), group or "")
     return found
 
 
@@ -222,20 +234,21 @@ def change(items: pa.Table, task: str, metric: str, before: str, model: str) -> 
         return None
     chosen = items.filter(pc.equal(items["task"], task))
     try:
-        difference, error, number = paired_difference(
+        gain, number = paired_difference(
             chosen, before, model, value=columns.value, weight=columns.weight
         )
     except ValueError:  # the two were asked different items
         return None
-    return Change(difference, error, _verdict(difference, error, metric), number)
+    over = _counted(number, gain.num_groups)
+    return Change(gain.value, gain.error, _verdict(gain, metric), over)
 
 
-def _verdict(difference: float, error: float, metric: str) -> str:
-    if not math.isfinite(error):
+def _verdict(gain: Estimate, metric: str) -> str:
+    if not math.isfinite(gain.error):
         return ""
-    if abs(difference) <= CLEAR * error:
+    if abs(gain.value) <= CLEAR * gain.error:
         return "no clear change"
-    return "better" if (difference < 0) == (metric in LOWER_IS_BETTER) else "worse"
+    return "better" if (gain.value < 0) == (metric in LOWER_IS_BETTER) else "worse"
 
 
 def stages_table(
@@ -267,7 +280,7 @@ def stages_table(
                 if model != models[0]:
                     known = before is not None and row is not None
                     made = change(items, task, metric, before or "", model) if known else None
-                    paired = made.num_items if made else paired
+                    paired = made.counted if made else paired
                     line.append(made)
                 before = model if row else None
             table.append([*line, paired])
@@ -290,7 +303,7 @@ def compared(scores: Scores, runs: list[str]) -> Table:
             row = last[task, metric, model]
             made = change(items, task, metric, before, model) if before else None
             shown = metric.replace("_", " ")
-            table.append([task, shown, model, measure(row), made, row["num_items"]])
+            table.append([task, shown, model, measure(row), made, counted(row)])
     return Table(["task", "measure", "model", "value", "change", "items"], table)
 
 

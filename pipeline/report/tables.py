@@ -44,7 +44,7 @@ class Change(NamedTuple):
     value: float
     standard_error: float = math.nan
     verdict: str = ""
-    num_items: int | None = None
+    counted: int | str | None = None  # over how many items
 
 
 class Share(NamedTuple):

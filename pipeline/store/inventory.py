@@ -4,7 +4,8 @@
 time at which it was last known to be whole. There are three looks at it:
 
     standing   names and sizes, and the bytes of the manifest: at every question whether it is there
-    whole      and the SHA-256 of each file whose modification time moved: before a step reads it
+    whole      and the SHA-256 of each file up to 16 MiB, and of each larger one whose modification
+               time moved: before a step reads it
     thorough   the SHA-256 of every file: `olmo verify`
 
 At the commit the sizes are checked; the digests are those that the writers took of what they wrote.
@@ -37,6 +38,7 @@ from pipeline.store.series import checkpoint_files
 
 FILES = "files.json"
 ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")
+SMALL_BYTES = 16 << 20  # cheap beside what is done with them; a disk that rots moves no time
 RESTAMP_BYTES = 32 << 20  # so much is digested again sooner than a file is written for it
 
 
@@ -65,8 +67,8 @@ class FileState:
         """Why the file at `path` is not this one; None if it is.
 
         Args:
-            noted_ns: when this state was written down, by the clock of the file system; a file
-                whose time has not moved since is not digested. 0 digests every file.
+            noted_ns: when this state was written down, by the clock of the file system; a large
+                file whose time has not moved since is not digested. 0 digests every file.
             sha256_of: how a file is digested.
         """
         try:
@@ -74,7 +76,8 @@ class FileState:
             if found.st_size != self.num_bytes:
                 reason = f"has {found.st_size} bytes; it was committed with {self.num_bytes}"
                 return CorruptShard(path, None, reason)
-            if not self.is_trusted(found, noted_ns) and sha256_of(path) != self.sha256:
+            trusted = self.num_bytes > SMALL_BYTES and self.is_unmoved(found, noted_ns)
+            if not trusted and sha256_of(path) != self.sha256:
                 return CorruptShard(path, None, "its SHA-256 is not the one it was committed with")
         except CorruptShard as error:
             return error
@@ -82,8 +85,8 @@ class FileState:
             return CorruptShard(path, None, f"not readable ({error})")
         return None
 
-    def is_trusted(self, found: os.stat_result, noted_ns: int) -> bool:
-        """Whether times alone prove a file: one tick after it was noted, a change moves them."""
+    def is_unmoved(self, found: os.stat_result, noted_ns: int) -> bool:
+        """Whether no program wrote to a file: one tick after it was noted, that moves its time."""
         return found.st_mtime_ns == self.mtime_ns < noted_ns
 
 
@@ -219,7 +222,7 @@ class Inventory:
         """Every fault that digests show; when there is none, times that moved are noted anew.
 
         Args:
-            thorough: digest every file, and not only those whose time moved.
+            thorough: digest every file, large ones too whose time has not moved.
             sha256_of: how a file is digested.
         """
         noted_ns = time_of(Path(folder) / FILES)
@@ -228,7 +231,7 @@ class Inventory:
             fault = state.fault(path, 0 if thorough else noted_ns, sha256_of)
             if fault is not None:
                 found.append(fault)
-            elif not state.is_trusted(now := os.lstat(path), noted_ns):
+            elif not state.is_unmoved(now := os.lstat(path), noted_ns):
                 moved[path] = dataclasses.replace(state, mtime_ns=max(0, now.st_mtime_ns))
                 num_moved_bytes += state.num_bytes
         if num_moved_bytes > RESTAMP_BYTES and not found:

@@ -182,7 +182,13 @@ def live_leases(root: Path) -> set[str]:
 
 
 def clear_leftovers(root: Path) -> None:
-    """Remove what kills left in a folder of leases: hidden files that are a day old."""
+    """Remove what kills left in a folder of leases: those of owners that are gone, as of a result
+    that was published right before, and hidden files that are a day old."""
+    for path in Path(root).glob("[!.]*.json"):
+        lease = Lease(root, path.stem)
+        with suppress(OSError):
+            if lease.holder() is None and lease._take():
+                lease._release()
     for path in Path(root).glob(".*.json.*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > DAY_SECONDS:

@@ -21,16 +21,17 @@ from pipeline.core.artifacts import Documents, Examples, Pairs, Shard, Tokenizer
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
-from pipeline.data.document import ROLES, Message
+from pipeline.data.document import ROLES, Message, MetadataField
 from pipeline.tokens.order import IntArray, Order
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
 EXAMPLE = pa.schema(
-    [("id", pa.string()), ("input_ids", IDS), ("mask", MASK), ("num_answer_bytes", pa.int64())]
+    [("id", pa.string()), ("group", pa.string()), ("input_ids", IDS), ("mask", MASK)]
+    + [("num_answer_bytes", pa.int64())]
 )
 PAIR = pa.schema(
-    [("id", pa.string())]
+    [("id", pa.string()), ("group", pa.string())]
     + [("chosen_ids", IDS), ("chosen_mask", MASK), ("rejected_ids", IDS), ("rejected_mask", MASK)]
     + [("chosen_bytes", pa.int64()), ("rejected_bytes", pa.int64())]
     + [("chosen_logprob", pa.float64()), ("rejected_logprob", pa.float64())]
@@ -76,6 +77,7 @@ def prepare_examples(
     tokenizer: Tokenizer,
     *,
     max_length: int,
+    group_by: MetadataField | None = None,
     out: Path,
     engine: Engine = LOCAL,
 ) -> Examples:
@@ -83,12 +85,15 @@ def prepare_examples(
 
     One longer than `max_length` tokens, or with no answer to learn, is counted in `num_skipped`.
 
+    Args:
+        group_by: what is equal in documents that are not independent, as the
+            module that a function is from; standard errors of scores count such a group once.
+
     Raises:
         CorruptShard: a document has no well-formed conversation.
     """
-    shards, num_skipped = _prepare(
-        documents, tokenizer, _example, EXAMPLE, max_length, Path(out), engine
-    )
+    work = _PrepareShard(documents, tokenizer, _example, EXAMPLE, max_length, group_by, Path(out))
+    shards, num_skipped = _prepare(work, engine)
     return Examples.of(
         Path(out),
         tokenizer=tokenizer.content,
@@ -103,6 +108,7 @@ def prepare_pairs(
     tokenizer: Tokenizer,
     *,
     max_length: int,
+    group_by: MetadataField | None = None,
     out: Path,
     engine: Engine = LOCAL,
 ) -> Pairs:
@@ -113,10 +119,14 @@ def prepare_pairs(
     and where both are the same, which prefers nothing.
     The log-probabilities are null until a reference computes them.
 
+    Args:
+        group_by: as for examples.
+
     Raises:
         CorruptShard: a document has no well-formed preference.
     """
-    shards, num_skipped = _prepare(documents, tokenizer, _pair, PAIR, max_length, Path(out), engine)
+    work = _PrepareShard(documents, tokenizer, _pair, PAIR, max_length, group_by, Path(out))
+    shards, num_skipped = _prepare(work, engine)
     return Pairs.of(
         Path(out),
         tokenizer=tokenizer.content,
@@ -193,9 +203,10 @@ class PairBatches:
             `input_ids` and `mask`, int64 [2B, T]; `reference`, float64 [2B], in nats, NaN before
             the reference is computed.
         """
-        names = PAIR.names[1:5] + PAIR.names[7:]
+        sides = ("chosen", "rejected")
+        names = [f"{side}_{each}" for side in sides for each in ("ids", "mask", "logprob")]
         rows = self._rows.read(self.order.at(step, rank, world_size), names)
-        both = [(row, side) for side in ("chosen", "rejected") for row in rows]
+        both = [(row, side) for side in sides for row in rows]
         return {
             "input_ids": _padded([row[f"{side}_ids"] for row, side in both], self.pad_id),
             "mask": _padded([row[f"{side}_mask"] for row, side in both], 0),
@@ -321,6 +332,7 @@ class _PrepareShard:
     make: MakeRow
     schema: pa.Schema
     max_length: int
+    group_by: MetadataField | None
     out: Path
 
     def __call__(self, number: int) -> tuple[Shard, int]:
@@ -344,24 +356,17 @@ class _PrepareShard:
             metadata = json.loads(document["metadata"] or "{}")
             if not isinstance(metadata, dict):
                 raise ValueError("metadata is not an object")
-            return self.make(metadata, self.tokenizer, loaded, self.max_length)
+            group = self.group_by.of(document["metadata"]) if self.group_by else ""
+            row = self.make(metadata, self.tokenizer, loaded, self.max_length)
+            return None if row is None else {"group": group, **row}
         except ValueError as error:
             path = self.documents.root / shard.path
             raise CorruptShard(path, document["id"], str(error)) from error
 
 
-def _prepare(
-    documents: Documents,
-    tokenizer: Tokenizer,
-    make: MakeRow,
-    schema: pa.Schema,
-    max_length: int,
-    out: Path,
-    engine: Engine,
-) -> tuple[list[Shard], int]:
-    if max_length < 2:
-        raise ValueError(f"max_length is {max_length}; it must be at least 2")
-    out.mkdir(parents=True, exist_ok=True)
-    work = _PrepareShard(documents, tokenizer, make, schema, max_length, out)
-    finished = engine.map(work, range(len(documents.shards)), label="prepare")
+def _prepare(work: _PrepareShard, engine: Engine) -> tuple[list[Shard], int]:
+    if work.max_length < 2:
+        raise ValueError(f"max_length is {work.max_length}; it must be at least 2")
+    work.out.mkdir(parents=True, exist_ok=True)
+    finished = engine.map(work, range(len(work.documents.shards)), label="prepare")
     return [shard for shard, _ in finished], sum(skipped for _, skipped in finished)

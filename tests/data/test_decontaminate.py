@@ -83,3 +83,34 @@ def test_a_shard_is_looked_through_once_for_the_same_evaluation_text(tmp_path, m
     found = find_overlaps(after, other, out=tmp_path / "5", memo=memo)
     assert looked == [0, 1, 2, 0, 1, 2]
     assert [bool(n) for n in column(found, "num_overlaps")] == [False, False, True, False]
+
+
+def test_a_line_that_is_a_short_answer_of_an_evaluated_conversation_is_a_span(tmp_path):
+    answered = {
+        "a": {"messages": [{"role": "user", "content": "what of it then"}]},
+        "b": {
+            "messages": [
+                {"role": "user", "content": "what of it then"},
+                {"role": "assistant", "content": "The size of\nthe queue."},
+                {"role": "assistant", "content": "yes, yes"},
+            ]
+        },
+        "c": {"prompt": [], "chosen": "Nothing at all.", "rejected": "nothing at the"},
+        "d": {"messages": "none", "chosen": 3},
+    }
+    evaluation = make_documents(tmp_path / "e", [list(answered)], metadata=answered)
+    texts = [
+        'def size():\n    """the size OF the queue"""\n',
+        "the size of the queue it is",
+        "what of it then\nyes yes\nnothing at the\nNothing, at all",
+    ]
+    documents = make_documents(tmp_path / "d", [texts])
+    found = find_overlaps(documents, evaluation, out=tmp_path / "o")
+    assert column(found, "num_answers") == [1, 0, 1]
+    marked = [
+        text[each["start"] : each["end"]].strip()
+        for text, spans in zip(texts, column(found, "answers"), strict=True)
+        for each in spans
+    ]
+    assert marked == ['"""the size OF the queue"""', "Nothing, at all"]
+    assert column(found, "num_overlaps") == column(found, "num_paragraphs") == [0, 0, 0]

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import ChangedData, CorruptShard
 from pipeline.data import ingest
 from pipeline.data.ingest import concat_documents, ingest_documents
 from pipeline.data.sources import Jsonl
@@ -56,6 +56,24 @@ def test_one_more_file_is_the_only_one_that_is_read(corpus, monkeypatch):
     assert read == ["aa.jsonl"]
     assert made == ingest_documents(source(corpus), out=corpus / "3")
     made.verify()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_not_remembered(corpus, monkeypatch):
+    memo, real = FileMemo(corpus / "memo"), Jsonl.read
+
+    def read(self, piece):
+        if piece.name == "b.jsonl":
+            write_rows(corpus / "b.jsonl", [{"id": "b0", "text": "another"}])
+        yield from real(self, piece)
+
+    before = (corpus / "b.jsonl").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(Jsonl, "read", read)
+        with pytest.raises(ChangedData, match="b.jsonl changed while"):
+            ingest_documents(source(corpus), out=corpus / "1", memo=memo)
+    (corpus / "b.jsonl").write_text(before)
+    made = ingest_documents(source(corpus), out=corpus / "2", memo=memo)
+    assert len(column(made, "id")) == 60
 
 
 def test_malformed_records_stop_the_work_or_are_counted_and_set_aside(corpus):

@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
+from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_shard
+from pipeline.data.document import MetadataField
 from pipeline.eval.generate import generate_text
-from pipeline.eval.perplexity import answer_scores, pair_scores, perplexity, ratio, windows
+from pipeline.eval.perplexity import answer_scores, pair_scores, perplexity, windows
 from pipeline.eval.ranking import chosen_by, rank_eval
 from pipeline.eval.scoring import Likelihood, score_rows
 from pipeline.eval.tasks import Question, function_questions
@@ -81,13 +83,6 @@ def test_an_exported_model_scores_as_its_checkpoint(tmp_path, documents, tokeniz
     made = perplexity(models, tokenizer, {"w": documents}, max_documents=4, out=tmp_path / "s")
     values = [row["value"] for row in scores_of(made) if row["metric"] == "perplexity"]
     assert values[0] == values[1]
-
-
-def test_a_ratio_is_of_sums_and_its_error_shrinks_with_items():
-    value, error = ratio([1.0, 3.0], [2, 2])
-    assert (value, error) == (1.0, pytest.approx(0.5))
-    assert ratio([1.0, 3.0] * 50, [2, 2] * 50)[1] < error / 5
-    assert ratio([5.0], [2]) == (2.5, 0.0)
 
 
 def test_answers_are_scored_by_their_mask_and_bytes(tmp_path, tokenizer):
@@ -179,3 +174,46 @@ def test_generation_is_a_function_of_its_seed(tmp_path, tokenizer, checkpoints, 
     assert all(max(row["tokens"], default=0) < tokenizer.vocab_size for row in first)
     same = [row["tokens"] for row in first] == [row["tokens"] for row in other]
     assert same == (temperature == 0)
+
+
+GROUPED = MetadataField("metadata.module")
+
+
+def test_what_is_from_one_module_is_one_draw_in_every_error(tmp_path, tokenizer, checkpoints):
+    talks = [{**talk, "module": f"m{n // 4}"} for n, talk in enumerate(conversations(16))]
+    for n, talk in enumerate(talks):
+        prompt = talk["messages"][:1]
+        talk |= {"prompt": prompt, "chosen": sentence(n, 5), "rejected": sentence(n + 1, 6)}
+    documents = write_documents(tmp_path / "d", [sentence(n, 9) for n in range(16)], talks)
+    made = {"max_length": 64, "group_by": GROUPED}
+    examples = prepare_examples(documents, tokenizer, out=tmp_path / "e", **made)
+    pairs = prepare_pairs(documents, tokenizer, out=tmp_path / "p", **made)
+    asked = function_questions(documents, group_by=GROUPED, out=tmp_path / "q")
+    models, texts = {"m": checkpoints}, {"w": documents}
+    scores = [
+        perplexity(models, tokenizer, texts, group_by=GROUPED, out=tmp_path / "s0"),
+        answer_scores(models, examples, out=tmp_path / "s1"),
+        pair_scores(models, pairs, out=tmp_path / "s2"),
+        rank_eval(models, tokenizer, asked, out=tmp_path / "s3"),
+    ]
+    for each in scores:
+        assert {row["group"] for row in answers_of(each)} == {"m0", "m1", "m2", "m3"}
+        assert {row["num_groups"] for row in scores_of(each)} == {4}
+        assert {row["num_items"] for row in scores_of(each)} == {16}
+        assert not any(math.isnan(row["standard_error"]) for row in scores_of(each))
+
+
+def test_a_document_without_what_it_is_grouped_by_is_named(tmp_path, tokenizer, checkpoints):
+    documents = write_documents(tmp_path / "d", ["a b"], conversations(1))
+    texts = {"w": documents}
+    for make in (
+        lambda: perplexity({"m": checkpoints}, tokenizer, texts, group_by=GROUPED, out=tmp_path),
+        lambda: prepare_examples(
+            documents, tokenizer, max_length=64, group_by=GROUPED, out=tmp_path / "e"
+        ),
+        lambda: function_questions(documents, num_choices=2, group_by=GROUPED, out=tmp_path),
+    ):
+        with pytest.raises(CorruptShard, match="record d0: .*has no metadata.module"):
+            make()
+    with pytest.raises(ValueError, match="name is 'module'; it must be metadata.<name>"):
+        MetadataField("module")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pipeline.eval.perplexity import ratio
+from pipeline.core.estimates import ratio
 from pipeline.report import scores as scoring
 from pipeline.report.scores import paired_difference
 from pipeline.report.tables import Measure
@@ -55,7 +55,7 @@ def test_a_constant_gain_has_no_error_however_hard_the_items_and_whatever_the_or
 ):
     rows = rows_of("a", hard) + rows_of("b", {id: v + gain for id, v in hard.items()})
     random.shuffle(rows)
-    difference, error, number = paired_difference(as_table(rows, ANSWER_ROWS), "a", "b")
+    (difference, error, _), number = paired_difference(as_table(rows, ANSWER_ROWS), "a", "b")
     assert difference == pytest.approx(gain, abs=1e-9)
     assert error == pytest.approx(0, abs=1e-9)
     assert number == len(hard)
@@ -68,8 +68,9 @@ def test_paired_difference_turns_its_sign_with_its_models(left, right):
     shared = sorted(left.keys() & right.keys())
     if len(shared) < 2:
         return
-    difference, error, number = paired_difference(answers, "a", "b")
-    assert paired_difference(answers, "b", "a") == pytest.approx((-difference, error, number))
+    (difference, error, _), number = paired_difference(answers, "a", "b")
+    (turned, same, _), count = paired_difference(answers, "b", "a")
+    assert (turned, same, count) == pytest.approx((-difference, error, number))
     gains = [right[id] - left[id] for id in shared]
     assert difference == pytest.approx(statistics.mean(gains))
     assert error == pytest.approx(statistics.stdev(gains) / math.sqrt(number))
@@ -81,10 +82,10 @@ def test_the_change_of_bits_per_byte_is_the_difference_of_the_two_values(items):
     first = [(a, n) for a, _, n in items]
     second = [(b, n) for _, b, n in items]
     answers = as_table(texts_of("a", first) + texts_of("b", second), TEXT_ROWS)
-    difference, error, number = paired_difference(answers, "a", "b", weight="num_bytes")
+    (difference, error, _), number = paired_difference(answers, "a", "b", weight="num_bytes")
     counts = [n for *_, n in items]
     before, after = (ratio([x for x, _ in each], counts)[0] for each in (first, second))
-    _, expected = ratio([b - a for a, b, _ in items], counts)
+    _, expected, _ = ratio([b - a for a, b, _ in items], counts)
     assert difference == pytest.approx(after - before, rel=1e-9, abs=1e-6)
     assert error == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert number == len(items)
@@ -96,13 +97,27 @@ def test_texts_of_one_size_weigh_alike(items, size):
     rows = texts_of("a", [(a, size) for a, _ in items])
     answers = as_table(rows + texts_of("b", [(b, size) for _, b in items]), TEXT_ROWS)
     weighed = paired_difference(answers, "a", "b", weight="num_bytes")
-    assert weighed == pytest.approx(paired_difference(answers, "a", "b"), rel=1e-6, abs=1e-6)
+    alike = paired_difference(answers, "a", "b")
+    assert weighed[0] == pytest.approx(alike[0], rel=1e-6, abs=1e-6)
+
+
+def test_items_of_one_group_are_one_draw_and_the_page_says_how_many_there_are():
+    values = {name: float(place % 3) for place, name in enumerate("abcdef")}
+    rows = rows_of("a", dict.fromkeys(values, 0.0)) + rows_of("b", values)
+    for place, row in enumerate(rows):
+        row["group"] = "xxxyyy"[place % 6]
+    schema = ANSWER_ROWS.append(pa.field("group", pa.string()))
+    found, number = paired_difference(as_table(rows, schema), "a", "b")
+    assert (found.value, found.error, found.num_groups, number) == (1.0, 0.0, 2, 6)
+    assert scoring.counted({"num_items": 1200, "num_groups": 31}) == "1,200 in 31 groups"
+    assert scoring.counted({"num_items": 6, "num_groups": 6}) == 6
+    assert scoring.counted({"num_items": 6}) == 6
 
 
 def test_paired_difference_reads_the_last_step_and_keeps_tasks_apart():
     rows = rows_of("a", {"x": 9.0}, step=1) + rows_of("a", {"x": 1.0}, step=2)
     rows += rows_of("b", {"x": 3.0}, step=7) + rows_of("b", {"x": 5.0}, step=7, task="other")
-    difference, error, number = paired_difference(as_table(rows, ANSWER_ROWS), "a", "b")
+    (difference, error, _), number = paired_difference(as_table(rows, ANSWER_ROWS), "a", "b")
     assert (difference, number) == (2.0, 1)
     assert math.isnan(error)
 
@@ -123,7 +138,7 @@ def test_answers_that_cannot_be_paired_are_refused(rows, message):
     ("first", "second", "message"),
     [
         ([(8.0, 4)], [(8.0, 5)], "num_bytes 4 for 'a' and 5 for 'b'; they must be equal"),
-        ([(8.0, 1), (8.0, -1)], [(8.0, 1), (8.0, -1)], "is 0; it must be over 0"),
+        ([(8.0, 1), (8.0, -1)], [(8.0, 1), (8.0, -1)], "sum to 0; it must be over 0"),
     ],
 )
 def test_texts_that_cannot_be_weighed_are_refused(first, second, message):

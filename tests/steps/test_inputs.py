@@ -9,7 +9,10 @@ import pytest
 from tango.executor import Executor
 from tango.step_graph import StepGraph
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import ChangedData, CorruptShard
+from pipeline.data.document import Document
+from pipeline.data.sources import Jsonl
+from pipeline.store import inventory
 from pipeline.store.discarding import ChangedContent, discard
 from pipeline.store.results import Results
 from steps.workspace import ResultWorkspace
@@ -104,16 +107,15 @@ def test_all_that_was_discarded_is_made_again_from_the_source(bench):
     assert bench.run() == before
 
 
-def test_discarded_data_that_comes_out_otherwise_is_an_error(bench):
+def test_discarded_data_that_comes_out_otherwise_is_an_error(bench, monkeypatch):
     bench.run()
     discard(bench.results, bench.folder("corpus").name)
     remove(bench, "quality")
     forget(bench)
-    built = bench.steps()
-    assert built["quality"].unique_id  # computed while the source was what it was
-    bench.source.write_text('{"id": "other", "text": "of another text"}\n')
+    other = [Document("other", "as another reader reads it", "s")]
+    monkeypatch.setattr(Jsonl, "read", lambda self, piece: iter(other))
     with pytest.raises(ChangedContent, match="olmo rm Ingest-001-"):
-        built["quality"].result(bench.workspace)
+        bench.steps()["quality"].result(bench.workspace)
 
 
 def test_a_discarded_part_of_a_linked_mix_is_made_by_the_step_of_this_graph(bench):
@@ -128,21 +130,25 @@ def test_a_discarded_part_of_a_linked_mix_is_made_by_the_step_of_this_graph(benc
     assert bench.run(shard_bytes=401) == changed
 
 
-def test_a_flip_that_kept_its_time_is_found_by_the_reader_and_made_again_by_the_next_run(bench):
+@pytest.mark.parametrize("large", [False, True])
+def test_a_flip_that_kept_its_time_is_found_before_or_while_it_is_read(bench, large, monkeypatch):
+    if large:  # too large to be digested each time: its pages have checksums
+        monkeypatch.setattr(inventory, "SMALL_BYTES", 0)
     before = bench.run()
     path = bench.folder("corpus") / FILES["corpus"]
     os.utime(path, ns=(10**18, 10**18))
     bench.results.mark(path.parent.name, "")
-    inventory = bench.results.inventory(path.parent.name)
-    state = replace(inventory.files[path.name], mtime_ns=10**18)
-    replace(inventory, files={**inventory.files, path.name: state}).write(path.parent)
+    listed = bench.results.inventory(path.parent.name)
+    state = replace(listed.files[path.name], mtime_ns=10**18)
+    replace(listed, files={**listed.files, path.name: state}).write(path.parent)
     flip(path, 40)
     os.utime(path, ns=(10**18, 10**18))
     remove(bench, "quality")
     forget(bench)
-    with pytest.raises(CorruptShard, match=path.name):
-        bench.run()
-    assert path.parent.name not in bench.results
+    if large:
+        with pytest.raises(CorruptShard, match=path.name):
+            bench.run()
+        assert path.parent.name not in bench.results
     assert bench.run() == before
 
 
@@ -195,3 +201,34 @@ def test_a_clock_that_jumps_back_changes_nothing(bench, monkeypatch):
     shutil.rmtree(bench.results.root / "memo" / "results")
     assert bench.run() == whole
     assert bench.folder("kept").name in Results(bench.results.root)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_outside_data_that_changed_after_the_graph_was_built_never_gets_the_old_id(bench, told):
+    steps = bench.steps()
+    corpus, id = steps["corpus"], steps["corpus"].unique_id
+    if not told:  # as in the process of an executor
+        corpus = bench.steps()["corpus"]
+        corpus.unique_id_cache = id
+    bench.source.write_text(bench.source.read_text().replace("sea", "see"))
+    with pytest.raises(ChangedData, match=r"step corpus reads changed while .* run it again") as it:
+        corpus.result(bench.workspace)
+    assert ("source.fingerprint" in str(it.value)) == told
+    assert id not in bench.results
+    bench.run(["corpus"])
+    assert bench.steps()["corpus"].unique_id in bench.results
+
+
+def test_outside_data_that_changes_while_a_step_works_never_gets_the_old_id(bench, monkeypatch):
+    corpus, real = bench.steps()["corpus"], type(bench.steps()["corpus"]).run
+
+    def run(self, **args):
+        made = real(self, **args)
+        bench.source.write_text(bench.source.read_text().replace("sea", "see"))
+        return made
+
+    id = corpus.unique_id
+    monkeypatch.setattr(type(corpus), "run", run)
+    with pytest.raises(ChangedData, match="step corpus"):
+        corpus.result(bench.workspace)
+    assert id not in bench.results

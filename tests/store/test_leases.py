@@ -261,6 +261,13 @@ def test_what_kills_left_is_cleared_and_what_is_new_or_held_is_not(tmp_path):
     for path in (old, new):
         path.write_text("")
     os.utime(old, (1, 1))
+    code = f"""
+import os, pathlib
+from pipeline.store.leases import Lease
+Lease(pathlib.Path({str(tmp_path)!r}), "dead one").__enter__()
+os._exit(9)
+"""
+    assert script(code).returncode == 9 and (tmp_path / "dead one.json").exists()
     with Lease(tmp_path, "one") as lease:
         os.utime(lease.path, (1, 1))
         clear_leftovers(tmp_path)
