@@ -20,6 +20,7 @@ def pairs(run, tmp_path):
     columns = {name: [] for name in PAIR.names}
     for number, sides in enumerate(ROWS):
         columns["id"].append(str(number))
+        columns["group"].append(str(number))
         for side, ids in zip(("chosen", "rejected"), sides, strict=True):
             columns[f"{side}_ids"].append(ids)
             columns[f"{side}_mask"].append([0, 0, *[1] * (len(ids) - 2)])
