@@ -25,8 +25,9 @@ try:
         train,
         workspace,
     )
+    from steps.commands import check_asked, check_command
     from steps.locking import pins_of_command
-    from steps.wiring import WiringError, build_steps
+    from steps.wiring import WiringError, build_steps, require_ids
 finally:
     if _torch_is_not_needed:
         del sys.modules["torch"]
@@ -46,10 +47,15 @@ __all__ = [
 
 def _from_params(cls: type[StepGraph], params: Any) -> StepGraph:
     try:
-        return cls(build_steps(params, pins_of_command()))
+        built = build_steps(params, pins_of_command())
+        require_ids(built)
+        check_asked(built)
+        return cls(built)
     except WiringError as fault:
         raise WiringError(escape(str(fault))) from fault  # Tango reads the message as markup
 
+
+check_command()
 
 # `tango run` builds its graph through this one method; ours checks every value against its type and
 # says where in the experiment a fault is. Nothing else of Tango is replaced.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from tango.step import Step
 
 from pipeline.core.artifacts import Attributes, Documents
@@ -15,8 +17,9 @@ from pipeline.data.ingest import concat_documents, ingest_documents
 from pipeline.data.rules import Rule, check_rules
 from pipeline.data.sources import Source
 from pipeline.data.taggers import Tagger
-from pipeline.data.tagging import tag_documents
+from pipeline.data.tagging import check_taggers, tag_documents
 from steps.base import PipelineStep
+from steps.ranges import NOT_EMPTY, Count, Positive
 
 
 @Step.register("ingest")
@@ -28,8 +31,8 @@ class Ingest(PipelineStep):
     def run(
         self,
         source: Source,
-        shard_bytes: int = 8 << 20,
-        max_malformed: int = 0,
+        shard_bytes: Positive = 8 << 20,
+        max_malformed: Count = 0,
         engine: Engine = LOCAL,
     ) -> Documents:
         return ingest_documents(
@@ -48,7 +51,7 @@ class Concat(PipelineStep):
 
     VERSION = "001"
 
-    def run(self, documents: list[Documents]) -> Documents:
+    def run(self, documents: Annotated[list[Documents], NOT_EMPTY]) -> Documents:
         return concat_documents(documents, out=self.out)
 
 
@@ -59,9 +62,16 @@ class Tag(PipelineStep):
     VERSION = "001"
 
     def run(
-        self, documents: Documents, taggers: list[Tagger], engine: Engine = LOCAL
+        self,
+        documents: Documents,
+        taggers: Annotated[list[Tagger], NOT_EMPTY],
+        engine: Engine = LOCAL,
     ) -> Attributes:
         return tag_documents(documents, taggers, out=self.out, engine=engine, memo=self.memo)
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for a tagger that is there twice."""
+        check_taggers(self.kwargs["taggers"], f"{path}.taggers")
 
     def measures(self) -> dict[str, str]:
         """Column -> kind of everything that it will have measured."""
@@ -78,7 +88,7 @@ class Dedup(PipelineStep):
     def run(
         self,
         documents: Documents,
-        by: list[By],
+        by: Annotated[list[By], NOT_EMPTY],
         engine: Engine = LOCAL,
     ) -> Attributes:
         return deduplicate(documents, by=by, out=self.out, engine=engine)
@@ -98,7 +108,7 @@ class Decontaminate(PipelineStep):
         self,
         documents: Documents,
         evaluation: Documents,
-        min_words: int = 13,
+        min_words: Positive = 13,
         engine: Engine = LOCAL,
     ) -> Attributes:
         return find_overlaps(

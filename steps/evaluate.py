@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from tango.step import Step
 
@@ -20,7 +20,20 @@ from pipeline.core.artifacts import (
 from pipeline.data.document import MetadataField
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.eval.tasks import function_questions, ingest_tasks, task_documents
+from pipeline.train.config import check_saved
 from steps.base import PipelineStep
+from steps.ranges import NOT_EMPTY, Count, Positive, Range, Seed
+from steps.train import TrainingStep
+
+Selection = Annotated[list[Count], NOT_EMPTY]
+
+
+def check_selection(arguments: dict[str, Any], path: str) -> None:
+    """Raises ValueError for steps that a model of this graph will not have."""
+    wanted = arguments["steps"] if isinstance(arguments["steps"], list) else []
+    for name, model in arguments["models"].items():
+        if isinstance(model, TrainingStep):
+            check_saved(wanted, model.kwargs["train"], name, f"{path}.steps")
 
 
 @Step.register("ingest_tasks")
@@ -42,9 +55,9 @@ class FunctionQuestions(PipelineStep):
     def run(
         self,
         documents: Documents,
-        num_choices: int = 4,
-        limit: int = 400,
-        seed: int = 0,
+        num_choices: Annotated[int, Range(2)] = 4,
+        limit: Positive = 400,
+        seed: Seed = 0,
         group_by: MetadataField | None = None,
     ) -> Questions:
         return function_questions(
@@ -75,14 +88,18 @@ class RankEval(PipelineStep):
 
     def run(
         self,
-        models: dict[str, Checkpoints | HfModel],
+        models: Annotated[dict[str, Checkpoints | HfModel], NOT_EMPTY],
         tokenizer: Tokenizer,
         questions: Questions,
-        steps: list[int] | None = None,
+        steps: Selection | None = None,
     ) -> Scores:
         from pipeline.eval.ranking import rank_eval
 
         return rank_eval(models, tokenizer, questions, steps=steps, out=self.out)
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for a checkpoint that will not be there."""
+        check_selection(self.kwargs, path)
 
 
 @Step.register("perplexity")
@@ -93,11 +110,11 @@ class Perplexity(PipelineStep):
 
     def run(
         self,
-        models: dict[str, Checkpoints | HfModel],
+        models: Annotated[dict[str, Checkpoints | HfModel], NOT_EMPTY],
         tokenizer: Tokenizer,
-        documents: dict[str, Documents],
-        steps: list[int] | Literal["all"] | None = None,
-        max_documents: int | None = None,
+        documents: Annotated[dict[str, Documents], NOT_EMPTY],
+        steps: Selection | Literal["all"] | None = None,
+        max_documents: Positive | None = None,
         group_by: MetadataField | None = None,
     ) -> Scores:
         from pipeline.eval.perplexity import perplexity
@@ -112,6 +129,10 @@ class Perplexity(PipelineStep):
             out=self.out,
         )
 
+    def check(self, path: str) -> None:
+        """Raises ValueError for a checkpoint that will not be there."""
+        check_selection(self.kwargs, path)
+
 
 @Step.register("answer_scores")
 class AnswerScores(PipelineStep):
@@ -120,7 +141,10 @@ class AnswerScores(PipelineStep):
     VERSION = "001"
 
     def run(
-        self, models: dict[str, Checkpoints], examples: Examples, limit: int | None = None
+        self,
+        models: Annotated[dict[str, Checkpoints], NOT_EMPTY],
+        examples: Examples,
+        limit: Positive | None = None,
     ) -> Scores:
         from pipeline.eval.perplexity import answer_scores
 
@@ -133,7 +157,12 @@ class PairScores(PipelineStep):
 
     VERSION = "001"
 
-    def run(self, models: dict[str, Checkpoints], pairs: Pairs, limit: int | None = None) -> Scores:
+    def run(
+        self,
+        models: Annotated[dict[str, Checkpoints], NOT_EMPTY],
+        pairs: Pairs,
+        limit: Positive | None = None,
+    ) -> Scores:
         from pipeline.eval.perplexity import pair_scores
 
         return pair_scores(models, pairs, limit=limit, out=self.out)
@@ -150,9 +179,9 @@ class Generate(PipelineStep):
         checkpoints: Checkpoints,
         tokenizer: Tokenizer,
         prompts: list[str],
-        max_new_tokens: int = 64,
-        temperature: float = 0.0,
-        seed: int = 0,
+        max_new_tokens: Positive = 64,
+        temperature: Annotated[float, Range(0)] = 0.0,
+        seed: Seed = 0,
     ) -> Generations:
         from pipeline.eval.generate import generate_text
 

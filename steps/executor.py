@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +56,24 @@ class LocalExecutor(Executor):
         self.workers = parallelism or workers
         if self.workers < 1:
             raise WiringError(f"the executor's workers are {self.workers}; at least 1 is needed")
+        if not isinstance(workspace, ResultWorkspace):
+            raise WiringError(
+                f"the workspace is a {type(workspace).__name__}; results need a folder: -w PATH"
+            )
+        workspace.preflight = self._preflight  # before it notes a run
+        self._passed = False
 
     def execute_step_graph(
         self, step_graph: StepGraph, run_name: str | None = None
     ) -> ExecutorOutput:
         workspace = self.workspace
-        if not isinstance(workspace, ResultWorkspace):
-            raise WiringError(
-                f"the workspace is a {type(workspace).__name__}; results need a folder: -w PATH"
-            )
-        self._require_machine(step_graph)
-        say_plan(step_graph, workspace)
-        clear_leftovers(workspace.results.root / "leases")
+        assert isinstance(workspace, ResultWorkspace)
         if run_name is None:
             run_name = workspace.register_run(step_graph.values()).name
+        elif not self._passed:  # the run was noted before there was an executor
+            self._preflight(step_graph.values())
+        say_plan(step_graph, workspace)
+        clear_leftovers(workspace.results.root / "leases")
         folder = workspace.run_dir(run_name)
         reads = _reads(step_graph)
         there = _there(step_graph, reads, workspace)
@@ -140,18 +144,22 @@ class LocalExecutor(Executor):
     def _folder(self) -> Path:
         return Path(getattr(self.workspace, "dir", "."))
 
-    def _missing(self, step_graph: StepGraph) -> list[Step[Any]]:
+    def _missing(self, steps: Iterable[Step[Any]]) -> list[Step[Any]]:
         """The steps whose results stand neither in the workspace nor in its remote."""
-        missing = [each for each in step_graph.values() if each not in self.workspace.step_cache]
+        missing = [each for each in steps if each not in self.workspace.step_cache]
         remote: Remote | None = getattr(self.workspace, "remote", None)
         if remote is None:
             return missing
         there = remote.reachable(each.unique_id for each in missing)
         return [each for each in missing if each.unique_id not in there]
 
-    def _require_machine(self, step_graph: StepGraph) -> None:
+    def _preflight(self, steps: Iterable[Step[Any]]) -> None:
+        self._require_machine(steps)
+        self._passed = True
+
+    def _require_machine(self, steps: Iterable[Step[Any]]) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
-        missing = self._missing(step_graph)
+        missing = self._missing(steps)
         lines = lacking(missing, self._folder)
         if missing and not lines:
             require_writable(self._folder)

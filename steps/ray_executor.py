@@ -14,7 +14,7 @@ import platform
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -77,9 +77,9 @@ class RayExecutor(LocalExecutor):
         except ValueError as error:
             raise WiringError(f"the executor's {error}") from error
 
-    def _require_machine(self, step_graph: StepGraph) -> None:
+    def _require_machine(self, steps: Iterable[Step[Any]]) -> None:
         """Raises WiringError if a step that would run fits no node, or there is no cluster."""
-        missing = self._missing(step_graph)
+        missing = self._missing(steps)
         if not missing:
             return
         require_writable(self._folder)

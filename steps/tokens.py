@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from tango.step import Step
 
 from pipeline.core.artifacts import (
@@ -18,11 +20,12 @@ from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.document import MetadataField
 from pipeline.tokens import tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
-from pipeline.tokens.mixing import mix_tokens
+from pipeline.tokens.mixing import check_proportions, mix_tokens
 from pipeline.tokens.order import inspect_order
-from pipeline.tokens.tokenizer import import_tokenizer, train_tokenizer
+from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
+from steps.ranges import NOT_EMPTY, Count, Positive, Range, Seed
 
 
 @Step.register("train_tokenizer")
@@ -31,7 +34,12 @@ class TrainTokenizer(PipelineStep):
 
     VERSION = "001"
 
-    def run(self, documents: Documents, vocab_size: int, sample_fraction: float = 1.0) -> Tokenizer:
+    def run(
+        self,
+        documents: Documents,
+        vocab_size: Annotated[int, Range(LEAST_VOCAB)],
+        sample_fraction: Annotated[float, Range(above=0, most=1)] = 1.0,
+    ) -> Tokenizer:
         return train_tokenizer(
             documents, vocab_size=vocab_size, sample_fraction=sample_fraction, out=self.out
         )
@@ -72,10 +80,10 @@ class Mix(PipelineStep):
 
     def run(
         self,
-        tokens: dict[str, Tokens],
-        sequence_length: int,
+        tokens: Annotated[dict[str, Tokens], NOT_EMPTY],
+        sequence_length: Positive,
         proportions: dict[str, float] | None = None,
-        num_instances: int | None = None,
+        num_instances: Positive | None = None,
     ) -> TokenMix:
         return mix_tokens(
             tokens,
@@ -84,6 +92,17 @@ class Mix(PipelineStep):
             num_instances=num_instances,
             out=self.out,
         )
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for proportions that are not of its parts."""
+        if self.kwargs["proportions"] is not None:
+            check_proportions(
+                self.kwargs["proportions"], self.kwargs["tokens"], f"{path}.proportions"
+            )
+
+    def longest_row(self) -> tuple[str, int]:
+        """The parameter that bounds the tokens of a row, and what it is."""
+        return f"steps.{self.name}.sequence_length", self.kwargs["sequence_length"]
 
 
 @Step.register("inspect_order")
@@ -95,11 +114,11 @@ class InspectOrder(PipelineStep):
     def run(
         self,
         mix: TokenMix,
-        batch_size: int,
-        seed: int,
-        num_steps: int,
-        first_step: int = 0,
-        world_size: int = 1,
+        batch_size: Positive,
+        seed: Seed,
+        num_steps: Positive,
+        first_step: Count = 0,
+        world_size: Positive = 1,
     ) -> OrderTable:
         return inspect_order(
             mix,
@@ -122,7 +141,7 @@ class PrepareExamples(PipelineStep):
         self,
         documents: Documents,
         tokenizer: Tokenizer,
-        max_length: int,
+        max_length: Annotated[int, Range(2)],
         group_by: MetadataField | None = None,
         engine: Engine = LOCAL,
     ) -> Examples:
@@ -135,18 +154,22 @@ class PrepareExamples(PipelineStep):
             engine=engine,
         )
 
+    def longest_row(self) -> tuple[str, int]:
+        """The parameter that bounds the tokens of a row, and what it is."""
+        return f"steps.{self.name}.max_length", self.kwargs["max_length"]
+
 
 @Step.register("prepare_pairs")
 class PreparePairs(PipelineStep):
     """Preferences become pairs of token ids, chosen and rejected."""
 
-    VERSION = "001"
+    VERSION = "002"
 
     def run(
         self,
         documents: Documents,
         tokenizer: Tokenizer,
-        max_length: int,
+        max_length: Annotated[int, Range(2)],
         group_by: MetadataField | None = None,
         engine: Engine = LOCAL,
     ) -> Pairs:
@@ -158,3 +181,7 @@ class PreparePairs(PipelineStep):
             out=self.out,
             engine=engine,
         )
+
+    def longest_row(self) -> tuple[str, int]:
+        """The parameter that bounds the tokens of a row, and what it is."""
+        return f"steps.{self.name}.max_length", self.kwargs["max_length"]

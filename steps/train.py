@@ -2,22 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Any, ClassVar
+
 from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import Launch, TrainConfig, check_launch
 from steps.base import PipelineStep
+from steps.ranges import Range
 
 ONE_PROCESS = Launch()
 
 
+class TrainingStep(PipelineStep):
+    """What training steps share: an argument `train`, and a model whose shape is known."""
+
+    SERIES = True
+    READS: ClassVar[str]  # the argument that holds the rows
+
+    def shape(self) -> OlmoConfig | None:
+        """The shape of the model; null where it was trained elsewhere."""
+        return shape_of(self.kwargs["checkpoints"])
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for a batch that ranks cannot share, and for rows that do not fit."""
+        check_launch(self.kwargs["train"], self.kwargs["launch"], f"{path}.train.")
+        require_room(self.shape(), self.kwargs[self.READS])
+
+
+def shape_of(model: Step[Any]) -> OlmoConfig | None:
+    """The shape of the model that a step makes, where the graph tells it."""
+    return model.shape() if isinstance(model, TrainingStep) else None
+
+
+def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
+    """Raises ValueError where a step makes rows that are too long for a model."""
+    if shape is not None and hasattr(rows, "longest_row"):
+        path, num_tokens = rows.longest_row()
+        shape.require_room(num_tokens, path)
+
+
 @Step.register("pretrain")
-class Pretrain(PipelineStep):
+class Pretrain(TrainingStep):
     """Next-token training from initialization, on a mix of tokens."""
 
     VERSION = "001"
-    SERIES = True
+    READS = "mix"
 
     def run(
         self, mix: TokenMix, model: OlmoConfig, train: TrainConfig, launch: Launch = ONE_PROCESS
@@ -26,13 +57,17 @@ class Pretrain(PipelineStep):
 
         return pretrain(mix, model, train, series=self.series, out=self.out, launch=launch)
 
+    def shape(self) -> OlmoConfig:
+        model: OlmoConfig = self.kwargs["model"]
+        return model
+
 
 @Step.register("sft")
-class Sft(PipelineStep):
+class Sft(TrainingStep):
     """Supervised fine-tuning of the latest checkpoint."""
 
     VERSION = "001"
-    SERIES = True
+    READS = "examples"
 
     def run(
         self,
@@ -57,20 +92,29 @@ class ReferenceLogprobs(PipelineStep):
 
         return reference_logprobs(checkpoints, pairs, out=self.out)
 
+    def check(self, path: str) -> None:
+        """Raises ValueError for pairs that do not fit the model."""
+        require_room(shape_of(self.kwargs["checkpoints"]), self.kwargs["pairs"])
+
+    def longest_row(self) -> tuple[str, int]:
+        """The parameter that bounds the tokens of a row, and what it is."""
+        found: tuple[str, int] = self.kwargs["pairs"].longest_row()
+        return found
+
 
 @Step.register("dpo")
-class Dpo(PipelineStep):
+class Dpo(TrainingStep):
     """Direct preference optimization of the latest checkpoint."""
 
     VERSION = "001"
-    SERIES = True
+    READS = "pairs"
 
     def run(
         self,
         checkpoints: Checkpoints,
         pairs: Pairs,
         train: TrainConfig,
-        beta: float = 0.1,
+        beta: Annotated[float, Range(above=0)] = 0.1,
         launch: Launch = ONE_PROCESS,
     ) -> Checkpoints:
         from pipeline.train.dpo import dpo

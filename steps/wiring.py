@@ -12,25 +12,21 @@ import difflib
 import inspect
 import types
 import typing
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
-from tango.common.exceptions import CliRunError
 from tango.common.params import Params
 from tango.step import Step, StepIndexer, StepResources
 
 from pipeline.core.artifacts import Artifact
-from pipeline.core.errors import nearest
+from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.pins import Pin, pins_used, with_pins
 from steps.needs import Needs, num_bytes
+from steps.references import WiringError as WiringError
+from steps.references import is_reference as is_reference
+from steps.references import ordered_names
 
-UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # controls, directions, line ends, nothing
 COMPONENTS: dict[Any, dict[str, type]] = {}  # base -> config name -> class; filled by names.py
-
-
-class WiringError(CliRunError):
-    """The experiment is not one that can run; the message is for its author."""
 
 
 def build_steps(
@@ -44,62 +40,13 @@ def build_steps(
     Raises:
         WiringError: a type, parameter, value or reference is wrong.
     """
-    plain = steps.as_dict(quiet=True) if isinstance(steps, Params) else dict(steps)
+    plain = steps.as_dict(quiet=True) if isinstance(steps, Params) else steps
+    if not isinstance(plain, Mapping):
+        raise WiringError(f"steps is {plain!r}; it must be an object of steps by their names")
     built: dict[str, Step[Any]] = {}
-    for name in _ordered(plain):
+    for name in ordered_names(plain):
         built[name] = _step(name, plain[name], built, pins or {})
     return built
-
-
-def _ordered(steps: dict[str, Any]) -> list[str]:
-    needs = {}
-    for name, config in steps.items():
-        _require_name(name)
-        if not isinstance(config, dict):
-            raise WiringError(f"steps.{name} is {config!r}; it must be an object with a type")
-    for name, config in steps.items():
-        needs[name] = dict(_references(config, f"steps.{name}"))
-        for path, target in needs[name].items():
-            if target not in steps:
-                raise WiringError(
-                    f"{path}.ref is {target!r}, which is no step{nearest(target, steps)}"
-                )
-    done: list[str] = []
-    left = list(steps)
-    while left:
-        ready = [name for name in left if set(needs[name].values()) <= set(done)]
-        if not ready:
-            raise WiringError(f"steps {', '.join(sorted(left))} wait for each other in a circle")
-        done += ready
-        left = [name for name in left if name not in ready]
-    return done
-
-
-def _require_name(name: str) -> None:
-    """A name is seen in terminals, and is the name of files: no path, no controls, no markup."""
-    odd = [each for each in name if unicodedata.category(each) in UNSEEN or each in "/\\[]"]
-    if odd or not name.strip() or name.startswith("."):
-        shown = ascii(name if len(name) < 60 else name[:60] + "...")
-        raise WiringError(
-            f"steps has {shown}, which cannot be the name of a step; it must have characters that "
-            "can be seen, begin with no dot, and have no slash, backslash or square bracket"
-        )
-
-
-def is_reference(value: Any) -> bool:
-    """Whether a piece of JSON stands for the result of a step."""
-    return isinstance(value, dict) and "ref" in value and value.get("type", "ref") == "ref"
-
-
-def _references(value: Any, path: str) -> Iterable[tuple[str, str]]:
-    if is_reference(value):
-        yield path, value["ref"]
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from _references(item, f"{path}.{name}")
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _references(item, f"{path}[{place}]")
 
 
 def _step(
@@ -107,7 +54,7 @@ def _step(
 ) -> Step[Any]:
     config = dict(config)
     path = f"steps.{name}"
-    kind = config.pop("type", None)
+    kind = config.pop("type")
     if kind not in Step.list_available() or kind == "ref":
         names = [n for n in Step.list_available() if n != "ref"]
         raise WiringError(f"{path}.type is {kind!r}, which is no step type{nearest(kind, names)}")
@@ -117,9 +64,10 @@ def _step(
         return Step.from_params(params, step_name=name)
     resources = config.pop("step_resources", None)
     metadata = config.pop("step_metadata", None)
+    metadata = _value(dict[str, Any] | None, metadata, f"{path}.step_metadata", built)
     needs = _value(Needs, config.pop("needs", {}), f"{path}.needs", built)
     pins = {**pins, **_value(dict[str, Pin], config.pop("pins", {}), f"{path}.pins", built)}
-    hints = run_hints(kind)
+    hints = run_hints(kind, with_ranges=True)
     for each in config:
         if each not in hints:
             raise WiringError(f"{path}.{each}: {kind} has no such parameter{nearest(each, hints)}")
@@ -147,15 +95,28 @@ def _step(
     return step
 
 
-def run_hints(kind: Any) -> dict[str, tuple[Any, Any]]:
-    """Parameter -> type and default of a type of step of ours; nothing for somebody else's."""
+def require_ids(steps: Mapping[str, Step[Any]]) -> None:
+    """Raises WiringError where outside data that a step reads cannot be looked at."""
+    for name, step in steps.items():
+        try:
+            step.unique_id  # noqa: B018  it is kept
+        except (PipelineError, OSError, ValueError) as error:
+            raise WiringError(f"steps.{name}: {error}") from error
+
+
+def run_hints(kind: Any, with_ranges: bool = False) -> dict[str, tuple[Any, Any]]:
+    """Parameter -> type and default of a type of step of ours; nothing for somebody else's.
+
+    Args:
+        with_ranges: keep the notes on the types of what values may be.
+    """
     if kind == "ref" or kind not in Step.list_available():
         return {}
     cls: Any = Step.resolve_class_name(kind)[0]
     if not hasattr(cls, "UNKEYED"):
         return {}
     parameters = inspect.signature(cls.run).parameters
-    hints = typing.get_type_hints(cls.run)
+    hints = typing.get_type_hints(cls.run, include_extras=with_ranges)
     return {n: (hints[n], parameters[n].default) for n in hints if n != "return"}
 
 
@@ -169,17 +130,23 @@ def inner_hint(hint: Any, kind: type) -> Any:
 
 
 def _set_resources(step: Step[Any], resources: Any, path: str) -> None:
-    names = [field.name for field in dataclasses.fields(StepResources)]
+    found = typing.get_type_hints(StepResources)
+    hints = {each.name: found[each.name] for each in dataclasses.fields(StepResources)}
     if not isinstance(resources, dict):
         raise WiringError(f"{path} is {resources!r}; it must be an object")
     for each in resources:
-        if each not in names:
-            raise WiringError(f"{path}.{each} is no resource{nearest(each, names)}")
-    step.step_resources = StepResources(**resources)
-    try:
-        num_bytes(step.step_resources.memory or "0")
-    except ValueError as error:
-        raise WiringError(f"{path}.memory: {error}") from error
+        if each not in hints:
+            raise WiringError(f"{path}.{each} is no resource{nearest(each, hints)}")
+    values = {n: _value(hints[n], v, f"{path}.{n}", {}) for n, v in resources.items()}
+    for each, value in values.items():
+        if isinstance(value, (int, float)) and value < 0:
+            raise WiringError(f"{path}.{each} is {value}; it must be at least 0")
+    step.step_resources = StepResources(**values)
+    for each in ("memory", "shared_memory"):
+        try:
+            num_bytes(values.get(each) or "0")
+        except ValueError as error:
+            raise WiringError(f"{path}.{each}: {error}") from error
 
 
 def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
@@ -194,9 +161,24 @@ def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
 
 
 def _shown(hint: Any) -> str:
+    hint = _bare(hint)
+    if hint is type(None):
+        return "null"
     if isinstance(hint, type) and typing.get_origin(hint) is None:
         return hint.__name__
-    return str(hint).replace("typing.", "").replace("NoneType", "null")
+    members = _members(hint)
+    if len(members) > 1:
+        return " | ".join(_shown(each) for each in members)
+    origin = typing.get_origin(hint)
+    if origin in (list, dict, tuple):
+        inside = ("..." if each is Ellipsis else _shown(each) for each in typing.get_args(hint))
+        return f"{origin.__name__}[{', '.join(inside)}]"
+    return str(hint).replace("typing.", "")
+
+
+def _bare(hint: Any) -> Any:
+    """A hint without the notes on what values may be."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -215,6 +197,11 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
     if len(members) > 1:
         return _one_of(members, hint, value, path, built)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        made = _value(args[0], value, path, built)
+        for fault in filter(None, (each.fault(made) for each in args[1:])):
+            raise WiringError(f"{path} {fault}")
+        return made
     if hint is Any:
         return value
     if hint is type(None):
@@ -274,9 +261,13 @@ def _one_of(
         return None
     kinds = [each for each in members if each is not type(None)]
     if isinstance(value, dict) and all(dataclasses.is_dataclass(each) for each in kinds):
+        _require_type(kinds, value, path)
         return _value(_closest(kinds, value), value, path, built)
     if len(kinds) == 1:
         return _value(kinds[0], value, path, built)
+    lists = [each for each in kinds if typing.get_origin(_bare(each)) is list]
+    if isinstance(value, list) and len(lists) == 1:
+        return _value(lists[0], value, path, built)
     for each in kinds:
         try:
             return _value(each, value, path, built)
@@ -285,8 +276,20 @@ def _one_of(
     raise WiringError(f"{path} is {value!r}; it must be of type {_shown(hint)}")
 
 
+def _require_type(kinds: list[Any], value: dict[str, Any], path: str) -> None:
+    """These are told apart by their fields; whoever writes a type too must write a right one."""
+    names = [each.__name__.lower() for each in kinds]
+    if "type" in value and str(value["type"]).lower() not in names:
+        raise WiringError(
+            f"{path}.type is {value['type']!r}, which is not known{nearest(value['type'], names)}"
+        )
+
+
 def _closest(kinds: list[Any], value: dict[str, Any]) -> Any:
-    """Told apart by their fields: the one that shares most with what was written."""
+    """The one that is named, or the one whose fields share most with what was written."""
+    for each in kinds:
+        if str(value.get("type")).lower() == each.__name__.lower():
+            return each
 
     def shared(kind: Any) -> int:
         names = [f.name for f in dataclasses.fields(kind)]
@@ -334,13 +337,14 @@ def _component(
     value = dict(value)
     if named:
         kind = value.pop("type", None)
-        if kind not in classes:
+        if not isinstance(kind, str) or kind not in classes:
             raise WiringError(
                 f"{path}.type is {kind!r}, which is not known{nearest(kind, classes)}"
             )
         cls = classes[kind]
     else:
         (kind, cls), *_ = classes.items()
+        _require_type([cls], value, path)
         value.pop("type", None)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -357,7 +361,8 @@ def _component(
     try:
         return cls(**values)
     except ValueError as error:
-        raise WiringError(f"{path}: {error}") from error
+        of_field = str(error).partition(" ")[0] in fields  # `at_least is 5; it must be ...`
+        raise WiringError(f"{path}{'.' if of_field else ': '}{error}") from error
 
 
 def _reference(hint: Any, value: dict[str, Any], path: str, built: dict[str, Step[Any]]) -> Any:

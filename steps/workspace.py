@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +30,7 @@ from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
 from steps.logs import RUN_LOG, file_name, log_file
-from steps.wiring import WiringError
+from steps.references import WiringError, require_name
 
 OUT_LOG = "out.log"
 MIN_FREE_BYTES = 1 << 16  # for the notes of a run
@@ -76,6 +76,8 @@ class ResultWorkspace(Workspace):
         remote: URL of a cache that machines share (`s3://bucket/prefix`, `gs://…`, a folder). What
             stands there is pulled instead of made; nothing is pushed without `olmo push`.
     """
+
+    preflight: Callable[[Iterable[Step[Any]]], None] | None = None  # set by who will run the steps
 
     def __init__(self, dir: str, strict: bool = False, remote: str | None = None) -> None:
         super().__init__()
@@ -146,6 +148,16 @@ class ResultWorkspace(Workspace):
         """Nothing to note: `Results.fail` did."""
 
     def register_run(self, targets: Iterable[Step[Any]], name: str | None = None) -> Run:
+        """Note a run, unless it is refused: then nothing of it is left.
+
+        Raises:
+            WiringError: its name is none, or this machine cannot carry it.
+        """
+        targets = list(targets)
+        if name is not None:
+            require_name(name, f"-n is {escape(ascii(name))}, which cannot be the name of a run")
+        if self.preflight is not None:
+            self.preflight(targets)
         ids = {each.name: each.unique_id for each in targets if hasattr(each, "UNKEYED")}
         try:
             (self.dir / "runs").mkdir(parents=True, exist_ok=True)

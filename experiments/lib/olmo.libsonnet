@@ -191,6 +191,9 @@ local paloma = {
     precision: 'bf16',
   },
 
+  // The GPUs of adaptation share batches of 128 and less; a size sets those of its training.
+  adaptation_launch: { ranks: 8, microbatch: 2 },
+
   // What steps ask of a machine; a size sets the GPUs of its training.
   machine: {
     adaptation: { step_resources: { gpu_count: 8, memory: '200GB' } },

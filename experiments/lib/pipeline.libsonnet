@@ -98,6 +98,7 @@ local benchmarks(size, models) = {
     local with_benchmarks = std.objectHas(size, 'benchmarks');
     local group_by = std.get(size, 'group_by');  // what is held out together is not independent
     local max_length = size.model.max_sequence_length;
+    local adaptation_launch = std.get(size, 'adaptation_launch', size.launch);
     join([heldout(size, name) for name in evaluated])
     + join([domain(size, name) for name in domains])
     + split(size, 'instructions')
@@ -161,7 +162,7 @@ local benchmarks(size, models) = {
         checkpoints: ref('base'),
         examples: ref('examples'),
         train: size.sft,
-        launch: size.launch,
+        launch: adaptation_launch,
       },
       pairs: {
         type: 'prepare_pairs',
@@ -180,7 +181,7 @@ local benchmarks(size, models) = {
         pairs: ref('reference'),
         train: size.dpo,
         beta: 0.1,
-        launch: size.launch,
+        launch: adaptation_launch,
       },
 
       // evaluation

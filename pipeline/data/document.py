@@ -17,6 +17,8 @@ DOCUMENT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "text", "source", "added", "created", "metadata")]
 )
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("score", pa.float64())])
+Message = dict[str, str]  # role and content
+ROLES = ("system", "user", "assistant")
 BATCH_BYTES = 4 << 20  # text held before it is written
 BATCH_ROWS = 1024
 

@@ -71,6 +71,8 @@ class PythonInstall:
             raise ValueError(f"part is {self.part!r}; it must be one of {', '.join(PARTS)}")
         if not self.source:
             raise ValueError("source is ''; it must be a name")
+        if self.root is not None and not Path(self.root).is_dir():
+            raise ValueError(f"root is {self.root!r}, which is no folder")
 
     def fingerprint(self) -> str:
         return self.pieces()[0].digest

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from pipeline.core.errors import nearest
-from pipeline.data.document import DOCUMENT_SCHEMA, Document, json_text
+from pipeline.data.document import DOCUMENT_SCHEMA, ROLES, Document, Message, json_text
 
 Conversations = Literal["messages", "preferences"]
 FIELDS = ("id", "text", "added", "created", "metadata")
@@ -60,27 +60,67 @@ def as_document(
 def with_conversation(row: Mapping[str, Any], kind: Conversations) -> dict[str, Any]:
     """The record with a text of all that is said in it, and a preference in our own form.
 
-    Ours: `prompt` is a list of messages, `chosen` and `rejected` are the answers alone.
+    Ours: `prompt` is a list of messages, `chosen` and `rejected` are the answers alone. Theirs may
+    be conversations, which then differ in their last message only: the turns before it, all of
+    them, are the prompt, whether or not the record has them, or one of them, as `prompt` too.
 
     Raises:
         ValueError: it has no such conversation.
     """
     made = dict(row)
-    try:
-        if kind == "messages":
-            made["text"] = "\n\n".join(each["content"] for each in made["messages"])
-            return made
-        prompt = made["prompt"]
-        if isinstance(prompt, str):
-            made["prompt"] = [{"role": "user", "content": prompt}]
-        for side in ("chosen", "rejected"):
-            if not isinstance(made[side], str):
-                made[side] = made[side][-1]["content"]
-        said = [*(each["content"] for each in made["prompt"]), made["chosen"], made["rejected"]]
-        made["text"] = "\n\n".join(said)
-    except (KeyError, TypeError, IndexError) as error:
-        missing = f"{type(error).__name__}: {error}"
-        raise ValueError(f"has no conversation of kind {kind!r} ({missing})") from error
+    if kind == "messages":
+        made["text"] = "\n\n".join(each["content"] for each in _messages(row, "messages"))
+        return made
+    before: dict[str, list[Message]] = {}
+    answers: dict[str, str] = {}
+    for side in ("chosen", "rejected"):
+        if isinstance(row.get(side), str):
+            before[side], answers[side] = [], row[side]
+            continue
+        *before[side], answer = _messages(row, side)
+        if answer["role"] != "assistant":
+            raise ValueError(f"the last message of {side!r} is of role {answer['role']!r}")
+        answers[side] = answer["content"]
+    if before["chosen"] != before["rejected"]:
+        raise ValueError("'chosen' and 'rejected' differ before their last messages")
+    prompt = _prompt(row, before["chosen"])
+    said = [*(each["content"] for each in prompt), *answers.values()]
+    return {**made, "prompt": prompt, **answers, "text": "\n\n".join(said)}
+
+
+def _prompt(row: Mapping[str, Any], turns: list[Message]) -> list[Message]:
+    """The messages before the answers: the turns of the conversations, else the prompt itself."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and turns:
+        if prompt.strip() not in (each["content"].strip() for each in turns):
+            raise ValueError("'prompt' is no message of 'chosen'")
+        return turns
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    if prompt is None and turns:
+        return turns
+    messages = _messages(row, "prompt")
+    if turns and turns != messages:
+        raise ValueError("'prompt' and the messages of 'chosen' before the last differ")
+    return messages
+
+
+def _messages(row: Mapping[str, Any], name: str) -> list[Message]:
+    """A list of messages, each with no more than its role and content."""
+    given = row.get(name)
+    if not isinstance(given, (list, tuple)) or not given:
+        raise ValueError(f"{name!r} is {str(given)[:60]!r}; it must be a list of messages")
+    made = []
+    for place, each in enumerate(given):
+        role = each.get("role") if isinstance(each, Mapping) else None
+        if role not in ROLES:
+            raise ValueError(
+                f"role of message {place} of {name!r} is {role!r}; it must be one of "
+                f"{', '.join(ROLES)}"
+            )
+        if not isinstance(each.get("content"), str):
+            raise ValueError(f"content of message {place} of {name!r} is not text")
+        made.append({"role": role, "content": each["content"]})
     return made
 
 

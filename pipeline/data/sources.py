@@ -89,7 +89,8 @@ class _Files:
         fields: our field -> theirs, where the names differ.
         number_records: give the ids `<file>:<number of the record from 1>`.
         conversations: `messages`: the record has a list of them, and no text of its own;
-            `preferences`: it has a prompt, a chosen and a rejected answer, or conversations.
+            `preferences`: it has a prompt, a chosen and a rejected answer, or, for these, whole
+            conversations that differ in their last message.
         revision: of what a URL names, so that a key can tell that it changed.
         pins: what the lock beside the experiment knows of the URLs; a download is held to it.
     """
@@ -104,7 +105,7 @@ class _Files:
     revision: str = ""
     pins: dict[str, Pin] = field(default_factory=dict)
 
-    VERSION: ClassVar[str] = "001"
+    VERSION: ClassVar[str] = "002"
     # the fingerprint says which bytes they are
     UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pins")
 
@@ -267,7 +268,7 @@ class HfDataset:
     conversations: Conversations | None = None
     pin: Pin | None = None
 
-    VERSION: ClassVar[str] = "001"
+    VERSION: ClassVar[str] = "002"
     UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pin")
 
     def __post_init__(self) -> None:

@@ -39,10 +39,7 @@ def tag_documents(
         ValueError: two taggers have one name.
         CorruptShard: a tagger fails on a document; the message names both.
     """
-    for place, tagger in enumerate(taggers):
-        for other in taggers[:place]:
-            if other.name == tagger.name:
-                raise ValueError(f"taggers[{place}] has the name of another: {tagger.name!r}")
+    check_taggers(taggers)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     work = _TagShard(documents, list(taggers), out, memo)
@@ -52,6 +49,14 @@ def tag_documents(
         for place, each in enumerate(taggers)
     ]
     return Attributes.of(out, describes=documents.content, tables=tables)
+
+
+def check_taggers(taggers: Sequence[Tagger], path: str = "taggers") -> None:
+    """Raises ValueError for two taggers of one name, which would write one table."""
+    names = [each.name for each in taggers]
+    for place, name in enumerate(names):
+        if (first := names.index(name)) < place:
+            raise ValueError(f"{path}[{place}] is {name!r}, as {path}[{first}] is; once is enough")
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,14 @@ class OlmoConfig:
         """Width of one attention head."""
         return self.d_model // self.n_heads
 
+    def require_room(self, num_tokens: int, rows: str) -> None:
+        """Raises ValueError where rows of so many tokens are too long for the model."""
+        if num_tokens > self.max_sequence_length:
+            raise ValueError(
+                f"{rows} is {num_tokens}; it must be at most the model's max_sequence_length, "
+                f"{self.max_sequence_length}"
+            )
+
     def num_parameters(self) -> int:
         """Parameters of the whole model; tied embeddings count once."""
         d, hidden = self.d_model, self.mlp_hidden_size

@@ -21,11 +21,10 @@ from pipeline.core.artifacts import Documents, Examples, Pairs, Shard, Tokenizer
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
-from pipeline.data.document import MetadataField
+from pipeline.data.document import ROLES, Message, MetadataField
 from pipeline.tokens.order import IntArray, Order
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
-Message = dict[str, str]  # role and content
 IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
 EXAMPLE = pa.schema(
     [("id", pa.string()), ("group", pa.string()), ("input_ids", IDS), ("mask", MASK)]
@@ -37,7 +36,6 @@ PAIR = pa.schema(
     + [("chosen_bytes", pa.int64()), ("rejected_bytes", pa.int64())]
     + [("chosen_logprob", pa.float64()), ("rejected_logprob", pa.float64())]
 )
-ROLES = ("system", "user", "assistant")
 BATCH_DOCUMENTS = 256
 
 
@@ -117,7 +115,8 @@ def prepare_pairs(
     """Render the preference in each document's metadata: `prompt`, `chosen` and `rejected`.
 
     The prompt is a list of messages, the other two are answers to it; only they are learned. A pair
-    is counted in `num_skipped` where either side is longer than `max_length` tokens or is empty.
+    is counted in `num_skipped` where either side is longer than `max_length` tokens or is empty,
+    and where both are the same, which prefers nothing.
     The log-probabilities are null until a reference computes them.
 
     Args:
@@ -312,17 +311,18 @@ def _pair(
 ) -> Row | None:
     prompt = list(_checked(metadata.get("prompt")))
     row: Row = {"chosen_logprob": None, "rejected_logprob": None}
-    kept = True
+    kept, answers = True, set()
     for side in ("chosen", "rejected"):
         answer = metadata.get(side)
         if not _is_text(answer):
             raise ValueError(f"{side} is not text")
         messages: list[Message] = [*prompt, {"role": "assistant", "content": answer}]
         ids, mask = render(messages, tokenizer, loaded, learn_from=len(prompt))
+        answers.add(answer.strip())
         num_bytes = len(answer.strip().encode())
         kept = kept and len(ids) <= max_length and num_bytes > 0
         row |= {f"{side}_ids": ids, f"{side}_mask": mask, f"{side}_bytes": num_bytes}
-    return row if kept else None
+    return row if kept and len(answers) == 2 else None
 
 
 @dataclass(frozen=True)

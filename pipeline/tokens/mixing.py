@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
 from pipeline.core.artifacts import MixPart, TokenMix, Tokens
-from pipeline.core.errors import MismatchedInputs
+from pipeline.core.errors import MismatchedInputs, nearest
 
 
 def mix_tokens(
@@ -69,6 +69,23 @@ def mix_tokens(
     )
 
 
+def check_proportions(
+    proportions: Mapping[str, float], parts: Iterable[str], path: str = "proportions"
+) -> None:
+    """Raises ValueError unless there is one for each part, none negative and one above 0."""
+    names = sorted(parts)
+    for name, value in proportions.items():
+        if name not in names:
+            raise ValueError(f"{path}.{name} is of no part{nearest(name, names)}")
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{path}.{name} is {value:g}; it must be finite and at least 0")
+    for name in names:
+        if name not in proportions:
+            raise ValueError(f"{path}.{name} is missing; a part that is not read has 0")
+    if not any(proportions.values()):
+        raise ValueError(f"{path} are 0 for every part; one must be above 0")
+
+
 def apportion(weights: Mapping[str, Fraction], total: int) -> dict[str, int]:
     """Split `total` by the weights to whole numbers, none off its share by one or more.
 
@@ -90,7 +107,9 @@ def _weights(
 ) -> dict[str, Fraction]:
     given = proportions if proportions is not None else repeats or {}
     label = "proportions" if proportions is not None else "repeats"
-    if given.keys() - held.keys() or (proportions is not None and held.keys() - given.keys()):
+    if proportions is not None:
+        check_proportions(proportions, held)
+    if given.keys() - held.keys():
         raise ValueError(f"{label} names {sorted(given)}; the parts are {sorted(held)}")
     for name, value in given.items():
         if not (math.isfinite(value) and value >= 0):

@@ -18,6 +18,7 @@ from pipeline.core.temporary import temporary_for
 
 FILE = "tokenizer.json"
 NUM_BYTES = 256  # a byte-level vocabulary begins with a symbol for every byte
+LEAST_VOCAB = NUM_BYTES + 2  # and the end and padding tokens
 BATCH_DOCUMENTS = 256
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -132,6 +133,8 @@ class TrainConfig:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive or null")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
         if self.z_loss < 0:
             raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
 
@@ -181,3 +184,33 @@ class Launch:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def check_launch(config: TrainConfig, launch: Launch, path: str = "") -> None:
+    """Raises ValueError where the ranks cannot share a batch evenly."""
+    if config.batch_size % launch.ranks:
+        raise ValueError(
+            f"{path}batch_size is {config.batch_size}; it must be a multiple of ranks, "
+            f"{launch.ranks}"
+        )
+
+
+def check_saved(wanted: Iterable[int], config: TrainConfig, name: str, path: str) -> None:
+    """Raises ValueError for a step after which a run keeps no checkpoint.
+
+    Args:
+        name: what the trained model is called.
+        path: where the wanted steps are written.
+    """
+    kept = config.kept_steps
+    for place, step in enumerate(wanted):
+        if step not in kept:
+            near = _told(sorted(kept, key=lambda each: (abs(each - step), each))[:6])
+            raise ValueError(
+                f"{path}[{place}] is {step}, which {name!r} does not save; it must be one of the "
+                f"{len(kept)} that it saves, of which {near} are the nearest"
+            )
+
+
+def _told(steps: Sequence[int]) -> str:
+    return ", ".join(str(each) for each in sorted(steps))

@@ -20,6 +20,7 @@ from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.tokens.chat import PAIR, PairBatches
 from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import DpoLoss, sequence_logprobs
 from pipeline.train.sft import latest_weights, require_same_tokenizer
@@ -77,11 +78,12 @@ def dpo(
 def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> Pairs:
     """The pairs with the log-probability of each answer under the latest checkpoint, in nats.
 
-    Computed in float32 and added up in float64; rows of like length share a batch.
+    Computed in float32 on a GPU if there is one, as in training, and added up in float64; rows of
+    like length share a batch.
     """
     require_same_tokenizer(checkpoints, pairs.tokenizer, "Pairs")
     latest_weights(checkpoints)  # the digest in the result must be of what is loaded
-    model = load_checkpoint_model(checkpoints, checkpoints.latest).eval()
+    model = load_checkpoint_model(checkpoints, checkpoints.latest).to(Ranks().device).eval()
     shards = []
     num_done = 0
     with torch.inference_mode(), Progress("reference", pairs.num_pairs, "pair") as progress:
@@ -109,7 +111,7 @@ def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> 
 
 def _logprobs(model: Olmo, batch: pa.RecordBatch, side: str) -> np.ndarray[Any, Any]:
     ids, masks = batch[f"{side}_ids"].to_pylist(), batch[f"{side}_mask"].to_pylist()
-    values = np.zeros(len(ids), np.float64)
+    values, device = np.zeros(len(ids), np.float64), next(model.parameters()).device
     for places in _by_length([len(each) for each in ids]):
         length = max(len(ids[place]) for place in places)
         ids_BT = torch.zeros(len(places), length, dtype=torch.int64)
@@ -117,7 +119,8 @@ def _logprobs(model: Olmo, batch: pa.RecordBatch, side: str) -> np.ndarray[Any, 
         for row, place in enumerate(places):
             ids_BT[row, : len(ids[place])] = torch.tensor(ids[place])
             mask_BT[row, : len(ids[place])] = torch.tensor(masks[place])
-        values[places] = sequence_logprobs(model, ids_BT, mask_BT).numpy()
+        found_B = sequence_logprobs(model, ids_BT.to(device), mask_BT.to(device))
+        values[places] = found_B.cpu().numpy()
     return values
 
 

@@ -27,7 +27,7 @@ from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_line, last_whole_step
 from pipeline.train import checkpoint, history
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import Launch, TrainConfig, check_launch
 from pipeline.train.distributed import Ranks, build_model, run_ranks
 from pipeline.train.objectives import Batch, Objective
 from pipeline.train.optimizer import clip_gradients, make_optimizer
@@ -69,14 +69,9 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
         Stopped: this process was asked to; the next call goes on after the last update made.
     """
     config, launch, series = training.config, training.launch, Path(training.series)
-    if config.batch_size % launch.ranks:
-        raise ValueError(
-            f"batch_size is {config.batch_size}; it must be a multiple of ranks, {launch.ranks}"
-        )
+    check_launch(config, launch)
     series.mkdir(parents=True, exist_ok=True)
-    last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
-    there = [step for step in checkpoint.find_checkpoints(series) if step <= last]
-    missing = [step for step in config.kept_steps if step not in there]
+    there, missing = _found(series, config)
     if missing:
         paused = checkpoint.find_stopped(series)
         run_ranks(partial(_train, training, there, missing, paused), launch)
@@ -94,6 +89,26 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
         steps=[checkpoint.as_checkpoint(series, step) for step in config.kept_steps],
         history=StoredFile(shard.path, shard.num_bytes, shard.content, shard.sha256),
     )
+
+
+def _found(series: Path, config: TrainConfig) -> tuple[list[int], list[int]]:
+    """The checkpoints that are there, and those that are to be made.
+
+    A series may hold terabytes: digested are those that training goes on from. Only where nothing
+    is to be made, as when one of them was found damaged where it was read, are all.
+    """
+    last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
+    while True:
+        there = [s for s in checkpoint.find_checkpoints(series, thorough=False) if s <= last]
+        missing = [step for step in config.kept_steps if step not in there]
+        if not missing:
+            there = [step for step in checkpoint.find_checkpoints(series) if step <= last]
+            missing = [step for step in config.kept_steps if step not in there]
+            return there, missing
+        begins = {max((s for s in there if s <= step), default=None) for step in missing}
+        folders = [checkpoint.folder_of(series, s) for s in begins if s is not None]
+        if all([checkpoint.is_whole(each) for each in folders]):
+            return there, missing
 
 
 def _train(

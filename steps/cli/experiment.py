@@ -7,10 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.cli.settings import read_settings as read_file
+
 if TYPE_CHECKING:
     from tango.step import Step
 
     from pipeline.store.results import Results
+
+
+PARTS = ("steps", "include_package")
 
 
 class SyntaxFault(Exception):
@@ -42,13 +47,46 @@ def read_experiment(path: str, overrides: str = "") -> dict[str, Any]:
         from tango.common.params import parse_overrides, with_overrides
 
         try:
-            config = with_overrides(config, parse_overrides(overrides))
+            values = parse_overrides(overrides)
+            if says := misplaced(config, values):
+                raise SyntaxFault(says)
+            config = with_overrides(config, values)
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise SyntaxFault(f"overrides are {overrides!r}: {first}") from error
+    require_parts(config, path)
+    made: dict[str, Any] = config
+    return made
+
+
+def require_parts(config: Any, path: str) -> None:
+    """Raises SyntaxFault unless an experiment has its steps and nothing that is not known."""
+    from pipeline.core.errors import nearest
+
+    for each in config if isinstance(config, dict) else ():
+        if each not in PARTS:
+            raise SyntaxFault(f"{path}: {each} is no part of an experiment{nearest(each, PARTS)}")
     if not isinstance(config, dict) or not isinstance(config.get("steps"), dict):
         raise SyntaxFault(f"{path}: there is no object `steps` in it")
-    return config
+
+
+def misplaced(config: Any, overrides: Iterable[str]) -> str:
+    """What an override names that is not there, if one does."""
+    from pipeline.core.errors import nearest
+
+    for each in overrides:
+        place, path = config, ""
+        for part in each.split(".")[:-1]:
+            if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+                place = place[int(part)]
+            elif isinstance(place, dict) and part in place:
+                place = place[part]
+            else:
+                names = place if isinstance(place, dict) else ()
+                where = f"{path} has no {part!r}" if path else f"there is no {part!r}"
+                return f"override {each}: {where}{nearest(part, names)}"
+            path = f"{path}.{part}" if path else part
+    return ""
 
 
 def build_experiment(
@@ -63,15 +101,19 @@ def build_experiment(
 
     import steps  # noqa: F401  registers every step, and lets Tango start without torch
     from steps.locking import pins_beside
-    from steps.wiring import WiringError, build_steps
+    from steps.wiring import WiringError, build_steps, require_ids
 
     config = read_experiment(path, overrides)
-    for name in [*config.get("include_package", []), *settings().get("include_package", [])]:
+    packages = read_settings(path).get("include_package", [])
+    for name in [*config.get("include_package", []), *packages]:
         import_module(name)
     try:
-        return build_steps(config["steps"], pins_beside(path) if with_lock else {})
+        built = build_steps(config["steps"], pins_beside(path) if with_lock else {})
+        if with_lock:
+            require_ids(built)
     except WiringError as fault:
         raise SyntaxFault(str(fault)) from fault
+    return built
 
 
 def with_inputs(steps: Mapping[str, Step[Any]], names: Iterable[str]) -> dict[str, Step[Any]]:
@@ -94,24 +136,26 @@ def with_inputs(steps: Mapping[str, Step[Any]], names: Iterable[str]) -> dict[st
     return {name: step for name, step in steps.items() if name in kept}
 
 
-def settings() -> dict[str, Any]:
-    """What `tango.yml` says, found where Tango finds it; empty where there is none."""
-    import yaml
-
-    for folder in (Path(), Path.home() / ".config"):
-        for name in ("tango.yml", "tango.yaml"):
-            if (folder / name).is_file():
-                form = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-                return form if isinstance(form, dict) else {}
-    return {}
+def read_settings(experiment: str | None) -> dict[str, Any]:
+    """What the nearest `tango.yml` says; raises SyntaxFault where it is no YAML."""
+    try:
+        return read_file(experiment)
+    except ValueError as error:
+        raise SyntaxFault(str(error)) from error
 
 
-def open_results(workspace: str | None, strict: bool = False) -> Results:
-    """The results in a workspace: the one given, or the one that `tango.yml` names."""
+def open_results(
+    workspace: str | None, strict: bool = False, experiment: str | None = None
+) -> Results:
+    """The results in a workspace: the one given, or the one that `tango.yml` names.
+
+    Args:
+        experiment: the file for which, where `tango.yml` is not here or above, it is looked for.
+    """
     from pipeline.store.results import Results
     from steps.workspace import is_strict
 
-    said = settings().get("workspace")
+    said = read_settings(experiment).get("workspace")
     said = said if isinstance(said, dict) else {}
     folder = (workspace or str(said.get("dir", "workspace"))).removeprefix("local://")
     strict = strict or is_strict() or (workspace is None and said.get("strict") is True)

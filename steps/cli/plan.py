@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     try:
         steps = build_experiment(options.experiment, options.overrides)
         steps = with_inputs(steps, options.step) if options.step else steps
-        results = open_results(options.workspace, options.strict)
+        results = open_results(options.workspace, options.strict, options.experiment)
     except SyntaxFault as fault:
         print(fault, file=sys.stderr)
         return 1

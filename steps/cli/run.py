@@ -9,7 +9,8 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pipeline.core.stopping import INTERRUPTED
@@ -111,9 +112,13 @@ def _run(
     from tango.step_graph import StepGraph
 
     from pipeline.core.errors import nearest
+    from steps.cli.settings import seen_from_here, settings_file
     from steps.wiring import WiringError
 
-    chosen = load_settings(settings)
+    file = settings or settings_file(experiment)
+    chosen = load_settings(None if file is None else str(file))
+    if settings is None and file is not None:
+        chosen.workspace = seen_from_here(chosen.workspace, Path(file))
     os.environ.update(chosen.environment or {})
     multiprocessing.set_start_method(start_method or "spawn", force=True)
     chosen.executor = chosen.executor or {"type": "olmo"}
@@ -130,11 +135,6 @@ def _run(
         if wanted not in known and "." not in wanted:
             raise WiringError(f"{wanted!r} is no type of executor{nearest(wanted, known)}")
         graph = StepGraph.from_params(config.pop("steps"))
-        config.assert_empty("the experiment")
-        for each in step_name:
-            if each not in graph:
-                where = os.path.relpath(experiment)
-                raise WiringError(f"{each!r} is no step of {where}{nearest(each, graph)}")
         if step_name:
             graph = graph.sub_graph(*step_name)
         place = prepare_workspace(chosen, workspace)
@@ -146,7 +146,7 @@ def _read(experiment: str, overrides: str, ext_var: tuple[str, ...]) -> Any:
     """The experiment as Tango reads it; raises SyntaxFault with three lines where it does not."""
     from tango.common.params import Params
 
-    from steps.cli.experiment import SyntaxFault
+    from steps.cli.experiment import SyntaxFault, require_parts
 
     variables = {}
     for each in ext_var:
@@ -157,10 +157,23 @@ def _read(experiment: str, overrides: str, ext_var: tuple[str, ...]) -> Any:
         config = Params.from_file(experiment, overrides, variables)
     except (RuntimeError, ValueError) as error:
         lines = [line.rstrip() for line in str(error).splitlines() if line.strip()]
-        raise SyntaxFault("\n".join(lines[:3])) from error
-    if "steps" not in config:
-        raise SyntaxFault(f"{experiment}: there is no object `steps` in it")
+        raise SyntaxFault(
+            _misplaced(experiment, overrides, variables) or "\n".join(lines[:3])
+        ) from error
+    require_parts(config.params, os.path.relpath(experiment))
     return config
+
+
+def _misplaced(experiment: str, overrides: str, variables: dict[str, str]) -> str:
+    """What an override names that is not there; empty where that is not the fault."""
+    from tango.common.params import Params, parse_overrides
+
+    from steps.cli.experiment import misplaced
+
+    with suppress(RuntimeError, ValueError):
+        plain = Params.from_file(experiment, "", variables).params
+        return misplaced(plain, parse_overrides(overrides, variables))
+    return ""
 
 
 @contextmanager

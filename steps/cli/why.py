@@ -23,7 +23,9 @@ def main(arguments: list[str]) -> int:
         import steps  # noqa: F401  lets Tango start without torch
         from steps.comparing import Comparison, UnknownResult
 
-        comparison = Comparison(open_results(options.workspace), build_experiment)
+        experiment = options.a.rpartition(":")[0] or None
+        results = open_results(options.workspace, experiment=experiment)
+        comparison = Comparison(results, build_experiment)
         try:
             lines = comparison.why(options.a, options.b)
         except UnknownResult as error:

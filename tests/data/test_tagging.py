@@ -79,5 +79,5 @@ def test_a_tagger_that_fails_names_itself_and_the_document(documents, tmp_path):
 
 
 def test_two_taggers_of_one_name_are_refused(documents, tmp_path):
-    with pytest.raises(ValueError, match=r"taggers\[1\] has the name of another: 'gopher'"):
+    with pytest.raises(ValueError, match=r"taggers\[1\] is 'gopher', as taggers\[0\] is"):
         tag_documents(documents, [Gopher(), Gopher("v2")], out=tmp_path / "o")

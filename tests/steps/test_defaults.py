@@ -21,7 +21,7 @@ def test_what_is_as_it_is_by_default_is_not_named():
 
 
 def test_components_are_looked_into():
-    taggers = [{"type": "gopher", "variant": "v2"}, {"type": "gopher"}]
+    taggers = [{"type": "gopher", "variant": "v2"}, {"type": "c4"}]
     found = chosen({"type": "tag", "documents": ref("corpus"), "taggers": taggers})["taggers"]
     assert found[0]["variant"] == "v2" and "variant" not in found[1]
 

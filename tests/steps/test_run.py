@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 import signal
@@ -5,6 +6,7 @@ import time
 
 import pytest
 
+from steps.cli.__main__ import main as olmo
 from steps.cli.run import main
 from tests.steps.lab import toy
 
@@ -92,3 +94,59 @@ def test_a_run_that_is_asked_to_stop_by_a_system_says_so_in_its_exit_status(lab)
     running.send_signal(signal.SIGUSR1)
     out, error = running.communicate(timeout=30)
     assert running.returncode == 75 and "stopped by SIGUSR1" in out and "Traceback" not in error
+
+
+REFUSED = [
+    (["x.json", "-n", "a/b"], "-n is 'a/b', which cannot be the name of a run"),
+    (["more.json"], "more.json: includes is no part of an experiment"),
+    (["gone.json"], "steps.corpus.source.root is '/nope', which is no folder"),
+    (["x.json", "-s", "frist"], "'frist' is no step of x.json; did you mean 'first'?"),
+    (["stepz.json"], "stepz.json: stepz is no part of an experiment; did you mean 'steps'?"),
+    (["gpus.json"], "GPUs: 4096 for first"),
+]
+
+
+SLOW = [pytest.param(True, *each, marks=pytest.mark.slow) for each in REFUSED[:-3]]
+
+
+@pytest.mark.parametrize(
+    ("with_tango", "arguments", "says"),
+    [*((False, *each) for each in REFUSED), *SLOW, *((True, *each) for each in REFUSED[-3:])],
+)
+def test_what_is_refused_leaves_no_run_and_is_told_without_a_traceback(
+    here, capfd, with_tango, arguments, says
+):
+    lab = here
+    lab.write(first=toy())
+    lab.write("gpus.json", first=toy(step_resources={"gpu_count": 4096}))
+    source = {"type": "python_install", "part": "code", "source": "x", "root": "/nope"}
+    lab.write("gone.json", corpus={"type": "ingest", "source": source})
+    (lab.folder / "stepz.json").write_text('{"stepz": {}}')
+    (lab.folder / "more.json").write_text('{"steps": {}, "includes": []}')
+    if with_tango:
+        ended = lab.run(*arguments, module="tango")
+        status, told = ended.returncode, ended.stdout_text + ended.stderr_text
+    else:
+        status, told = main(arguments), "".join(capfd.readouterr())
+    assert status == 1
+    assert says in " ".join(told.split())
+    assert "Traceback" not in told and "Starting new run" not in told
+    assert not (lab.folder / "ws" / "runs").exists() and not (lab.folder / "ws" / "latest").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("steps.frist.value", "override steps.frist.value: steps has no 'frist'; did you mean"),
+        ("stepz.first.value", "override stepz.first.value: there is no 'stepz'; did you mean"),
+        ("steps.first.inputs.0.x", "steps.first.inputs has no '0'"),
+        ("steps.frist", "steps.frist has no type; did you mean 'first'?"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_an_override_of_what_is_not_there_names_the_nearest(here, capfd, command, override, says):
+    here.write(first=toy())
+    value = {} if override == "steps.frist" else 3
+    assert olmo([command, "x.json", "-o", json.dumps({override: value})]) == 1
+    said = capfd.readouterr().err
+    assert says in said and len(said.strip().splitlines()) == 1

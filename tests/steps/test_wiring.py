@@ -64,12 +64,53 @@ def test_a_graph_is_built_with_typed_components():
             r"no/such/\*\.gz",
         ),
         ({"a/b": {"type": "tag"}}, "cannot be the name of a step"),
+        ({"kept": {"documents": ref(["corpus"])}}, r"documents\.ref is \['corpus'\]; .* name of"),
+        ({"kept": {"type": ["filter"]}}, r"steps\.kept\.type is \['filter'\], which is no step"),
+        ({"kept": {"type": {}}}, r"steps\.kept\.type is \{\}, which is no step type"),
+        ({"quality": {"taggers": [{"type": ["c4"]}]}}, r"taggers\[0\]\.type is \['c4'\], which"),
+        ({"kep": {"documents": ref("corpus")}}, r"steps\.kep has no type; did you mean 'kept'\?"),
+        ({"other": {"documents": ref("corpus")}}, r"steps\.other has no type; it must have one"),
+        (
+            {"kept": {"rules": [{"type": "kep", "attribute": "gopher.word_count", "at_least": 5}]}},
+            r"steps\.kept\.rules\[0\]\.type is 'kep'.*'keep'",
+        ),
+        ({"kept": {"needs": {"type": "need"}}}, r"steps\.kept\.needs\.type is 'need'.*'needs'"),
+        (
+            {"kept": {"rules": [{"attribute": "gopher.word_count", "at_least": 9, "at_most": 5}]}},
+            r"steps\.kept\.rules\[0\]\.at_least is 9; it must not be above at_most, 5",
+        ),
+        ({"kept": {"step_resources": {"memory": 12}}}, r"step_resources\.memory is 12; .* str"),
+        ({"kept": {"step_resources": {"memory": "12 gigs"}}}, r"memory: '12 gigs' is no size"),
+        ({"kept": {"step_resources": {"gpu_count": "many"}}}, r"gpu_count is 'many'; .* int"),
+        (
+            {"kept": {"step_resources": {"gpus": 1}}},
+            r"gpus is no resource; .*gpu_count",
+        ),
+        ({"kept": {"step_resources": {"cpu_count": -1}}}, r"cpu_count is -1\.0; .* at least 0"),
+        ({"kept": {"step_resources": 8}}, r"steps\.kept\.step_resources is 8; .* an object"),
+        ({"kept": {"step_metadata": []}}, r"steps\.kept\.step_metadata is \[\]; it must be"),
     ],
 )
 def test_a_fault_is_one_message_with_its_path(changes, message):
     with pytest.raises(WiringError, match=message) as caught:
         build_steps(graph(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["keep", "Keep"])
+def test_a_rule_may_be_named_as_well_as_told_by_its_fields(name):
+    named = [{"type": name, "attribute": "gopher.word_count", "at_least": 50}]
+    ids = {
+        each["kept"].unique_id
+        for each in (build_steps(graph()), build_steps(graph(kept={"rules": named})))
+    }
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("given", [[], "x", None, 3])
+def test_steps_that_are_no_object_are_refused(given):
+    with pytest.raises(WiringError, match="steps is .*; it must be an object"):
+        build_steps(given)
 
 
 def test_ids_do_not_depend_on_how_the_values_were_written():

@@ -159,8 +159,12 @@ def test_pairs_learn_the_answer_alone_after_one_prompt(tokenizer, loaded, tmp_pa
     assert (pairs.num_pairs, pairs.num_skipped, pairs.reference) == (3, 0, "")
 
 
-@pytest.mark.parametrize("change", [{"chosen": ""}, {"rejected": "long " * 99}])
-def test_pairs_with_a_side_too_long_or_empty_are_counted(tokenizer, tmp_path, change):
+@pytest.mark.parametrize(
+    "change", [{"chosen": ""}, {"rejected": "long " * 99}, {"rejected": " a\n"}]
+)
+def test_pairs_with_a_side_too_long_or_empty_or_both_the_same_are_counted(
+    tokenizer, tmp_path, change
+):
     data = {"prompt": TALK[:2], "chosen": "a", "rejected": "b", **change}
     documents = write_documents(tmp_path / "d", [[""]], [[data]])
     pairs = prepare_pairs(documents, tokenizer, max_length=150, out=tmp_path / "p")

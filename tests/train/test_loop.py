@@ -100,16 +100,56 @@ def test_bf16_stays_close_to_fp32_and_keeps_float32_weights(run):
     assert {each.dtype for each in stored.values()} == {torch.float32}
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_made_again(run, tmp_path):
-    whole = run(config(), name="whole")
-    path = whole.folder(whole.steps[1]) / "optimizer.safetensors"
+def flip(checkpoints, place, name="optimizer.safetensors"):
+    """Change the last byte of a file of a checkpoint."""
+    path = checkpoints.folder(checkpoints.steps[place]) / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert checkpoint.find_checkpoints(whole.series_root) == [0, 6]
-    assert (whole.series_root / ".damaged-step000003").is_dir()
-    again = run(config(), name="again")
+    return path
+
+
+def aside(checkpoints):
+    return sorted(each.name for each in checkpoints.series_root.glob(".damaged-*"))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_made_again(run):
+    whole = run(config(), name="whole")
+    flip(whole, 1)
+    assert checkpoint.find_checkpoints(whole.series_root, thorough=False) == [0, 3, 6]
+    again = run(config(), name="again")  # nothing is missing, so all are digested
+    assert aside(whole) == [".damaged-step000003"]
     assert weights(again) == weights(whole)
+    assert checkpoint.find_checkpoints(whole.series_root) == [0, 3, 6]
+
+
+def test_a_run_that_goes_on_digests_what_it_goes_on_from(run):
+    begun = run(config(9, save_steps=3, stop_at=6), name="begun")
+    flip(begun, 1)  # not what it goes on from: found where it is read
+    flip(begun, 2, "model.safetensors")
+    whole = run(config(9, save_steps=3), series="b" * 64, name="whole")
+    made = run(config(9, save_steps=3), name="made")
+    assert aside(begun) == [".damaged-step000003", ".damaged-step000006"]
+    assert weights(made) == weights(whole)
+
+
+def test_what_a_run_does_not_go_on_from_is_only_looked_at(run):
+    begun = run(config(9, save_steps=3, stop_at=6), name="begun")
+    flip(begun, 1)
+    run(config(9, save_steps=3), name="made")
+    assert aside(begun) == []
+    run(config(9, save_steps=3), name="again")  # as after it was found damaged
+    assert aside(begun) == [".damaged-step000003"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_checkpoint_that_was_cut_off_is_made_again(run, name):
+    begun = run(config(9, save_steps=3, stop_at=6), name="begun")
+    path = begun.folder(begun.steps[1]) / name
+    path.write_bytes(path.read_bytes()[:-1])
+    made = run(config(9, save_steps=3), name="made")
+    assert aside(begun) == [".damaged-step000003"]
+    assert weights(made)[:3] == weights(begun)
 
 
 def test_a_diverged_run_names_its_step_and_keeps_what_was_before(run):
