@@ -110,14 +110,8 @@ def load_hf(model: HfModel) -> Olmo:
     return _filled(config, from_hf_state(hf, config), model.root / WEIGHTS)
 
 
-def export_hf(
-    checkpoints: Checkpoints,
-    checkpoint: Checkpoint | None,
-    tokenizer: Tokenizer,
-    *,
-    out: Path,
-) -> HfModel:
-    """Write a folder that `transformers` opens; without `checkpoint`, of the latest.
+def export_hf(checkpoints: Checkpoints, tokenizer: Tokenizer, *, out: Path) -> HfModel:
+    """Write a folder that `transformers` opens, of the latest checkpoint.
 
     Raises:
         MismatchedInputs: the model was trained on ids of another tokenizer.
@@ -131,9 +125,8 @@ def export_hf(
     tokenizer.file.verify(tokenizer.root)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    chosen = checkpoint or checkpoints.latest
     config = OlmoConfig(**checkpoints.model)
-    hf = to_hf_state(load_checkpoint_model(checkpoints, chosen).state_dict(), config)
+    hf = to_hf_state(load_checkpoint_model(checkpoints, checkpoints.latest).state_dict(), config)
     temporary = temporary_for(out / WEIGHTS)
     save_file(hf, temporary, metadata={"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
@@ -147,7 +140,7 @@ def export_hf(
     names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     return HfModel.of(
         out,
-        weights=chosen.weights,
+        weights=checkpoints.latest.weights,
         model=dataclasses.asdict(config),
         tokenizer=tokenizer.content,
         model_files=[

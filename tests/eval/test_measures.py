@@ -76,7 +76,7 @@ def test_perplexity_over_steps_is_of_each_steps_weights(
 
 
 def test_an_exported_model_scores_as_its_checkpoint(tmp_path, documents, tokenizer, checkpoints):
-    exported = export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf")
+    exported = export_hf(checkpoints, tokenizer, out=tmp_path / "hf")
     models = {"own": checkpoints, "exported": exported}
     made = perplexity(models, tokenizer, {"w": documents}, max_documents=4, out=tmp_path / "s")
     values = [row["value"] for row in scores_of(made) if row["metric"] == "perplexity"]
