@@ -86,6 +86,11 @@ def prepare_examples(
 
     Raises:
         CorruptShard: a document has no well-formed conversation.
+
+    Source: Wang et al. 2023, "How Far Can Camels Go?", 3.2; allenai/open-instruct, `finetune.py`.
+    Differs: a conversation that is too long is left out whole. There the longest were split into
+        several when the mix was made, and what is still too long is cut off on the right, so that
+        an answer may be learned without its end.
     """
     shards, num_skipped = _prepare(
         documents, tokenizer, _example, EXAMPLE, max_length, Path(out), engine
@@ -115,6 +120,10 @@ def prepare_pairs(
 
     Raises:
         CorruptShard: a document has no well-formed preference.
+
+    Source: allenai/open-instruct, `dpo_tune.py`.
+    Differs: a pair with a side that is too long is left out; there that side is cut off on the
+        right, so that a longer answer may lose its end and its end token.
     """
     shards, num_skipped = _prepare(documents, tokenizer, _pair, PAIR, max_length, Path(out), engine)
     return Pairs.of(
