@@ -15,7 +15,8 @@ from tango.common.logging import cli_logger
 from tango.format import Format
 from tango.step import Step, StepIndexer
 
-from pipeline.core.artifacts import Artifact, write_json
+from pipeline.core.artifacts import Artifact
+from pipeline.core.files import write_json
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore

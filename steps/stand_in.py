@@ -14,8 +14,9 @@ from typing import Any
 
 from tango.step import Step
 
-from pipeline.core.artifacts import HfModel, Tokenizer, file_sha256
+from pipeline.core.artifacts import HfModel, Tokenizer
 from pipeline.core.errors import PipelineError, nearest
+from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile, is_url
 from pipeline.core.terminal import plain
 from pipeline.data.made_up import made_up_records, made_up_text, write_made_up

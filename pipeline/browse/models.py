@@ -14,15 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.browse.text import first_rows
 from pipeline.browse.views import Block, Bytes, Facts, Plot, Prose, grid
-from pipeline.core.artifacts import (
-    Checkpoints,
-    Generations,
-    HfModel,
-    Report,
-    Scores,
-    Shard,
-)
+from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, Scores
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
 from pipeline.store.series import checkpoint_files
 

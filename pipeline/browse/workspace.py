@@ -29,10 +29,10 @@ from pipeline.core.artifacts import (
     HfModel,
     OrderTable,
     Scores,
-    Shard,
     Tokens,
 )
 from pipeline.core.errors import CorruptShard, PipelineError, nearest
+from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_shard
 from pipeline.store.results import Results, is_id

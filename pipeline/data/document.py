@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.core.artifacts import Shard
+from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter
 
 DOCUMENT_SCHEMA = pa.schema(

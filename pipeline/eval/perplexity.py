@@ -18,9 +18,9 @@ from pipeline.core.artifacts import (
     HfModel,
     Pairs,
     Scores,
-    Shard,
     Tokenizer,
 )
+from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.eval.ranking import SCORES_SCHEMA, append, error_of_mean, stored
 from pipeline.eval.scoring import BATCH_TOKENS, Row, named_models, row, score_rows

@@ -19,15 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import (
-    Checkpoint,
-    Checkpoints,
-    HfModel,
-    NamedFile,
-    Tokenizer,
-    write_json,
-)
+from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.files import NamedFile, write_json
 from pipeline.core.temporary import temporary_for
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo

@@ -21,11 +21,11 @@ from pipeline.core.artifacts import (
     Checkpoints,
     Documents,
     Generations,
-    NamedFile,
     Report,
     Scores,
     Tokens,
 )
+from pipeline.core.files import NamedFile
 from pipeline.core.shards import read_batches
 from pipeline.report import scores as scoring
 from pipeline.report import tables

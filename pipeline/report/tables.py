@@ -13,15 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import (
-    MANIFEST,
-    Attributes,
-    Checkpoints,
-    Documents,
-    Tokens,
-    file_sha256,
-)
+from pipeline.core.artifacts import MANIFEST, Attributes, Checkpoints, Documents, Tokens
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
 from pipeline.data.filtering import FUNNEL, REMOVED
 from pipeline.model.config import OlmoConfig

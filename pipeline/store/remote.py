@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.artifacts import Artifact, Checkpoints, file_sha256
+from pipeline.core.artifacts import Artifact, Checkpoints
 from pipeline.core.errors import CorruptShard, MismatchedInputs, PipelineError
+from pipeline.core.files import file_sha256
 from pipeline.store.discarding import restore
 from pipeline.store.entries import OWN, Entry, Stored
 from pipeline.store.memo import place_file

@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import require_inside, write_json
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import require_inside, write_json
 from pipeline.core.untrusted import read_json
 from pipeline.store.sealed import read_sealed
 

@@ -17,9 +17,10 @@ import pyarrow as pa
 import tokenizers
 from numpy.typing import NDArray
 
-from pipeline.core.artifacts import Documents, Examples, Pairs, Shard, Tokenizer
+from pipeline.core.artifacts import Documents, Examples, Pairs, Tokenizer
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
 from pipeline.tokens.order import IntArray, Order
 from pipeline.tokens.tokenizer import encode, load_tokenizer

@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import Checkpoint, file_sha256
+from pipeline.core.artifacts import Checkpoint
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import file_sha256
 from pipeline.model.hf import WEIGHTS, weights_digest
 from pipeline.model.olmo import Olmo
 from pipeline.store.sealed import read_sealed, write_sealed

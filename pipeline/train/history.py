@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from pipeline.core.artifacts import Shard
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
 from pipeline.store.series import HISTORY, history_rows
 

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 
 import torch
 
-from pipeline.core.artifacts import Checkpoints, StoredFile
+from pipeline.core.artifacts import Checkpoints
 from pipeline.core.errors import CorruptShard, DivergedTraining
+from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_line, last_whole_step

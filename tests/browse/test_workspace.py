@@ -4,8 +4,9 @@ import pytest
 
 from pipeline import open_workspace
 from pipeline.browse.workspace import NotFound
-from pipeline.core.artifacts import Documents, StoredFile, Tokens
+from pipeline.core.artifacts import Documents, Tokens
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import StoredFile
 from pipeline.store.discarding import discard
 from pipeline.store.sealed import write_sealed
 from tests.browse.conftest import weights

@@ -4,7 +4,8 @@ import dataclasses
 
 from safetensors.torch import save_file
 
-from pipeline.core.artifacts import Checkpoint, Checkpoints, StoredFile
+from pipeline.core.artifacts import Checkpoint, Checkpoints
+from pipeline.core.files import StoredFile
 from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import weights_digest
 from pipeline.model.olmo import Olmo

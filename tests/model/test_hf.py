@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.core.artifacts import StoredFile, Tokenizer
+from pipeline.core.artifacts import Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.files import StoredFile
 from pipeline.model.hf import (
     export_hf,
     from_hf_state,

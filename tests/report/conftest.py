@@ -15,10 +15,9 @@ from pipeline.core.artifacts import (
     Generations,
     Scores,
     SourceCount,
-    StoredFile,
     Tokens,
-    write_json,
 )
+from pipeline.core.files import StoredFile, write_json
 from pipeline.core.shards import write_shard
 from pipeline.data.filtering import REMOVED_SCHEMA
 

@@ -9,11 +9,10 @@ from pipeline.core.artifacts import (
     Documents,
     MixPart,
     SourceCount,
-    StoredFile,
     TokenMix,
     Tokens,
-    write_json,
 )
+from pipeline.core.files import StoredFile, write_json
 from pipeline.core.shards import write_shard
 from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.store.results import Results, result_id

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.artifacts import Artifact, StoredFile, Tokenizer
+from pipeline.core.artifacts import Artifact, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs, MissingDependency, Unavailable
+from pipeline.core.files import StoredFile
 from pipeline.store.discarding import discard
 from pipeline.store.entries import Entry, Stored
 from pipeline.store.objects import ObjectStore
