@@ -229,6 +229,11 @@ class Pairs(Artifact):
 # ---------------------------------------------------------------------------- models
 
 
+def checkpoint_name(step: int) -> str:
+    """What the checkpoint of a step is called, and its folder in the series."""
+    return f"step{step:06d}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One saved step of a series: its folder, and the digest of its weights."""
@@ -280,9 +285,8 @@ class Checkpoints(Artifact):
 
     def folder(self, checkpoint: Checkpoint) -> Path:
         """Where the files of one checkpoint stand."""
-        return _within_workspace(
-            self.root, f"../../series/{self.series_root.name}/step{checkpoint.step:06d}"
-        )
+        name = checkpoint_name(checkpoint.step)
+        return _within_workspace(self.root, f"../../series/{self.series_root.name}/{name}")
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import Checkpoint
+from pipeline.core.artifacts import Checkpoint, checkpoint_name
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.model.hf import WEIGHTS, weights_digest
 from pipeline.model.olmo import Olmo
-from pipeline.store.sealed import read_sealed, write_sealed
+from pipeline.store.series import CheckpointRecord, read_record, write_record
 from pipeline.train.distributed import Ranks, fill, whole
 from pipeline.train.optimizer import STATE
 
 OPTIMIZER = "optimizer.safetensors"
-RECORD = "state.json"
 logger = logging.getLogger(__name__)
 
 
 def folder_of(series: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
-    return Path(series) / f"step{step:06d}"
+    return Path(series) / checkpoint_name(step)
 
 
 def stopped_folder(series: Path) -> Path:
@@ -69,13 +68,9 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         save_file(weights, temporary / WEIGHTS)
         save_file(moments, temporary / OPTIMIZER)
-        record = {
-            "step": step,
-            "num_tokens_seen": num_tokens_seen,
-            "weights": weights_digest(weights),
-            "sha256": {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
-        }
-        write_sealed(temporary / RECORD, record)
+        sha256 = {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
+        digest = weights_digest(weights)
+        write_record(temporary, CheckpointRecord(step, num_tokens_seen, digest, sha256))
         for name in (WEIGHTS, OPTIMIZER):
             _sync(temporary / name)
         _sync(temporary)
@@ -91,19 +86,19 @@ def save_checkpoint(
 def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, folder: Path) -> int:
     """Set parameters and optimizer state from a checkpoint; gives the tokens seen by then."""
     record = read_record(folder)
-    step = record["step"]
     load_weights(model, folder / WEIGHTS)
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         held = set(file.keys())
         for name, parameter in model.named_parameters():
             if f"{name}.{STATE[0]}" not in held:
                 continue
-            state: dict[str, Any] = {"step": torch.tensor(float(step), device=parameter.device)}
+            step = torch.tensor(float(record.step), device=parameter.device)
+            state: dict[str, Any] = {"step": step}
             for each in STATE:
                 state[each] = torch.zeros_like(parameter)
                 fill(state[each], file.get_tensor(f"{name}.{each}"))
             optimizer.state[parameter] = state
-    return int(record["num_tokens_seen"])
+    return record.num_tokens_seen
 
 
 def load_weights(model: Olmo, path: Path) -> None:
@@ -121,21 +116,6 @@ def load_weights(model: Olmo, path: Path) -> None:
                 fill(parameter, tensor)
     except (OSError, SafetensorError) as error:
         raise CorruptShard(path, None, f"not readable ({error})") from error
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a checkpoint; raises CorruptShard where it is none."""
-    path = folder / RECORD
-    try:
-        record = read_sealed(path)
-        return {
-            "step": int(record["step"]),
-            "num_tokens_seen": int(record["num_tokens_seen"]),
-            "weights": str(record["weights"]),
-            "sha256": dict(record["sha256"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
 
 
 def find_checkpoints(series: Path) -> list[int]:
@@ -169,16 +149,15 @@ def _checked(folder: Path) -> int:
     """The step of a checkpoint whose digests are right."""
     record = read_record(folder)
     for name in (WEIGHTS, OPTIMIZER):
-        if file_sha256(folder / name) != record["sha256"].get(name):
+        if file_sha256(folder / name) != record.sha256.get(name):
             raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
-    return int(record["step"])
+    return record.step
 
 
 def as_checkpoint(series: Path, step: int) -> Checkpoint:
     """What a manifest says of a checkpoint."""
     record = read_record(folder_of(series, step))
-    name = folder_of(series, step).name
-    return Checkpoint(name, step, record["num_tokens_seen"], record["weights"])
+    return Checkpoint(checkpoint_name(step), step, record.num_tokens_seen, record.weights)
 
 
 def _set_aside(folder: Path, reason: str) -> None:
