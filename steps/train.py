@@ -50,7 +50,7 @@ class Sft(PipelineStep):
 class ReferenceLogprobs(PipelineStep):
     """What the reference gives each answer, computed once for every DPO run on it."""
 
-    VERSION = "001"
+    VERSION = "002"
 
     def run(self, checkpoints: Checkpoints, pairs: Pairs) -> Pairs:
         from pipeline.train.dpo import reference_logprobs

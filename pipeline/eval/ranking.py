@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from pipeline.core.artifacts import Checkpoints, HfModel, Questions, Scores, Tokenizer
 from pipeline.core.shards import write_shard
-from pipeline.eval.scoring import BATCH_TOKENS, Likelihood, loglikelihoods, named_models
+from pipeline.eval.scoring import Likelihood, loglikelihoods, named_models
 from pipeline.eval.tasks import Question, primary_metric, read_questions
+from pipeline.model.scoring import BATCH_TOKENS
 
 SCORES_SCHEMA = pa.schema(
     [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("metric", pa.string())]

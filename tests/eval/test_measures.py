@@ -7,9 +7,10 @@ from pipeline.core.shards import read_shard
 from pipeline.eval.generate import generate_text
 from pipeline.eval.perplexity import answer_scores, pair_scores, perplexity, ratio, windows
 from pipeline.eval.ranking import chosen_by, rank_eval
-from pipeline.eval.scoring import Likelihood, score_rows
+from pipeline.eval.scoring import Likelihood
 from pipeline.eval.tasks import Question, function_questions
 from pipeline.model.hf import export_hf
+from pipeline.model.scoring import score_rows
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from tests.eval.conftest import conversations, sentence, write_documents
 from tests.model.fakes import TINY, tiny_model, write_checkpoints
