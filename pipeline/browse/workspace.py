@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.browse.visible import as_age, visible
+from pipeline.browse.visible import as_age
 from pipeline.core.artifacts import (
     Artifact,
     Attributes,
@@ -35,6 +35,7 @@ from pipeline.core.errors import CorruptShard, PipelineError, nearest
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_shard
+from pipeline.core.terminal import visible
 from pipeline.store.results import Results, is_id
 from pipeline.store.survey import RunOf, read_runs
 

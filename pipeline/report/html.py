@@ -27,9 +27,10 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.files import NamedFile
 from pipeline.core.shards import read_batches
+from pipeline.core.terminal import shortened
 from pipeline.report import scores as scoring
 from pipeline.report import tables
-from pipeline.report.charts import escaped, shortened
+from pipeline.report.charts import escaped
 from pipeline.report.figures import loss_chart, series_chart
 from pipeline.report.markup import (
     MAX_CELL,
