@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.artifacts import MANIFEST
-from pipeline.core.errors import nearest
 from pipeline.core.keys import Json
 from pipeline.store.results import KEY, RECORD, Results
+from pipeline.store.survey import read_runs
 
 ID = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9]+)-[0-9a-f]{32}")
 
@@ -67,30 +67,6 @@ def lineage(results: Results, id: str) -> list[Made]:
         done.setdefault(each, entered[each])
         waiting.pop()
     return list(done.values())
-
-
-def find_result(results: Results, text: str) -> str:
-    """The id that `run:step`, a step of the latest run, or the beginning of an id stands for.
-
-    Raises:
-        ValueError: there is none, or more than one.
-    """
-    run, sign, step = text.rpartition(":")
-    steps = _steps(results.root / "runs" / run if sign else results.root / "latest")
-    if sign and not steps:
-        runs = [each.name for each in (results.root / "runs").glob("*") if each.is_dir()]
-        raise ValueError(f"{text}: there is no run {run!r}{nearest(run, runs)}")
-    if step in steps:
-        return steps[step]
-    if sign:
-        raise ValueError(f"{text}: run {run!r} has no step {step!r}{nearest(step, steps)}")
-    found = [id for id in results if id.startswith(text) or id.rpartition("-")[2].startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{text} is the beginning of {len(found)} ids: {', '.join(found[:5])}")
-    known = nearest(text, steps)
-    raise ValueError(f"{text}: no step of the latest run and no result is called that{known}")
 
 
 def _made(results: Results, id: str, names: dict[str, str]) -> Made:
@@ -152,14 +128,8 @@ def _with_fingerprint(value: Json, path: str) -> Iterator[tuple[str, dict[str, J
 
 def _names(results: Results) -> dict[str, str]:
     """Id -> step, as the newest run that names it does."""
-    folders = [each for each in (results.root / "runs").glob("*") if each.is_dir()]
-    folders.sort(key=lambda each: (each.stat().st_mtime, each.name))
-    return {id: name for folder in folders for name, id in _steps(folder).items()}
-
-
-def _steps(run: Path) -> dict[str, str]:
-    steps = _object(run / "steps.json").items()
-    return {n: id for n, id in steps if isinstance(id, str) and ID.fullmatch(id)}
+    runs = reversed(read_runs(results).values())
+    return {id: name for run in runs for name, id in run.steps.items()}
 
 
 def _object(path: Path) -> dict[str, Any]:

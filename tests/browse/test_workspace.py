@@ -3,11 +3,11 @@ import shutil
 import pytest
 
 from pipeline import open_workspace
-from pipeline.browse.workspace import NotFound
 from pipeline.core.artifacts import Documents, Tokens
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import StoredFile
 from pipeline.store.discarding import discard
+from pipeline.store.finding import NotFound
 from pipeline.store.series import CheckpointRecord, write_record
 from tests.browse.conftest import weights
 from tests.store.conftest import flip
