@@ -17,6 +17,7 @@ from pipeline.core.artifacts import (
     Scores,
     Tokenizer,
 )
+from pipeline.eval import tasks
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.eval.tasks import function_questions, ingest_tasks, task_documents
 from steps.base import PipelineStep
@@ -60,7 +61,7 @@ class TaskDocuments(PipelineStep):
 class RankEval(PipelineStep):
     """Multiple choice by the likelihood of each answer."""
 
-    VERSION = "001"
+    VERSION = tasks.VERSION
 
     def run(
         self,
@@ -71,7 +72,7 @@ class RankEval(PipelineStep):
     ) -> Scores:
         from pipeline.eval.ranking import rank_eval
 
-        return rank_eval(models, tokenizer, questions, steps=steps, out=self.out)
+        return rank_eval(models, tokenizer, questions, steps=steps, out=self.out, memo=self.memo)
 
 
 @Step.register("perplexity")

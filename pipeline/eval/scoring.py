@@ -38,6 +38,14 @@ class NamedModel(NamedTuple):
     source: Model
     checkpoint: Checkpoint | None
 
+    @property
+    def weights(self) -> str:
+        """Content digest of what is scored."""
+        if isinstance(self.source, HfModel):
+            return self.source.weights
+        assert self.checkpoint is not None
+        return self.checkpoint.weights
+
     def load(self) -> Olmo:
         """The model in float32, on a GPU if there is one, ready to score."""
         if isinstance(self.source, HfModel):

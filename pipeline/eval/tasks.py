@@ -23,6 +23,7 @@ QUESTION_SCHEMA = pa.schema(
     + [("gold", pa.int32()), ("unconditional", TEXTS), ("text", TEXT), ("licence", TEXT)]
 )
 FUNCTIONS = "functions"
+VERSION = "002"  # of how questions are ranked; here, where it is read without torch
 Record = Mapping[str, Any]
 
 
