@@ -28,7 +28,7 @@ from steps.base import PipelineStep
 class WriteReport(PipelineStep):
     """One page of everything that was made, which needs no network."""
 
-    VERSION = "002"
+    VERSION = "003"
 
     def run(
         self,

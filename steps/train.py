@@ -16,7 +16,7 @@ ONE_PROCESS = Launch()
 class Pretrain(PipelineStep):
     """Next-token training from initialization, on a mix of tokens."""
 
-    VERSION = "001"
+    VERSION = "002"
     SERIES = True
 
     def run(
@@ -31,7 +31,7 @@ class Pretrain(PipelineStep):
 class Sft(PipelineStep):
     """Supervised fine-tuning of the latest checkpoint."""
 
-    VERSION = "001"
+    VERSION = "002"
     SERIES = True
 
     def run(
@@ -62,7 +62,7 @@ class ReferenceLogprobs(PipelineStep):
 class Dpo(PipelineStep):
     """Direct preference optimization of the latest checkpoint."""
 
-    VERSION = "001"
+    VERSION = "002"
     SERIES = True
 
     def run(

@@ -43,7 +43,8 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
             {
                 "checkpoint": each.name,
                 "step": each.step,
-                "tokens seen": each.num_tokens_seen,
+                "tokens read": each.num_tokens_read,
+                "tokens learned": each.num_tokens_learned,
                 "weights": each.weights[:12],
                 "size": Bytes(size),
                 "folder": str(folder),

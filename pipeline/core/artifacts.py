@@ -236,11 +236,17 @@ def checkpoint_name(step: int) -> str:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved step of a series: its folder, and the digest of its weights."""
+    """One saved step of a series: its folder, and the digest of its weights.
+
+    Both counts are of all steps up to it, a token as often as it was read. `num_tokens_read` counts
+    every id that the model was given, context and prompts too, without what only fills a row;
+    `num_tokens_learned` those whose loss was minimized.
+    """
 
     name: str  # "step000400"
     step: int
-    num_tokens_seen: int
+    num_tokens_read: int
+    num_tokens_learned: int
     weights: str  # content digest of the weights alone
 
 

@@ -257,11 +257,13 @@ def training_runs(training: Mapping[str, Checkpoints]) -> Table:
                 checkpoints.objective.replace("_", " "),
                 num_parameters(checkpoints),
                 steps[-1].step if steps else 0,
-                steps[-1].num_tokens_seen if steps else 0,
+                steps[-1].num_tokens_read if steps else 0,
+                steps[-1].num_tokens_learned if steps else 0,
                 losses[0] if losses else None,
                 last_loss(losses) if losses else None,
                 max(columns["lr"]) if columns.get("lr") else None,
             ]
         )
-    heads = ["run", "objective", "parameters", "optimizer steps", "tokens seen"]
+    heads = ["run", "objective", "parameters", "optimizer steps"]
+    heads += ["tokens read", "tokens learned"]
     return Table([*heads, "first loss", "last loss", "peak learning rate"], rows)

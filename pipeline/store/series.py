@@ -26,7 +26,8 @@ class CheckpointRecord(NamedTuple):
     """What `state.json` says of a checkpoint; `sha256` is of its other files, by name."""
 
     step: int
-    num_tokens_seen: int
+    num_tokens_read: int
+    num_tokens_learned: int
     weights: str
     sha256: dict[str, str]
 
@@ -44,8 +45,13 @@ def read_record(folder: Path) -> CheckpointRecord:
         sha256 = {name: str(each) for name, each in form["sha256"].items()}
         for name in sha256:
             require_inside(name)
-        step, num_tokens_seen = int(form["step"]), int(form["num_tokens_seen"])
-        return CheckpointRecord(step, num_tokens_seen, str(form["weights"]), sha256)
+        return CheckpointRecord(
+            step=int(form["step"]),
+            num_tokens_read=int(form["num_tokens_read"]),
+            num_tokens_learned=int(form["num_tokens_learned"]),
+            weights=str(form["weights"]),
+            sha256=sha256,
+        )
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
 

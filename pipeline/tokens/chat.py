@@ -164,12 +164,14 @@ class ExampleBatches:
         """What `rank` reads at `step`.
 
         Returns:
-            `input_ids` and `mask`, int64 [B, T], T the longest of these B rows.
+            `input_ids` and `mask`, int64 [B, T], T the longest of these B rows;
+            `lengths`, int64 [B].
         """
         rows = self._rows.read(self.order.at(step, rank, world_size), ["input_ids", "mask"])
         return {
             "input_ids": _padded([row["input_ids"] for row in rows], self.pad_id),
             "mask": _padded([row["mask"] for row in rows], 0),
+            "lengths": _lengths([row["input_ids"] for row in rows]),
         }
 
 
@@ -200,8 +202,8 @@ class PairBatches:
         """What `rank` reads at `step`: the chosen of its B pairs, then their rejected.
 
         Returns:
-            `input_ids` and `mask`, int64 [2B, T]; `reference`, float64 [2B], in nats, NaN before
-            the reference is computed.
+            `input_ids` and `mask`, int64 [2B, T]; `lengths`, int64 [2B]; `reference`, float64 [2B],
+            in nats, NaN before the reference is computed.
         """
         names = PAIR.names[1:5] + PAIR.names[7:]
         rows = self._rows.read(self.order.at(step, rank, world_size), names)
@@ -209,6 +211,7 @@ class PairBatches:
         return {
             "input_ids": _padded([row[f"{side}_ids"] for row, side in both], self.pad_id),
             "mask": _padded([row[f"{side}_mask"] for row, side in both], 0),
+            "lengths": _lengths([row[f"{side}_ids"] for row, side in both]),
             "reference": np.array([row[f"{side}_logprob"] for row, side in both], np.float64),
         }
 
@@ -241,6 +244,10 @@ def _padded(rows: list[list[int]], fill: int) -> IntArray:
     for place, row in enumerate(rows):
         array[place, : len(row)] = row
     return array
+
+
+def _lengths(rows: list[list[int]]) -> IntArray:
+    return np.array([len(row) for row in rows], np.int64)
 
 
 # ---------------------------------------------------------------------------- rendering

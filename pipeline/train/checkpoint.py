@@ -2,7 +2,7 @@
 
 <series>/step000400/model.safetensors       parameters, float32
                     optimizer.safetensors   the two moments of each, by its name
-                    state.json              step, tokens seen, digests
+                    state.json              step, tokens read and learned, digests
 <series>/.stopped/                          the same of a run that was asked to stop; in no view
 """
 
@@ -47,7 +47,8 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     step: int,
-    num_tokens_seen: int,
+    num_tokens_read: int,
+    num_tokens_learned: int,
     folder: Path,
     ranks: Ranks,
 ) -> None:
@@ -69,8 +70,10 @@ def save_checkpoint(
         save_file(weights, temporary / WEIGHTS)
         save_file(moments, temporary / OPTIMIZER)
         sha256 = {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
-        digest = weights_digest(weights)
-        write_record(temporary, CheckpointRecord(step, num_tokens_seen, digest, sha256))
+        record = CheckpointRecord(
+            step, num_tokens_read, num_tokens_learned, weights_digest(weights), sha256
+        )
+        write_record(temporary, record)
         for name in (WEIGHTS, OPTIMIZER):
             _sync(temporary / name)
         _sync(temporary)
@@ -83,8 +86,10 @@ def save_checkpoint(
     ranks.wait()
 
 
-def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    """Set parameters and optimizer state from a checkpoint; gives the tokens seen by then."""
+def load_checkpoint(
+    model: Olmo, optimizer: torch.optim.Optimizer, folder: Path
+) -> CheckpointRecord:
+    """Set parameters and optimizer state from a checkpoint; gives its record."""
     record = read_record(folder)
     load_weights(model, folder / WEIGHTS)
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
@@ -98,7 +103,7 @@ def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, folder: Path)
                 state[each] = torch.zeros_like(parameter)
                 fill(state[each], file.get_tensor(f"{name}.{each}"))
             optimizer.state[parameter] = state
-    return record.num_tokens_seen
+    return record
 
 
 def load_weights(model: Olmo, path: Path) -> None:
@@ -157,7 +162,13 @@ def _checked(folder: Path) -> int:
 def as_checkpoint(series: Path, step: int) -> Checkpoint:
     """What a manifest says of a checkpoint."""
     record = read_record(folder_of(series, step))
-    return Checkpoint(checkpoint_name(step), step, record.num_tokens_seen, record.weights)
+    return Checkpoint(
+        checkpoint_name(step),
+        step,
+        record.num_tokens_read,
+        record.num_tokens_learned,
+        record.weights,
+    )
 
 
 def _set_aside(folder: Path, reason: str) -> None:

@@ -20,7 +20,8 @@ from pipeline.store.series import HISTORY, history_rows
 LINES, SEGMENTS, TABLE = HISTORY, "segments.jsonl", "history.parquet"
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
-    + [("grad_norm", pa.float64()), ("num_tokens", pa.int64())]
+    + [("grad_norm", pa.float64()), ("num_tokens_read", pa.int64())]
+    + [("num_tokens_learned", pa.int64())]  # both up to this step, as in `Checkpoint`
 )
 
 

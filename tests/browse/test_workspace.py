@@ -122,7 +122,7 @@ def test_a_checkpoint_is_loaded_as_a_model(tmp_path):
     for each in made.steps:
         folder = made.folder(each)
         sha256 = {"model.safetensors": StoredFile.of(folder, "model.safetensors").sha256}
-        write_record(folder, CheckpointRecord(each.step, 1, each.weights, sha256))
+        write_record(folder, CheckpointRecord(each.step, 1, 1, each.weights, sha256))
     base = open_workspace(tmp_path)[id]
     for loaded in (base.latest.load(), base.load()):
         assert all(loaded.state_dict()[n].equal(t) for n, t in model.state_dict().items())

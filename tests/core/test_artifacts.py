@@ -59,6 +59,6 @@ def made_checkpoints(root, series):
         model={},
         tokenizer="t",
         objective="dpo",
-        steps=[Checkpoint("step000400", 400, 1, "w")],
+        steps=[Checkpoint("step000400", 400, 1, 1, "w")],
         history=StoredFile.of(root, "history.parquet"),
     )

@@ -23,7 +23,7 @@ def write_checkpoints(workspace, models, tokenizer="", name="x", series="ab" * 3
         folder.mkdir(parents=True)
         save_file(model.state_dict(), folder / "model.safetensors")
         weights = weights_digest(model.state_dict())
-        steps.append(Checkpoint(checkpoint_name(step), step, step * 1000, weights))
+        steps.append(Checkpoint(checkpoint_name(step), step, step * 1000, step * 999, weights))
     root = workspace / "cache" / name
     root.mkdir(parents=True)
     (root / "history.parquet").write_bytes(b"")

@@ -132,7 +132,7 @@ def test_a_checkpoint_with_other_weights_is_never_replaced(tmp_path, maker):
     id = maker.checkpoints()
     Remote(url).push(maker.results, [id])
     folder = there.series("a" * 64) / "step000004"
-    write_record(folder, CheckpointRecord(4, 4, "v" * 64, {}))
+    write_record(folder, CheckpointRecord(4, 4, 4, "v" * 64, {}))
     with pytest.raises(MismatchedInputs, match="step000004.*weights are vvv"):
         Remote(url).pull(there, [id])
     assert id not in there and json.loads((folder / "state.json").read_text())["weights"][0] == "v"

@@ -199,6 +199,7 @@ def test_example_batches_read_every_example_once_an_epoch_on_any_ranks(tokenizer
     batch = batches.at(0)
     assert batch["input_ids"].shape == batch["mask"].shape
     assert batch["input_ids"].dtype == batch["mask"].dtype == np.int64
+    assert batch["lengths"].tolist() == list(map(len, unpadded(batch)))
     assert batches.at(0, 3, 4)["input_ids"].shape == (0, 0)
 
 
@@ -209,5 +210,6 @@ def test_pair_batches_hold_the_chosen_and_then_the_rejected(tokenizer, loaded, t
     batch = pickle.loads(pickle.dumps(batches)).at(0)
     texts = [decode(loaded, ids) for ids in unpadded(batch)]
     assert all("good" in text for text in texts[:5]) and all("bad é" in t for t in texts[5:])
+    assert batch["lengths"].tolist() == list(map(len, unpadded(batch)))
     assert batch["reference"].shape == (10,) and all(map(math.isnan, batch["reference"]))
     assert (batch["input_ids"][batch["mask"] == 1] != tokenizer.pad_id).all()
