@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Made:
     @property
     def sources(self) -> dict[str, dict[str, Json]]:
         """Where in the arguments -> what reads outside data there, with its fingerprint."""
-        return dict(_with_fingerprint(self.args, ""))
+        return dict(_places(self.args, _has_fingerprint))
 
 
 def lineage(results: Results, id: str) -> list[Made]:
@@ -75,7 +75,7 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
     assert kind is not None  # `folder` refuses any other
     key, record = _object(folder / KEY), _object(folder / RECORD)
     args = key.get("args")
-    inputs = dict(_inputs(args, "")) if isinstance(args, dict) else {}
+    inputs = dict(_inputs(args)) if isinstance(args, dict) else {}
     kept = {n: v for n, v in args.items() if n not in inputs} if isinstance(args, dict) else {}
     earlier = record.get("linked_from")
     if isinstance(earlier, str) and ID.fullmatch(earlier):
@@ -89,7 +89,7 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
         step=kind[1],
         version=kind[2],
         folder=folder,
-        args={n: v for n, v in kept.items() if not _holds_inputs(v)},
+        args={n: v for n, v in kept.items() if not any(_inputs(v))},
         inputs=inputs,
         record=record,
         linked_from=earlier,
@@ -97,33 +97,32 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
     )
 
 
-def _inputs(value: Json, path: str) -> Iterator[tuple[str, str]]:
+def _inputs(value: Json) -> Iterator[tuple[str, str]]:
+    return ((path, str(form["step"])) for path, form in _places(value, _is_input))
+
+
+def _is_input(form: dict[str, Json]) -> bool:
+    id = form.get("step")
+    return isinstance(id, str) and ID.fullmatch(id) is not None and form.keys() <= {"step", "key"}
+
+
+def _has_fingerprint(form: dict[str, Json]) -> bool:
+    return bool(form.get("fingerprint"))
+
+
+def _places(
+    value: Json, wanted: Callable[[dict[str, Json]], bool], path: str = ""
+) -> Iterator[tuple[str, dict[str, Json]]]:
+    """Where the objects that are wanted stand in a value; none is looked for inside of one."""
     if isinstance(value, dict):
-        id = value.get("step")
-        if isinstance(id, str) and ID.fullmatch(id) and value.keys() <= {"step", "key"}:
-            yield path, id
-            return
-        for name, item in value.items():
-            yield from _inputs(item, f"{path}.{name}" if path else name)
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _inputs(item, f"{path}[{place}]")
-
-
-def _holds_inputs(value: Json) -> bool:
-    return any(True for _ in _inputs(value, "x"))
-
-
-def _with_fingerprint(value: Json, path: str) -> Iterator[tuple[str, dict[str, Json]]]:
-    if isinstance(value, dict):
-        if value.get("fingerprint"):
+        if wanted(value):
             yield path, value
             return
         for name, item in value.items():
-            yield from _with_fingerprint(item, f"{path}.{name}" if path else name)
+            yield from _places(item, wanted, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for place, item in enumerate(value):
-            yield from _with_fingerprint(item, f"{path}[{place}]")
+            yield from _places(item, wanted, f"{path}[{place}]")
 
 
 def _names(results: Results) -> dict[str, str]:

@@ -150,16 +150,6 @@ class ExampleBatches:
         self.order = Order(examples.num_examples, batch_size, seed)
         self._rows = _Rows(examples.root, examples.shards)
 
-    @property
-    def num_items(self) -> int:
-        """The examples of one epoch."""
-        return self.order.num_instances
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The steps that read every example."""
-        return self.order.steps_per_epoch
-
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, IntArray]:
         """What `rank` reads at `step`.
 
@@ -187,16 +177,6 @@ class PairBatches:
         self.pairs, self.pad_id = pairs, pad_id
         self.order = Order(pairs.num_pairs, batch_size, seed)
         self._rows = _Rows(pairs.root, pairs.shards)
-
-    @property
-    def num_items(self) -> int:
-        """The pairs of one epoch."""
-        return self.order.num_instances
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The steps that read every pair."""
-        return self.order.steps_per_epoch
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, NDArray[Any]]:
         """What `rank` reads at `step`: the chosen of its B pairs, then their rejected.
