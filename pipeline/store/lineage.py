@@ -103,7 +103,7 @@ def _inputs(value: Json) -> Iterator[tuple[str, str]]:
 
 def _is_input(form: dict[str, Json]) -> bool:
     id = form.get("step")
-    return isinstance(id, str) and ID.fullmatch(id) is not None and form.keys() <= {"step", "key"}
+    return isinstance(id, str) and ID.fullmatch(id) is not None and len(form) == 1
 
 
 def _has_fingerprint(form: dict[str, Json]) -> bool:
