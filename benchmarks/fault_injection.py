@@ -35,8 +35,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.core.artifacts import Artifact, Checkpoints, Shard, TokenShard  # noqa: E402
+from pipeline.core.artifacts import Artifact, Checkpoints, TokenShard  # noqa: E402
 from pipeline.core.errors import CorruptShard  # noqa: E402
+from pipeline.core.files import Shard  # noqa: E402
 from pipeline.core.shards import read_shard  # noqa: E402
 from pipeline.store.results import Results  # noqa: E402
 from pipeline.store.verifying import find_damage  # noqa: E402

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 
 from tango.common.logging import cli_logger
 from tango.format import Format
-from tango.step import Step, StepIndexer
+from tango.step import Step
 
-from pipeline.core.artifacts import Artifact, write_json
+from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import ChangedData
+from pipeline.core.files import write_json
 from pipeline.core.keys import Json, canonical, changes, digest
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
@@ -223,8 +224,6 @@ class PipelineStep(Step[Artifact]):
 def _with_steps(value: Any, form: Any) -> Any:
     if isinstance(value, Step):
         return form(value)
-    if isinstance(value, StepIndexer):
-        return {**form(value.step), "key": value.key}
     if isinstance(value, (list, tuple)):
         return [_with_steps(item, form) for item in value]
     if isinstance(value, dict):
@@ -239,7 +238,7 @@ def _component_classes(value: Any) -> Iterator[type]:
     if isinstance(value, (list, tuple)):
         for each in value:
             yield from _component_classes(each)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, StepIndexer)):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         yield type(value)
         for field in dataclasses.fields(value):
             yield from _component_classes(getattr(value, field.name))

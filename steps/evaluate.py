@@ -18,6 +18,7 @@ from pipeline.core.artifacts import (
     Tokenizer,
 )
 from pipeline.data.document import MetadataField
+from pipeline.eval import tasks
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.eval.tasks import function_questions, ingest_tasks, task_documents
 from pipeline.train.config import check_saved
@@ -84,7 +85,7 @@ class TaskDocuments(PipelineStep):
 class RankEval(PipelineStep):
     """Multiple choice by the likelihood of each answer."""
 
-    VERSION = "001"
+    VERSION = tasks.VERSION
 
     def run(
         self,
@@ -95,7 +96,7 @@ class RankEval(PipelineStep):
     ) -> Scores:
         from pipeline.eval.ranking import rank_eval
 
-        return rank_eval(models, tokenizer, questions, steps=steps, out=self.out)
+        return rank_eval(models, tokenizer, questions, steps=steps, out=self.out, memo=self.memo)
 
     def check(self, path: str) -> None:
         """Raises ValueError for a checkpoint that will not be there."""

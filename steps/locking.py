@@ -17,8 +17,8 @@ from typing import Any, Literal
 import click
 from tango.step import Step
 
-from pipeline.core.artifacts import file_sha256
 from pipeline.core.errors import PipelineError, Unavailable
+from pipeline.core.files import file_sha256
 from pipeline.core.outside import look_up, read_through
 from pipeline.core.pins import Outside, Pin, outside_in, read_lock, write_lock
 from steps.wiring import WiringError

@@ -11,7 +11,7 @@ from tango.common.logging import initialize_logging, teardown_logging
 from tango.executor import Executor
 from tango.step_graph import StepGraph
 
-from pipeline.core.terminal import plain
+from pipeline.core.terminal import visible
 from pipeline.store.results import FAILURE, RECORD, Results
 from steps.wiring import build_steps
 from steps.workspace import ResultWorkspace
@@ -67,11 +67,11 @@ def _outcome(name: str, state: str, results: Results, id: str) -> Outcome:
 
 def outcome_table(outcomes: Sequence[Outcome]) -> str:
     """A line a step: its name, the seconds of its work, and how it went."""
-    width = max([4, *(len(plain(each.step)) for each in outcomes)])
+    width = max([4, *(len(visible(each.step)) for each in outcomes)])
     lines = [f"{'step':{width}}  {'seconds':>8}  state"]
     for each in outcomes:
         seconds = "" if each.seconds is None else f"{each.seconds:.1f}"
-        lines.append(f"{plain(each.step):{width}}  {seconds:>8}  {each.state}")
+        lines.append(f"{visible(each.step):{width}}  {seconds:>8}  {each.state}")
     total = sum(each.seconds or 0 for each in outcomes)
     counts: dict[str, int] = {}
     for each in outcomes:

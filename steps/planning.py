@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tango.common.logging import cli_logger
-from tango.step import Step, StepIndexer
+from tango.step import Step
 from tango.workspace import Workspace
 
 from pipeline.core.errors import CorruptShard
@@ -227,8 +227,6 @@ class _Planner:
         """A value with each step in it replaced by the result that it will have."""
         if isinstance(value, Step):
             return self.results.load(self.standing[value.name])
-        if isinstance(value, StepIndexer):
-            return self._loaded(value.step)[value.key]
         if isinstance(value, (list, tuple)):
             return [self._loaded(each) for each in value]
         if isinstance(value, dict):

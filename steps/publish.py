@@ -28,7 +28,7 @@ from steps.base import PipelineStep
 class WriteReport(PipelineStep):
     """One page of everything that was made, which needs no network."""
 
-    VERSION = "002"
+    VERSION = "003"
 
     def run(
         self,
@@ -65,7 +65,7 @@ class ExportHf(PipelineStep):
     def run(self, checkpoints: Checkpoints, tokenizer: Tokenizer) -> HfModel:
         from pipeline.model.hf import export_hf
 
-        return export_hf(checkpoints, None, tokenizer, out=self.out)
+        return export_hf(checkpoints, tokenizer, out=self.out)
 
 
 @Step.register("import_hf")

@@ -14,10 +14,11 @@ from typing import Any
 
 from tango.step import Step
 
-from pipeline.core.artifacts import HfModel, Tokenizer, file_sha256
+from pipeline.core.artifacts import HfModel, Tokenizer
 from pipeline.core.errors import PipelineError, nearest
+from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile, is_url
-from pipeline.core.terminal import plain
+from pipeline.core.terminal import visible
 from pipeline.data.made_up import made_up_records, made_up_text, write_made_up
 from pipeline.data.reach import Reach
 from pipeline.data.rules import Sample
@@ -102,10 +103,10 @@ def missing_in_words(missing: Sequence[Missing]) -> str:
     for each in missing:
         alike.setdefault((each.reason, each.wants), []).append(each.step)
     for (reason, wants), steps in alike.items():
-        text = f"{', '.join(map(plain, steps))}: {plain(reason)}"
+        text = f"{', '.join(map(visible, steps))}: {visible(reason)}"
         lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent="  ")
         name = shlex.quote(steps[0]) if len(steps) == 1 else "NAME"
-        lines.append(f"    --source {name}={plain(wants)}")
+        lines.append(f"    --source {name}={visible(wants)}")
     lines.append("Give each as a file, in the form that is said, or take made-up data for them: ")
     return "\n".join(lines) + "--stand-in"
 
@@ -118,7 +119,7 @@ def cuts_in_words(supplied: Supply, size: Size, changed: Changed) -> list[str]:
     ]
     for label, names in (("Given as files", supplied.given), ("Made up", supplied.made_up)):
         if names:
-            lines.append(f"{label}: {', '.join(map(plain, names))}.")
+            lines.append(f"{label}: {', '.join(map(visible, names))}.")
     lines.append(f"Cut: {in_words(changed)}.")
     return [each for line in lines for each in textwrap.wrap(line, 100)]
 

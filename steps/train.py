@@ -47,7 +47,7 @@ def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
 class Pretrain(TrainingStep):
     """Next-token training from initialization, on a mix of tokens."""
 
-    VERSION = "001"
+    VERSION = "002"
     READS = "mix"
 
     def run(
@@ -66,7 +66,7 @@ class Pretrain(TrainingStep):
 class Sft(TrainingStep):
     """Supervised fine-tuning of the latest checkpoint."""
 
-    VERSION = "001"
+    VERSION = "002"
     READS = "examples"
 
     def run(
@@ -85,7 +85,7 @@ class Sft(TrainingStep):
 class ReferenceLogprobs(PipelineStep):
     """What the reference gives each answer, computed once for every DPO run on it."""
 
-    VERSION = "001"
+    VERSION = "002"
 
     def run(self, checkpoints: Checkpoints, pairs: Pairs) -> Pairs:
         from pipeline.train.dpo import reference_logprobs
@@ -106,7 +106,7 @@ class ReferenceLogprobs(PipelineStep):
 class Dpo(TrainingStep):
     """Direct preference optimization of the latest checkpoint."""
 
-    VERSION = "001"
+    VERSION = "002"
     READS = "pairs"
 
     def run(

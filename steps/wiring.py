@@ -369,15 +369,11 @@ def _reference(hint: Any, value: dict[str, Any], path: str, built: dict[str, Ste
     step = built[value["ref"]]
     extra = set(value) - {"type", "ref", "key"}
     if extra:
-        raise WiringError(f"{path}.{min(extra)}: a reference has ref and key only")
+        raise WiringError(f"{path}.{min(extra)}: a reference has nothing but ref")
     made = made_by(step)
     if "key" in value:
-        keys = getattr(made, "KEYS", ())
-        if value["key"] not in keys:
-            name = made.__name__ if made else "its result"
-            say = nearest(value["key"], keys) if keys else f"; {name} has no keys: leave it out"
-            raise WiringError(f"{path}.key is {value['key']!r}{say}")
-        return StepIndexer(step, value["key"])
+        name = made.__name__ if made else "its result"
+        raise WiringError(f"{path}.key is {value['key']!r}; {name} has no keys: leave it out")
     wanted = [each for each in _members(hint) if isinstance(each, type)]
     artifacts = [each for each in wanted if issubclass(each, Artifact)]
     if hint is not Any and (

@@ -25,7 +25,8 @@ from tango.step_cache import StepCache
 from tango.step_info import EnvironmentMetadata, PlatformMetadata, StepInfo
 from tango.workspace import Run, Workspace
 
-from pipeline.core.artifacts import Artifact, write_json
+from pipeline.core.artifacts import Artifact
+from pipeline.core.files import write_json
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode

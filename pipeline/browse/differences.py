@@ -26,9 +26,9 @@ from pipeline.core.artifacts import (
     Pairs,
     Questions,
     Scores,
-    Shard,
     Tokens,
 )
+from pipeline.core.files import Shard
 from pipeline.core.keys import changes
 from pipeline.core.shards import read_batches
 

@@ -14,15 +14,9 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.browse.text import first_rows
 from pipeline.browse.views import Block, Bytes, Facts, Plot, Prose, grid
-from pipeline.core.artifacts import (
-    Checkpoints,
-    Generations,
-    HfModel,
-    Report,
-    Scores,
-    Shard,
-)
+from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, Scores
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
 from pipeline.store.series import checkpoint_files
 
@@ -49,7 +43,8 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
             {
                 "checkpoint": each.name,
                 "step": each.step,
-                "tokens seen": each.num_tokens_seen,
+                "tokens read": each.num_tokens_read,
+                "tokens learned": each.num_tokens_learned,
                 "weights": each.weights[:12],
                 "size": Bytes(size),
                 "folder": str(folder),

@@ -21,12 +21,12 @@ from pipeline.core.artifacts import (
     Questions,
     Report,
     Scores,
-    Shard,
     Tokenizer,
     TokenMix,
     Tokens,
 )
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.store.results import Results
 from pipeline.store.survey import look_at
 

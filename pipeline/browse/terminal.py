@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.browse.views import Bars, Bytes, Cell, Facts, Grid, Marked, Plot, Prose, View
-from pipeline.browse.visible import as_bytes, as_number, bars, curve, shortened, visible
+from pipeline.browse.visible import as_bytes, as_number, bars, curve
+from pipeline.core.terminal import shortened, visible
 
 MOST = 240  # characters of a text in a table
 MOST_PROSE = 4000

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.browse.views import Bars, Block, Bytes, Facts, Grid, grid
-from pipeline.core.artifacts import Attributes, AttributeTable, Documents, Questions, Shard
+from pipeline.core.artifacts import Attributes, AttributeTable, Documents, Questions
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.core.untrusted import read_json
 from pipeline.data.filtering import FUNNEL, REMOVED

@@ -1,43 +1,12 @@
-"""Values as people read them; what a document holds cannot steer the terminal that shows it."""
+"""Numbers, sizes and times as people read them, and their shapes in characters."""
 
 from __future__ import annotations
 
 import math
 import time
-import unicodedata
 
-HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, direction, halves, unassigned, lines
 BARS = "▁▂▃▄▅▆▇█"
 UNITS = ["B", "kB", "MB", "GB", "TB", "PB"]
-
-
-def visible(text: str, keep_lines: bool = False) -> str:
-    """Text with every character that acts instead of being seen written as its code.
-
-    Args:
-        keep_lines: leave newlines and tabs as they are; else they are shown as signs.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_shown(each, keep_lines) for each in text)
-
-
-def _shown(character: str, keep_lines: bool) -> str:
-    if character == "\n":
-        return "\n" if keep_lines else "⏎"
-    if character == "\t":
-        return "    " if keep_lines else "⇥"
-    if unicodedata.category(character) not in HIDDEN:
-        return character
-    code = ord(character)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def shortened(text: str, most: int) -> str:
-    """At most so many characters, with a sign where some are left out."""
-    return text if len(text) <= most else text[: max(0, most - 1)] + "…"
 
 
 def as_bytes(number: float) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.browse.visible import as_age, visible
+from pipeline.browse.visible import as_age
 from pipeline.core.artifacts import (
     Artifact,
     Attributes,
@@ -29,26 +29,19 @@ from pipeline.core.artifacts import (
     HfModel,
     OrderTable,
     Scores,
-    Shard,
     Tokens,
 )
-from pipeline.core.errors import CorruptShard, PipelineError, nearest
+from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_shard
-from pipeline.store.results import Results, is_id
+from pipeline.core.terminal import visible
+from pipeline.store.finding import NotFound, find_result
+from pipeline.store.results import Results
 from pipeline.store.survey import RunOf, read_runs
 
 if TYPE_CHECKING:
     from pipeline.model.olmo import Olmo
-
-MIN_PREFIX = 4  # hexadecimal digits of an id that stand for it
-
-
-class NotFound(PipelineError, KeyError):
-    """Nothing in the workspace is called this, or several things are."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def open_workspace(path: str | Path = ".") -> Workspace:
@@ -108,40 +101,7 @@ class Workspace:
 
     def find(self, name: str) -> str:
         """The id that a name stands for; the result need not be there."""
-        runs = self.runs
-        for run in runs.values():
-            if name in run.ids:
-                return run.ids[name]
-            break
-        run_name, colon, step = name.rpartition(":")
-        if colon:
-            found = self.latest if run_name == "latest" and runs else runs.get(run_name)
-            if found is None:
-                raise NotFound(f"{run_name!r} is no run{nearest(run_name, runs)}")
-            if step not in found.ids:
-                raise NotFound(f"run {found.name} has no step {step!r}{nearest(step, found.ids)}")
-            return found.ids[step]
-        return self._by_prefix(name)
-
-    def _by_prefix(self, name: str) -> str:
-        standing = list(self.results.standing())
-        if is_id(name):
-            return name
-        digits = name.rsplit("-", 1)[-1]
-        is_prefix = len(digits) >= MIN_PREFIX and set(digits) <= set("0123456789abcdef")
-        found = [
-            id
-            for id in standing
-            if (id.startswith(name) and "-" in name)
-            or (is_prefix and "-" not in name and id.rsplit("-", 1)[-1].startswith(name))
-        ]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            shown = ", ".join(found[:5])
-            raise NotFound(f"{name!r} begins {len(found)} ids: {shown}")
-        known = list(next(iter(self.runs.values())).ids) if self.runs else []
-        raise NotFound(f"{name!r} is no step of the latest run and no id{nearest(name, known)}")
+        return find_result(self.results, name)
 
     def __repr__(self) -> str:
         runs = self.runs

@@ -1,208 +1,21 @@
-"""The manifests: small JSON files that say what the files of a result are.
+"""The kinds of artifact: what the manifest of each step's result says, and what it promises.
 
-An artifact is a frozen dataclass; `root` is the folder of its files and is not part of it, so a
-result can be moved. Its `content` is the digest of its logical content: every field, with each
-file standing by its own content digest and not by its encoding, size or SHA-256.
+What all of them share is in `manifest.py`. Whoever needs the base takes it from here, as it reads
+the manifests of all kinds that are known.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import os
-import stat
-import typing
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 from pipeline.core.errors import CorruptShard, MismatchedInputs
-from pipeline.core.keys import digest
-from pipeline.core.temporary import temporary_for
-from pipeline.core.untrusted import built, read_json
-
-MANIFEST = "manifest.json"
-MAX_REASON = 300  # characters of what a broken manifest says that are repeated
-A = TypeVar("A", bound="Artifact")
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of an artifact: its place below the root, its size, and two digests.
-
-    `content` is of what the file means (rows, ids, tensors); `sha256` only proves it whole.
-    """
-
-    path: str
-    num_bytes: int
-    content: str
-    sha256: str
-
-    def __post_init__(self) -> None:
-        require_inside(self.path)
-        if self.num_bytes < 0:
-            raise ValueError(f"num_bytes is {self.num_bytes}; it must not be negative")
-
-    def logical(self) -> dict[str, Any]:
-        """What of this record belongs to the content of its artifact."""
-        return {"content": self.content}
-
-    @classmethod
-    def of(cls: type[F], root: Path, path: str, content: str | None = None, **more: Any) -> F:
-        """The record of the file at `root / path`; without `content`, its bytes are its content."""
-        sha256 = file_sha256(root / path)
-        size = (root / path).stat().st_size
-        return cls(path=path, num_bytes=size, content=content or sha256, sha256=sha256, **more)
-
-    def parts(self) -> Iterator[StoredFile]:
-        """Every file that this record is of."""
-        yield self
-
-    def place(self, root: Path) -> Path:
-        """Where the file is, as far as a look at its name and size can tell.
-
-        Raises:
-            CorruptShard: it is missing, no plain file of its own below `root`, or of another size.
-        """
-        path = Path(root) / self.path
-        try:
-            found = os.lstat(path)
-            real = os.path.realpath(path, strict=True)
-        except (OSError, ValueError) as error:
-            raise CorruptShard(path, None, f"is missing from its artifact ({error})") from error
-        within = os.path.join(os.path.realpath(root), os.path.normpath(self.path))
-        if not stat.S_ISREG(found.st_mode) or real != within:
-            raise CorruptShard(path, None, "is no plain file inside its artifact")
-        if found.st_size != self.num_bytes:
-            reason = f"has {found.st_size} bytes; its manifest says {self.num_bytes}"
-            raise CorruptShard(path, None, reason)
-        return path
-
-    def verify(self, root: Path) -> None:
-        """Check size and SHA-256.
-
-        Raises:
-            CorruptShard: the file is missing, is no plain file inside `root`, or differs.
-        """
-        path = self.place(root)
-        if file_sha256(path) != self.sha256:
-            raise CorruptShard(path, None, "its SHA-256 is not the one in its manifest")
-
-
-def require_inside(path: str) -> None:
-    """Raises ValueError for a path that is not relative, or that leads out of its folder."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or not pure.parts or set(path) & {"\\", "\0"}:
-        raise ValueError(f"path is {path!r}; it must be relative and inside the artifact")
-
-
-F = TypeVar("F", bound=StoredFile)
-
-
-@dataclass(frozen=True)
-class NamedFile(StoredFile):
-    """A file whose name is part of the content, as in a model folder others open by name."""
-
-    def logical(self) -> dict[str, Any]:
-        return {"path": self.path, "content": self.content}
-
-
-@dataclass(frozen=True)
-class Shard(StoredFile):
-    """A file of records; row i of shard k is one logical place in an artifact."""
-
-    num_records: int = 0
-
-    def logical(self) -> dict[str, Any]:
-        return {"content": self.content, "num_records": self.num_records}
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """Base of all manifests."""
-
-    root: Path = field(compare=False, repr=False)
-    content: str
-
-    KINDS: ClassVar[dict[str, type[Artifact]]] = {}
-    DERIVED: ClassVar[tuple[str, ...]] = ()  # fields that say where, not what
-
-    def __init_subclass__(cls) -> None:
-        Artifact.KINDS[cls.__name__] = cls
-
-    @classmethod
-    def of(cls: type[A], root: Path, **values: Any) -> A:
-        """Build the manifest from its fields, compute `content`, write `manifest.json`."""
-        draft = cls(root=Path(root), content="", **values)
-        made = dataclasses.replace(draft, content=draft.logical_digest())
-        write_json(Path(root) / MANIFEST, made.to_json())
-        return made
-
-    def logical_digest(self) -> str:
-        """Digest of what the artifact means, whatever the encoding of its files."""
-        form = {"artifact": type(self).__name__}
-        for each in dataclasses.fields(self):
-            if each.name not in ("root", "content", *self.DERIVED):
-                form[each.name] = _logical(getattr(self, each.name))
-        return digest(form)
-
-    def to_json(self) -> dict[str, Any]:
-        """The manifest as JSON values, `artifact` and `content` first."""
-        form: dict[str, Any] = {"artifact": type(self).__name__, "content": self.content}
-        for each in dataclasses.fields(self):
-            if each.name not in ("root", "content"):
-                form[each.name] = _plain(getattr(self, each.name))
-        return form
-
-    @staticmethod
-    def load(root: Path) -> Artifact:
-        """Read the manifest in `root`; nothing it names is opened.
-
-        Raises:
-            CorruptShard: it is not a manifest, or its `content` is not the digest of its fields.
-        """
-        path = Path(root) / MANIFEST
-        try:
-            form = read_json(path)
-            kind = Artifact.KINDS[form.pop("artifact")]
-            content = form.pop("content")
-            hints = typing.get_type_hints(kind)
-            names = {each.name for each in dataclasses.fields(kind)} - {"root", "content"}
-            if names != form.keys():
-                raise ValueError(f"its fields are {sorted(form)}; they must be {sorted(names)}")
-            values = {name: built(hints[name], form[name], name) for name in names}
-            made = kind(root=Path(root), content=content, **values)
-            made.check()
-            matches = made.logical_digest() == content
-        except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error)[:MAX_REASON]
-            raise CorruptShard(path, None, f"not a manifest ({reason})") from error
-        except RecursionError:
-            raise CorruptShard(path, None, "not a manifest (it is nested too deeply)") from None
-        if not matches:
-            raise CorruptShard(path, None, "its content digest is not that of its fields")
-        return made
-
-    def check(self) -> None:
-        """Raises ValueError where fields contradict each other; called when a manifest is read."""
-
-    def files(self) -> Iterator[StoredFile]:
-        """Every file the manifest names."""
-        for each in dataclasses.fields(self):
-            for record in _files(getattr(self, each.name)):
-                yield from record.parts()
-
-    def verify(self) -> None:
-        """Check every file against the manifest; raises CorruptShard for the first that differs."""
-        for each in self.files():
-            each.verify(self.root)
-
-    def canonical(self) -> dict[str, str]:
-        """An artifact stands in a content key by its content."""
-        return {"artifact": type(self).__name__, "content": self.content}
-
+from pipeline.core.files import NamedFile, Shard, StoredFile, require_inside
+from pipeline.core.manifest import MANIFEST as MANIFEST
+from pipeline.core.manifest import Artifact as Artifact
 
 # ---------------------------------------------------------------------------- text
 
@@ -416,13 +229,24 @@ class Pairs(Artifact):
 # ---------------------------------------------------------------------------- models
 
 
+def checkpoint_name(step: int) -> str:
+    """What the checkpoint of a step is called, and its folder in the series."""
+    return f"step{step:06d}"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """One saved step of a series: its folder, and the digest of its weights."""
+    """One saved step of a series: its folder, and the digest of its weights.
+
+    Both counts are of all steps up to it, a token as often as it was read. `num_tokens_read` counts
+    every id that the model was given, context and prompts too, without what only fills a row;
+    `num_tokens_learned` those whose loss was minimized.
+    """
 
     name: str  # "step000400"
     step: int
-    num_tokens_seen: int
+    num_tokens_read: int
+    num_tokens_learned: int
     weights: str  # content digest of the weights alone
 
 
@@ -467,9 +291,8 @@ class Checkpoints(Artifact):
 
     def folder(self, checkpoint: Checkpoint) -> Path:
         """Where the files of one checkpoint stand."""
-        return _within_workspace(
-            self.root, f"../../series/{self.series_root.name}/step{checkpoint.step:06d}"
-        )
+        name = checkpoint_name(checkpoint.step)
+        return _within_workspace(self.root, f"../../series/{self.series_root.name}/{name}")
 
 
 @dataclass(frozen=True)
@@ -513,39 +336,6 @@ class Report(Artifact):
     page: NamedFile
 
 
-# ---------------------------------------------------------------------------- JSON
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file under a temporary name, sync it and rename it into place."""
-    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False)
-    write_file(path, f"{text}\n".encode())
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it and rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_for(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # a full disk most of all
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        state = hashlib.sha256()
-        while block := file.read(1 << 20):
-            state.update(block)
-        return state.hexdigest()
-
-
 def _within_workspace(root: Path, location: str) -> Path:
     """The folder at `location` from a result's `root`, held to the workspace two levels up.
 
@@ -564,36 +354,3 @@ def _require_sum(name: str, said: int, counts: Iterable[int]) -> None:
     each = list(counts)
     if each and said != (total := sum(each)):  # without a shard there is nothing to be misled on
         raise ValueError(f"{name} is {said}; its shards have {total}")
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return value
-
-
-def _logical(value: Any) -> Any:
-    if isinstance(value, StoredFile):
-        return value.logical()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _logical(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [_logical(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _logical(item) for name, item in value.items()}
-    return value
-
-
-def _files(value: Any) -> Iterator[StoredFile]:
-    if isinstance(value, StoredFile):
-        yield value
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for each in dataclasses.fields(value):
-            yield from _files(getattr(value, each.name))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _files(item)

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.core.artifacts import file_sha256, write_json
 from pipeline.core.errors import Unavailable
+from pipeline.core.files import file_sha256, write_json
 from pipeline.core.keys import digest
 from pipeline.core.pins import Counted, Pin
 from pipeline.core.temporary import temporary_for

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from pipeline.core.artifacts import write_json
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import write_json
 
 LOCK_VERSION = 1
 MAX_LOCK_BYTES = 64 << 20

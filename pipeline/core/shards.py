@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import Shard, file_sha256
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard, file_sha256
 from pipeline.core.temporary import temporary_for
 
 ROW_GROUP_BYTES = 16 << 20

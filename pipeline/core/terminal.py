@@ -1,26 +1,40 @@
-"""Text from data as a terminal may show it."""
+"""Text from data as it may be shown: what a document holds cannot steer a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, direction, halves, unassigned, lines
 
 
-def plain(text: object) -> str:
-    """The text in one line, with escapes for what would move a cursor, hide or turn text around.
+def visible(text: object, keep_lines: bool = False) -> str:
+    """Text with every character that acts instead of being seen written as its code.
 
-    Joiners within a word and signs of text direction are escaped too: they may make a name look
-    like another.
+    Joiners within a word and signs of text direction act too: they may make a name look like
+    another.
+
+    Args:
+        keep_lines: leave newlines and tabs as they are; else they are shown as signs.
     """
-    return "".join(
-        each if unicodedata.category(each) not in _HIDDEN else _escaped(each) for each in str(text)
-    )
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(each, keep_lines) for each in text)
 
 
-def _escaped(character: str) -> str:
-    known = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-    number = ord(character)
-    if number > 0xFFFF:
-        return f"\\U{number:08x}"
-    return known.get(character) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
+def shortened(text: str, most: int) -> str:
+    """At most so many characters, with a sign where some are left out."""
+    return text if len(text) <= most else text[: max(0, most - 1)] + "…"
+
+
+def _shown(character: str, keep_lines: bool) -> str:
+    if character == "\n":
+        return "\n" if keep_lines else "⏎"
+    if character == "\t":
+        return "    " if keep_lines else "⇥"
+    if unicodedata.category(character) not in HIDDEN:
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

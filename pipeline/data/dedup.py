@@ -19,9 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from pipeline.core.artifacts import Attributes, AttributeTable, Documents, Shard
+from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, read_batches, shard_name
 from pipeline.data.document import attribute_schema
 from pipeline.data.text import paragraphs

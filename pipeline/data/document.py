@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.core.artifacts import Shard
+from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter
 
 DOCUMENT_SCHEMA = pa.schema(

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import Attributes, Documents, Shard, SourceCount, write_json
+from pipeline.core.artifacts import Attributes, Documents, SourceCount
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard, write_json
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
 from pipeline.data.document import DOCUMENT_SCHEMA, MetadataField

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline.core.artifacts import Documents, Shard, SourceCount
+from pipeline.core.artifacts import Documents, SourceCount
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import ChangedData, CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import read_batches, shard_name
 from pipeline.data.document import Document, write_documents

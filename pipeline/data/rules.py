@@ -95,14 +95,18 @@ class Sample:
 class Replace:
     """Put `replace_with` in the place of an attribute's spans.
 
-    Spans of all such rules are taken in order of their start, then of the rules; one that starts
-    inside an earlier one is left out whole.
+    Spans of all such rules are taken in order of their start, then of the rules, then of their end.
+    Spans that overlap are not merged: one that starts inside an earlier one is left out whole, and
+    what of it lies beyond the end of that one stays in the text. On `0123456789`, [0, 5) by `A` and
+    [3, 8) by `B` give `A56789`. One that starts where another ends is replaced too.
 
     Args:
         spans: `<table>.<column>`, spans.
         min_score: of the spans that are replaced.
 
-    Source: allenai/dolma, `dolma mix`, `span_replacement`.
+    Source: allenai/dolma, `dolma mix`, `span_replacement`, which leaves the same tail.
+    Differs: an empty span does nothing (there it deletes a character and blocks later spans); a
+        score has no upper bound; `{}` in `replace_with` is itself (there it is the old text).
     """
 
     spans: str

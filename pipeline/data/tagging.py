@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.core.artifacts import Attributes, AttributeTable, Documents, Shard
+from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import ShardWriter, read_batches, shard_name
 from pipeline.data.document import attribute_schema

@@ -19,8 +19,8 @@ from typing import ClassVar
 
 import pyarrow as pa
 
-from pipeline.core.artifacts import file_sha256
 from pipeline.core.errors import CorruptShard, Unavailable
+from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import cache_folder
 from pipeline.core.pins import Pin
 from pipeline.eval.tasks import TASKS, Question, TaskSource, sample

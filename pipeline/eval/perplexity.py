@@ -17,17 +17,18 @@ from pipeline.core.artifacts import (
     HfModel,
     Pairs,
     Scores,
-    Shard,
     Tokenizer,
 )
 from pipeline.core.errors import CorruptShard
 from pipeline.core.estimates import mean, ratio
+from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.data.document import MetadataField
 from pipeline.eval.ranking import SCORES_SCHEMA, append, stored
-from pipeline.eval.scoring import BATCH_TOKENS, Row, named_models, row, score_rows
+from pipeline.eval.scoring import named_models
 from pipeline.eval.tasks import sample
 from pipeline.model.olmo import Olmo
+from pipeline.model.scoring import BATCH_TOKENS, Row, masked_row, score_rows
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 ANSWERS, PAIRS = "answers", "pairs"
@@ -133,7 +134,7 @@ def answer_scores(
             _Item(
                 each["id"],
                 each["group"],
-                [_masked(each["input_ids"], each["mask"], length)],
+                [masked_row(each["input_ids"], each["mask"], length)],
                 size,
             )
             for each in rows
@@ -167,7 +168,7 @@ def pair_scores(
         model = named.load()
         length = model.config.max_sequence_length
         asked = [
-            _masked(each[f"{side}_ids"], each[f"{side}_mask"], length)
+            masked_row(each[f"{side}_ids"], each[f"{side}_mask"], length)
             for each in rows
             for side in ("chosen", "rejected")
         ]
@@ -224,10 +225,6 @@ def windows(ids: Sequence[int], max_sequence_length: int) -> list[Row]:
         places = tuple(range(start - left, stop - left))
         made.append(Row(tuple(ids[left:stop]), places))
     return made
-
-
-def _masked(ids: Sequence[int], mask: Sequence[int], max_sequence_length: int) -> Row:
-    return row(ids, [i for i, kept in enumerate(mask) if kept and i], max_sequence_length)
 
 
 def _score_texts(

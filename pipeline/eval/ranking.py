@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,13 @@ import pyarrow as pa
 
 from pipeline.core.artifacts import Checkpoints, HfModel, Questions, Scores, Tokenizer
 from pipeline.core.estimates import mean
-from pipeline.core.shards import write_shard
-from pipeline.eval.scoring import BATCH_TOKENS, Likelihood, loglikelihoods, named_models
-from pipeline.eval.tasks import Question, primary_metric, read_questions
+from pipeline.core.keys import Json, canonical, digest
+from pipeline.core.shards import read_shard, write_shard
+from pipeline.eval.scoring import Likelihood, NamedModel, loglikelihoods, named_models
+from pipeline.eval.tasks import VERSION, Question, primary_metric, read_questions
+from pipeline.model.olmo import Olmo
+from pipeline.model.scoring import BATCH_TOKENS
+from pipeline.store.memo import FileMemo
 
 SCORES_SCHEMA = pa.schema(
     [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("metric", pa.string())]
@@ -27,6 +34,11 @@ ANSWERS_SCHEMA = pa.schema(
     + [("num_tokens", pa.list_(pa.int32())), ("gold", pa.int32()), ("chosen", pa.int32())]
     + [("value", pa.float64()), ("num_cut", pa.int64())]
 )
+LIKELIHOODS = pa.schema(
+    [("logprob", pa.float64()), ("num_tokens", pa.int64()), ("is_greedy", pa.bool_())]
+    + [("num_cut", pa.int64())]
+)
+SCRATCH = "likelihoods.parquet"  # of one task, on its way to or from the memo
 
 
 def rank_eval(
@@ -37,6 +49,7 @@ def rank_eval(
     steps: Sequence[int] | str | None = None,
     batch_tokens: int = BATCH_TOKENS,
     out: Path,
+    memo: FileMemo | None = None,
 ) -> Scores:
     """Accuracy on every task, under all normalizations from one pass.
 
@@ -45,70 +58,120 @@ def rank_eval(
     them; `chance` is what guessing gives. The first wins a tie. Standard errors are over groups of
     questions, where the questions have them.
 
+    Each task is scored by itself, and not again where these weights were asked the same before.
+
     Args:
         steps: of each series; "all", or without it the latest.
 
     Source: allenai/catwalk, `metrics/accuracy.py`; Groeneveld et al. 2024, "OLMo", table 3.
     """
-    asked = read_questions(questions)
+    tasks: dict[str, list[Question]] = {}
+    for each in read_questions(questions):
+        tasks.setdefault(each.task, []).append(each)
+    answers: dict[str, list[Any]] = {name: [] for name in ANSWERS_SCHEMA.names}
+    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    for named in named_models(models, tokenizer.content, steps):
+        scorer = _Scorer(named, tokenizer, batch_tokens, Path(out), memo)
+        for task, asked in tasks.items():
+            _rank_task(task, asked, scorer, answers, scores)
+    return stored("rank", answers, ANSWERS_SCHEMA, scores, Path(out))
+
+
+@dataclass
+class _Scorer:
+    """One model, loaded when it must score something that is not remembered."""
+
+    named: NamedModel
+    tokenizer: Tokenizer
+    batch_tokens: int
+    out: Path
+    memo: FileMemo | None
+
+    @cached_property
+    def model(self) -> Olmo:
+        return self.named.load()
+
+    def likelihoods(self, requests: list[tuple[str, str]]) -> list[Likelihood]:
+        if self.memo is None:
+            return self._computed(requests)
+        key: dict[str, Json] = {
+            "rank": VERSION,
+            "weights": self.named.weights,
+            "model": canonical(self.named.source.model),
+            "tokenizer": self.tokenizer.content,
+            "requests": digest(requests),
+            "batch_tokens": self.batch_tokens,
+        }
+        shard = self.memo.fetch(key, self.out, SCRATCH)
+        if shard is None:
+            found = zip(*self._computed(requests), strict=True)
+            columns = dict(zip(Likelihood._fields, map(list, found), strict=True))
+            shard = write_shard(self.out, SCRATCH, columns, LIKELIHOODS)
+            self.memo.keep(key, self.out, shard)
+        rows = read_shard(self.out, shard).to_pylist()
+        (self.out / SCRATCH).unlink()
+        return [Likelihood(**each) for each in rows]
+
+    def _computed(self, requests: list[tuple[str, str]]) -> list[Likelihood]:
+        return loglikelihoods(self.model, self.tokenizer, requests, batch_tokens=self.batch_tokens)
+
+
+def _rank_task(
+    task: str,
+    asked: Sequence[Question],
+    scorer: _Scorer,
+    answers: dict[str, list[Any]],
+    scores: dict[str, list[Any]],
+) -> None:
+    """Add a row to `answers` for each question of a task, and to `scores` for each measure."""
     requests = [
         (context, continuation)
         for each in asked
         for contexts in (each.contexts, each.unconditional or [])
         for context, continuation in zip(contexts, each.continuations, strict=bool(contexts))
     ]
-    answers: dict[str, list[Any]] = {name: [] for name in ANSWERS_SCHEMA.names}
-    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
-    for named in named_models(models, tokenizer.content, steps):
-        found = loglikelihoods(named.load(), tokenizer, requests, batch_tokens=batch_tokens)
-        right: dict[str, dict[str, list[float]]] = {}
-        groups: dict[str, list[str]] = {}
-        first = 0
-        for question in asked:
-            count = len(question.contexts)
-            own = found[first : first + count]
-            first += count
-            alone = found[first : first + count] if question.unconditional else None
-            first += count if question.unconditional else 0
-            chosen = chosen_by(question, own, alone)
-            primary = chosen[primary_metric(question.task)]
-            of_task = right.setdefault(question.task, {})
-            groups.setdefault(question.task, []).append(question.group)
-            for metric, place in chosen.items():
-                of_task.setdefault(f"accuracy_{metric}", []).append(float(place == question.gold))
-            of_task.setdefault("accuracy", []).append(float(primary == question.gold))
-            of_task.setdefault("chance", []).append(1 / count)
-            append(
-                answers,
-                model=named.name,
-                step=named.step,
-                task=question.task,
-                id=question.id,
-                group=question.group,
-                logprobs=[each.logprob for each in own],
-                unconditional_logprobs=[each.logprob for each in alone] if alone else None,
-                num_tokens=[each.num_tokens for each in own],
-                gold=question.gold,
-                chosen=primary,
-                value=float(primary == question.gold),
-                num_cut=sum(each.num_cut for each in own),
-            )
-        for task, measures in right.items():
-            for metric in ["accuracy", *sorted(measures.keys() - {"accuracy"})]:
-                accuracy = mean(measures[metric], groups[task])
-                append(
-                    scores,
-                    model=named.name,
-                    step=named.step,
-                    task=task,
-                    metric=metric,
-                    value=accuracy.value,
-                    unit="fraction",
-                    num_items=len(measures[metric]),
-                    standard_error=0.0 if metric == "chance" else accuracy.error,
-                    num_groups=accuracy.num_groups,
-                )
-    return stored("rank", answers, ANSWERS_SCHEMA, scores, Path(out))
+    model, step = scorer.named.name, scorer.named.step
+    found = iter(scorer.likelihoods(requests))
+    measures: dict[str, list[float]] = {}
+    for question in asked:
+        own = list(islice(found, len(question.contexts)))
+        alone = list(islice(found, len(question.unconditional or [])))
+        chosen = chosen_by(question, own, alone or None)
+        primary = chosen[primary_metric(task)]
+        for metric, place in chosen.items():
+            measures.setdefault(f"accuracy_{metric}", []).append(float(place == question.gold))
+        measures.setdefault("accuracy", []).append(float(primary == question.gold))
+        measures.setdefault("chance", []).append(1 / len(question.contexts))
+        append(
+            answers,
+            model=model,
+            step=step,
+            task=task,
+            id=question.id,
+            group=question.group,
+            logprobs=[each.logprob for each in own],
+            unconditional_logprobs=[each.logprob for each in alone] if alone else None,
+            num_tokens=[each.num_tokens for each in own],
+            gold=question.gold,
+            chosen=primary,
+            value=float(primary == question.gold),
+            num_cut=sum(each.num_cut for each in own),
+        )
+    groups = [question.group for question in asked]
+    for metric in ["accuracy", *sorted(measures.keys() - {"accuracy"})]:
+        accuracy = mean(measures[metric], groups)
+        append(
+            scores,
+            model=model,
+            step=step,
+            task=task,
+            metric=metric,
+            value=accuracy.value,
+            unit="fraction",
+            num_items=len(asked),
+            standard_error=0.0 if metric == "chance" else accuracy.error,
+            num_groups=accuracy.num_groups,
+        )
 
 
 def chosen_by(

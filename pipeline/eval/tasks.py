@@ -24,6 +24,7 @@ QUESTION_SCHEMA = pa.schema(
     + [("group", TEXT)]
 )
 FUNCTIONS = "functions"
+VERSION = "002"  # of how questions are ranked; here, where it is read without torch
 Record = Mapping[str, Any]
 
 

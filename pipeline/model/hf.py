@@ -19,15 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import (
-    Checkpoint,
-    Checkpoints,
-    HfModel,
-    NamedFile,
-    Tokenizer,
-    write_json,
-)
+from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.files import NamedFile, write_json
 from pipeline.core.temporary import temporary_for
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
@@ -110,14 +104,8 @@ def load_hf(model: HfModel) -> Olmo:
     return _filled(config, from_hf_state(hf, config), model.root / WEIGHTS)
 
 
-def export_hf(
-    checkpoints: Checkpoints,
-    checkpoint: Checkpoint | None,
-    tokenizer: Tokenizer,
-    *,
-    out: Path,
-) -> HfModel:
-    """Write a folder that `transformers` opens; without `checkpoint`, of the latest.
+def export_hf(checkpoints: Checkpoints, tokenizer: Tokenizer, *, out: Path) -> HfModel:
+    """Write a folder that `transformers` opens, of the latest checkpoint.
 
     Raises:
         MismatchedInputs: the model was trained on ids of another tokenizer.
@@ -131,9 +119,8 @@ def export_hf(
     tokenizer.file.verify(tokenizer.root)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    chosen = checkpoint or checkpoints.latest
     config = OlmoConfig(**checkpoints.model)
-    hf = to_hf_state(load_checkpoint_model(checkpoints, chosen).state_dict(), config)
+    hf = to_hf_state(load_checkpoint_model(checkpoints, checkpoints.latest).state_dict(), config)
     temporary = temporary_for(out / WEIGHTS)
     save_file(hf, temporary, metadata={"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
@@ -147,7 +134,7 @@ def export_hf(
     names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
     return HfModel.of(
         out,
-        weights=chosen.weights,
+        weights=checkpoints.latest.weights,
         model=dataclasses.asdict(config),
         tokenizer=tokenizer.content,
         model_files=[

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from pipeline.core.artifacts import write_json
+from pipeline.core.files import write_json
 from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import WEIGHTS, hf_config, to_hf_state
 from pipeline.model.olmo import Olmo

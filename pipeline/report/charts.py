@@ -11,6 +11,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from pipeline.core.terminal import shortened
+
 Points = Sequence[tuple[float, float]]
 
 NUM_COLOURS = 6
@@ -34,11 +36,6 @@ def escaped(text: object) -> str:
         for c in plain
     )
     return html.escape(shown, quote=True)
-
-
-def shortened(text: str, limit: int) -> str:
-    """The text, or its start with a mark where it is longer than `limit` characters."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def linear_ticks(low: float, high: float, target: int = 5) -> list[float]:

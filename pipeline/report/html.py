@@ -21,15 +21,16 @@ from pipeline.core.artifacts import (
     Checkpoints,
     Documents,
     Generations,
-    NamedFile,
     Report,
     Scores,
     Tokens,
 )
+from pipeline.core.files import NamedFile
 from pipeline.core.shards import read_batches
+from pipeline.core.terminal import shortened
 from pipeline.report import scores as scoring
 from pipeline.report import tables
-from pipeline.report.charts import escaped, shortened
+from pipeline.report.charts import escaped
 from pipeline.report.figures import loss_chart, series_chart
 from pipeline.report.markup import (
     MAX_CELL,
@@ -155,9 +156,9 @@ class _Page:
             number = short_count(sum(t.num_tokens for t in tokens.values()))
             tiles.append((number, f"tokens, vocabulary of {sizes}"))
         for name in runs[:1]:
-            seen = training[name].latest.num_tokens_seen if training[name].steps else 0
+            read = training[name].latest.num_tokens_read if training[name].steps else 0
             number = short_count(tables.num_parameters(training[name]))
-            tiles.append((number, f"parameters, {short_count(seen)} tokens seen by {name}"))
+            tiles.append((number, f"parameters, {short_count(read)} tokens read by {name}"))
         for each in scoring.of_kind(scores, "series").values():
             rows = scoring.score_rows(each)
             for name, of in scoring.over_steps(rows, "bits_per_byte").items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pipeline.report.charts import escaped, shortened, tick_label
+from pipeline.core.terminal import shortened
+from pipeline.report.charts import escaped, tick_label
 from pipeline.report.tables import Cell, Change, Link, Measure, Share, Table
 
 MAX_ROWS = 200  # of a table; the rest is in the result

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pipeline.core.keys import Json
-from pipeline.core.terminal import plain
+from pipeline.core.terminal import visible
 from pipeline.store.lineage import Made
 
 Arguments = Callable[[Made], dict[str, Json]]
@@ -40,10 +40,10 @@ def provenance_tree(lineage: Sequence[Made], arguments: Arguments) -> list[str]:
         id, place, left, below = todo.pop()
         made, again = by_id[id], id in shown
         shown.add(id)
-        label = f"{plain(place)}: " if place and place != made.name else ""
+        label = f"{visible(place)}: " if place and place != made.name else ""
         mark = f" [{marks[id]}]" if marks[id] else ""
         if again:
-            lines.append(f"{left}{label}{plain(made.name)} · see above")
+            lines.append(f"{left}{label}{visible(made.name)} · see above")
             continue
         lines.append(f"{left}{label}{_headline(made)}{mark}")
         inputs = list(made.inputs.items())
@@ -91,14 +91,14 @@ def _headline(made: Made) -> str:
     code = record.get("code")
     if isinstance(code, dict) and isinstance(code.get("digest"), str):
         parts.append(f"code {code['digest'][:8]}")
-    return " · ".join(map(plain, parts))
+    return " · ".join(map(visible, parts))
 
 
 def _details(made: Made, arguments: dict[str, Json]) -> Iterator[str]:
     for name, value in arguments.items():
-        yield f"{plain(name)} = {plain(_cut(shown_value(value)))}"
+        yield f"{visible(name)} = {visible(_cut(shown_value(value)))}"
     for name, source in made.sources.items():
-        yield f"{plain(name)}: fingerprint {plain(_cut(str(source['fingerprint'])))}"
+        yield f"{visible(name)}: fingerprint {visible(_cut(str(source['fingerprint'])))}"
     manifest = made.manifest
     sources, licences = manifest.get("sources"), manifest.get("licences")
     known = (
@@ -106,18 +106,18 @@ def _details(made: Made, arguments: dict[str, Json]) -> Iterator[str]:
     )
     if len(known) == 1:
         each = known[0]
-        yield plain(
+        yield visible(
             f"{each.get('source')}: licence {each.get('licence')}, {each.get('provenance')}"
         )
     elif known:
         found = dict.fromkeys(str(each.get("licence")) for each in known)
-        yield plain(f"{len(known)} sources: licences {', '.join(found)}")
+        yield visible(f"{len(known)} sources: licences {', '.join(found)}")
     if isinstance(licences, dict):
         said = "; ".join(f"{name} {licence}" for name, licence in licences.items())
-        yield plain(f"licences: {said}")
+        yield visible(f"licences: {said}")
     if manifest:
         kind, content = manifest.get("artifact"), str(manifest.get("content"))[:12]
-        yield plain(f"{kind}, content {content}; {_counted(manifest)}".rstrip("; "))
+        yield visible(f"{kind}, content {content}; {_counted(manifest)}".rstrip("; "))
 
 
 def shown_value(value: Json) -> str:
@@ -176,7 +176,7 @@ def _environment(made: Made) -> list[str]:
         counts = [f"{named.count(each)} {each}" for each in dict.fromkeys(named)]
         parts += [*(counts or ["no GPU"]), str(hardware.get("system"))]
         lines.append(f"{record.get('host')}: {', '.join(parts)}")
-    return [plain(each) for each in lines]
+    return [visible(each) for each in lines]
 
 
 def _total(lineage: Sequence[Made]) -> str:

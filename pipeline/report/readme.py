@@ -112,7 +112,8 @@ def facts(run: Run) -> str:
     num_tokens = sum(t.num_tokens for t in run.tokens.values())
     vocabulary = ", ".join(sorted({f"{t.vocab_size:,}" for t in run.tokens.values()}))
     trained = ", ".join(
-        f"{name} {c.latest.step:,} ({c.latest.num_tokens_seen:,} tokens)"
+        f"{name} {c.latest.step:,} ({c.latest.num_tokens_read:,} tokens read, "
+        f"{c.latest.num_tokens_learned:,} learned)"
         for name, c in ((n, run.training[n]) for n in run.order)
         if c.steps
     )

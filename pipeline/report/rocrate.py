@@ -18,16 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pipeline.core.artifacts import (
-    MANIFEST,
-    Artifact,
-    Checkpoints,
-    StoredFile,
-    TokenShard,
-    file_sha256,
-    write_json,
-)
+from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenShard
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import StoredFile, file_sha256, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.report.provenance import is_number, moment, shown_value
 from pipeline.store.lineage import Made

@@ -13,15 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import (
-    MANIFEST,
-    Attributes,
-    Checkpoints,
-    Documents,
-    Tokens,
-    file_sha256,
-)
+from pipeline.core.artifacts import MANIFEST, Attributes, Checkpoints, Documents, Tokens
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
 from pipeline.data.filtering import FUNNEL, REMOVED
 from pipeline.model.config import OlmoConfig
@@ -263,11 +257,13 @@ def training_runs(training: Mapping[str, Checkpoints]) -> Table:
                 checkpoints.objective.replace("_", " "),
                 num_parameters(checkpoints),
                 steps[-1].step if steps else 0,
-                steps[-1].num_tokens_seen if steps else 0,
+                steps[-1].num_tokens_read if steps else 0,
+                steps[-1].num_tokens_learned if steps else 0,
                 losses[0] if losses else None,
                 last_loss(losses) if losses else None,
                 max(columns["lr"]) if columns.get("lr") else None,
             ]
         )
-    heads = ["run", "objective", "parameters", "optimizer steps", "tokens seen"]
+    heads = ["run", "objective", "parameters", "optimizer steps"]
+    heads += ["tokens read", "tokens learned"]
     return Table([*heads, "first loss", "last loss", "peak learning rate"], rows)

@@ -142,8 +142,8 @@ class Earlier:
 def _without_ids(form: Json) -> Json:
     """A key with what it reads left open."""
     if isinstance(form, dict):
-        if isinstance(form.get("step"), str) and form.keys() <= {"step", "key"}:
-            return {"step": None, "key": form.get("key")}
+        if isinstance(form.get("step"), str) and len(form) == 1:
+            return {"step": None}
         return {name: _without_ids(each) for name, each in form.items()}
     return [_without_ids(each) for each in form] if isinstance(form, list) else form
 

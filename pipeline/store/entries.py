@@ -15,15 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.core.artifacts import (
-    MANIFEST,
-    Artifact,
-    Checkpoints,
-    TokenMix,
-    require_inside,
-    write_json,
-)
+from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenMix
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import require_inside, write_json
 from pipeline.core.keys import Json
 from pipeline.core.untrusted import built
 from pipeline.store.inventory import FILES

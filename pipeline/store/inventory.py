@@ -23,15 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.artifacts import (
-    MANIFEST,
-    Artifact,
-    Checkpoints,
-    TokenMix,
-    file_sha256,
-    require_inside,
-)
+from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenMix
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import file_sha256, require_inside
 from pipeline.core.untrusted import built
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.series import checkpoint_files

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.artifacts import MANIFEST
-from pipeline.core.errors import nearest
 from pipeline.core.keys import Json
 from pipeline.store.results import KEY, RECORD, Results
+from pipeline.store.survey import read_runs
 
 ID = re.compile(r"([A-Za-z0-9]+)-([A-Za-z0-9]+)-[0-9a-f]{32}")
 
@@ -48,7 +48,7 @@ class Made:
     @property
     def sources(self) -> dict[str, dict[str, Json]]:
         """Where in the arguments -> what reads outside data there, with its fingerprint."""
-        return dict(_with_fingerprint(self.args, ""))
+        return dict(_places(self.args, _has_fingerprint))
 
 
 def lineage(results: Results, id: str) -> list[Made]:
@@ -69,37 +69,13 @@ def lineage(results: Results, id: str) -> list[Made]:
     return list(done.values())
 
 
-def find_result(results: Results, text: str) -> str:
-    """The id that `run:step`, a step of the latest run, or the beginning of an id stands for.
-
-    Raises:
-        ValueError: there is none, or more than one.
-    """
-    run, sign, step = text.rpartition(":")
-    steps = _steps(results.root / "runs" / run if sign else results.root / "latest")
-    if sign and not steps:
-        runs = [each.name for each in (results.root / "runs").glob("*") if each.is_dir()]
-        raise ValueError(f"{text}: there is no run {run!r}{nearest(run, runs)}")
-    if step in steps:
-        return steps[step]
-    if sign:
-        raise ValueError(f"{text}: run {run!r} has no step {step!r}{nearest(step, steps)}")
-    found = [id for id in results if id.startswith(text) or id.rpartition("-")[2].startswith(text)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{text} is the beginning of {len(found)} ids: {', '.join(found[:5])}")
-    known = nearest(text, steps)
-    raise ValueError(f"{text}: no step of the latest run and no result is called that{known}")
-
-
 def _made(results: Results, id: str, names: dict[str, str]) -> Made:
     folder = results.folder(id)
     kind = ID.fullmatch(id)
     assert kind is not None  # `folder` refuses any other
     key, record = _object(folder / KEY), _object(folder / RECORD)
     args = key.get("args")
-    inputs = dict(_inputs(args, "")) if isinstance(args, dict) else {}
+    inputs = dict(_inputs(args)) if isinstance(args, dict) else {}
     kept = {n: v for n, v in args.items() if n not in inputs} if isinstance(args, dict) else {}
     earlier = record.get("linked_from")
     if isinstance(earlier, str) and ID.fullmatch(earlier):
@@ -113,7 +89,7 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
         step=kind[1],
         version=kind[2],
         folder=folder,
-        args={n: v for n, v in kept.items() if not _holds_inputs(v)},
+        args={n: v for n, v in kept.items() if not any(_inputs(v))},
         inputs=inputs,
         record=record,
         linked_from=earlier,
@@ -121,45 +97,38 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
     )
 
 
-def _inputs(value: Json, path: str) -> Iterator[tuple[str, str]]:
+def _inputs(value: Json) -> Iterator[tuple[str, str]]:
+    return ((path, str(form["step"])) for path, form in _places(value, _is_input))
+
+
+def _is_input(form: dict[str, Json]) -> bool:
+    id = form.get("step")
+    return isinstance(id, str) and ID.fullmatch(id) is not None and len(form) == 1
+
+
+def _has_fingerprint(form: dict[str, Json]) -> bool:
+    return bool(form.get("fingerprint"))
+
+
+def _places(
+    value: Json, wanted: Callable[[dict[str, Json]], bool], path: str = ""
+) -> Iterator[tuple[str, dict[str, Json]]]:
+    """Where the objects that are wanted stand in a value; none is looked for inside of one."""
     if isinstance(value, dict):
-        id = value.get("step")
-        if isinstance(id, str) and ID.fullmatch(id) and value.keys() <= {"step", "key"}:
-            yield path, id
-            return
-        for name, item in value.items():
-            yield from _inputs(item, f"{path}.{name}" if path else name)
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            yield from _inputs(item, f"{path}[{place}]")
-
-
-def _holds_inputs(value: Json) -> bool:
-    return any(True for _ in _inputs(value, "x"))
-
-
-def _with_fingerprint(value: Json, path: str) -> Iterator[tuple[str, dict[str, Json]]]:
-    if isinstance(value, dict):
-        if value.get("fingerprint"):
+        if wanted(value):
             yield path, value
             return
         for name, item in value.items():
-            yield from _with_fingerprint(item, f"{path}.{name}" if path else name)
+            yield from _places(item, wanted, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for place, item in enumerate(value):
-            yield from _with_fingerprint(item, f"{path}[{place}]")
+            yield from _places(item, wanted, f"{path}[{place}]")
 
 
 def _names(results: Results) -> dict[str, str]:
     """Id -> step, as the newest run that names it does."""
-    folders = [each for each in (results.root / "runs").glob("*") if each.is_dir()]
-    folders.sort(key=lambda each: (each.stat().st_mtime, each.name))
-    return {id: name for folder in folders for name, id in _steps(folder).items()}
-
-
-def _steps(run: Path) -> dict[str, str]:
-    steps = _object(run / "steps.json").items()
-    return {n: id for n, id in steps if isinstance(id, str) and ID.fullmatch(id)}
+    runs = reversed(read_runs(results).values())
+    return {id: name for run in runs for name, id in run.steps.items()}
 
 
 def _object(path: Path) -> dict[str, Any]:

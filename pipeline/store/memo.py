@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.core.artifacts import Shard, write_json
+from pipeline.core.files import Shard, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.temporary import temporary_for
 from pipeline.core.untrusted import built

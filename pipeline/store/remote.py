@@ -21,14 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.core.artifacts import Artifact, Checkpoints, file_sha256
+from pipeline.core.artifacts import Artifact, Checkpoints
 from pipeline.core.errors import CorruptShard, MismatchedInputs, PipelineError
+from pipeline.core.files import file_sha256
 from pipeline.store.discarding import restore
 from pipeline.store.entries import OWN, Entry, Stored
 from pipeline.store.memo import place_file
 from pipeline.store.objects import ObjectStore, Tell
 from pipeline.store.results import Results, is_id
-from pipeline.store.series import complete_history, read_weights
+from pipeline.store.series import complete_history, read_record
 from pipeline.store.transfers import Bytes, byte_bar, transfer
 
 logger = logging.getLogger(__name__)
@@ -356,7 +357,7 @@ def _require_weights(folder: Path, weights: str) -> None:
 
     A checkpoint that stands here belongs to a training of this machine and is never replaced.
     """
-    found = read_weights(folder)
+    found = read_record(folder).weights
     if found != weights:
         reason = f"weights are {found[:12]}, not {weights[:12]}"
         raise MismatchedInputs(folder, "the remote result", reason)

@@ -24,8 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.core.artifacts import MANIFEST, Artifact, write_json
+from pipeline.core.artifacts import MANIFEST, Artifact
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.untrusted import read_json
 from pipeline.store.code import Code

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import write_file
+from pipeline.core.files import write_file
 from pipeline.core.untrusted import parsed, read_plain_file
 
 

@@ -12,14 +12,48 @@ import zlib
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.core.artifacts import require_inside, write_json
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import require_inside, write_json
 from pipeline.core.untrusted import read_json
-from pipeline.store.sealed import read_sealed
+from pipeline.store.sealed import read_sealed, write_sealed
 
 RECORD, USERS, HISTORY = "state.json", "users.json", "history.jsonl"
+
+
+class CheckpointRecord(NamedTuple):
+    """What `state.json` says of a checkpoint; `sha256` is of its other files, by name."""
+
+    step: int
+    num_tokens_read: int
+    num_tokens_learned: int
+    weights: str
+    sha256: dict[str, str]
+
+
+def write_record(folder: Path, record: CheckpointRecord) -> None:
+    """Say what a checkpoint is, once its other files are written."""
+    write_sealed(Path(folder) / RECORD, record._asdict())
+
+
+def read_record(folder: Path) -> CheckpointRecord:
+    """The record of a checkpoint; raises CorruptShard where it is missing or broken."""
+    path = Path(folder) / RECORD
+    try:
+        form = read_sealed(path)
+        sha256 = {name: str(each) for name, each in form["sha256"].items()}
+        for name in sha256:
+            require_inside(name)
+        return CheckpointRecord(
+            step=int(form["step"]),
+            num_tokens_read=int(form["num_tokens_read"]),
+            num_tokens_learned=int(form["num_tokens_learned"]),
+            weights=str(form["weights"]),
+            sha256=sha256,
+        )
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
 
 
 def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str | None]:
@@ -31,32 +65,11 @@ def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str 
     Raises:
         CorruptShard: its record is missing or broken, or it is of other weights.
     """
-    path = Path(folder) / RECORD
-    try:
-        record = read_sealed(path)
-        files: dict[str, str | None] = {}
-        for name, sha256 in record["sha256"].items():
-            require_inside(name)
-            files[name] = str(sha256)
-        found = str(record["weights"])
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
-    if weights is not None and found != weights:
-        raise CorruptShard(path, None, f"is of the weights {found[:12]}, not {weights[:12]}")
-    return {**files, RECORD: None}
-
-
-def read_weights(folder: Path) -> str:
-    """The content digest of a checkpoint's weights.
-
-    Raises:
-        CorruptShard: its record is missing or broken.
-    """
-    path = Path(folder) / RECORD
-    try:
-        return str(read_sealed(path)["weights"])
-    except (OSError, LookupError, ValueError, TypeError) as error:
-        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+    record = read_record(folder)
+    if weights is not None and record.weights != weights:
+        reason = f"is of the weights {record.weights[:12]}, not {weights[:12]}"
+        raise CorruptShard(Path(folder) / RECORD, None, reason)
+    return {**record.sha256, RECORD: None}
 
 
 def history_line(row: dict[str, Any]) -> str:

@@ -10,15 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import (
-    Artifact,
-    Shard,
-    StoredFile,
-    Tokens,
-    TokenShard,
-    file_sha256,
-)
+from pipeline.core.artifacts import Artifact, Tokens, TokenShard
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard, StoredFile, file_sha256
 from pipeline.core.keys import digest
 from pipeline.core.shards import RowDigest, read_batches
 from pipeline.store.inventory import FileState

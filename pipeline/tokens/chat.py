@@ -17,9 +17,10 @@ import pyarrow as pa
 import tokenizers
 from numpy.typing import NDArray
 
-from pipeline.core.artifacts import Documents, Examples, Pairs, Shard, Tokenizer
+from pipeline.core.artifacts import Documents, Examples, Pairs, Tokenizer
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
 from pipeline.data.document import ROLES, Message, MetadataField
 from pipeline.tokens.order import IntArray, Order
@@ -91,6 +92,11 @@ def prepare_examples(
 
     Raises:
         CorruptShard: a document has no well-formed conversation.
+
+    Source: Wang et al. 2023, "How Far Can Camels Go?", 3.2; allenai/open-instruct, `finetune.py`.
+    Differs: a conversation that is too long is left out whole. There the longest were split into
+        several when the mix was made, and what is still too long is cut off on the right, so that
+        an answer may be learned without its end.
     """
     work = _PrepareShard(documents, tokenizer, _example, EXAMPLE, max_length, group_by, Path(out))
     shards, num_skipped = _prepare(work, engine)
@@ -124,6 +130,10 @@ def prepare_pairs(
 
     Raises:
         CorruptShard: a document has no well-formed preference.
+
+    Source: allenai/open-instruct, `dpo_tune.py`.
+    Differs: a pair with a side that is too long is left out; there that side is cut off on the
+        right, so that a longer answer may lose its end and its end token.
     """
     work = _PrepareShard(documents, tokenizer, _pair, PAIR, max_length, group_by, Path(out))
     shards, num_skipped = _prepare(work, engine)
@@ -150,26 +160,18 @@ class ExampleBatches:
         self.order = Order(examples.num_examples, batch_size, seed)
         self._rows = _Rows(examples.root, examples.shards)
 
-    @property
-    def num_items(self) -> int:
-        """The examples of one epoch."""
-        return self.order.num_instances
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The steps that read every example."""
-        return self.order.steps_per_epoch
-
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, IntArray]:
         """What `rank` reads at `step`.
 
         Returns:
-            `input_ids` and `mask`, int64 [B, T], T the longest of these B rows.
+            `input_ids` and `mask`, int64 [B, T], T the longest of these B rows;
+            `lengths`, int64 [B].
         """
         rows = self._rows.read(self.order.at(step, rank, world_size), ["input_ids", "mask"])
         return {
             "input_ids": _padded([row["input_ids"] for row in rows], self.pad_id),
             "mask": _padded([row["mask"] for row in rows], 0),
+            "lengths": _lengths([row["input_ids"] for row in rows]),
         }
 
 
@@ -186,22 +188,12 @@ class PairBatches:
         self.order = Order(pairs.num_pairs, batch_size, seed)
         self._rows = _Rows(pairs.root, pairs.shards)
 
-    @property
-    def num_items(self) -> int:
-        """The pairs of one epoch."""
-        return self.order.num_instances
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The steps that read every pair."""
-        return self.order.steps_per_epoch
-
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, NDArray[Any]]:
         """What `rank` reads at `step`: the chosen of its B pairs, then their rejected.
 
         Returns:
-            `input_ids` and `mask`, int64 [2B, T]; `reference`, float64 [2B], in nats, NaN before
-            the reference is computed.
+            `input_ids` and `mask`, int64 [2B, T]; `lengths`, int64 [2B]; `reference`, float64 [2B],
+            in nats, NaN before the reference is computed.
         """
         sides = ("chosen", "rejected")
         names = [f"{side}_{each}" for side in sides for each in ("ids", "mask", "logprob")]
@@ -210,6 +202,7 @@ class PairBatches:
         return {
             "input_ids": _padded([row[f"{side}_ids"] for row, side in both], self.pad_id),
             "mask": _padded([row[f"{side}_mask"] for row, side in both], 0),
+            "lengths": _lengths([row[f"{side}_ids"] for row, side in both]),
             "reference": np.array([row[f"{side}_logprob"] for row, side in both], np.float64),
         }
 
@@ -242,6 +235,10 @@ def _padded(rows: list[list[int]], fill: int) -> IntArray:
     for place, row in enumerate(rows):
         array[place, : len(row)] = row
     return array
+
+
+def _lengths(rows: list[list[int]]) -> IntArray:
+    return np.array([len(row) for row in rows], np.int64)
 
 
 # ---------------------------------------------------------------------------- rendering

@@ -17,8 +17,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.core.artifacts import Shard, TokenShard
+from pipeline.core.artifacts import TokenShard
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.keys import digest
 from pipeline.core.shards import ShardWriter, read_shard, shard_name
 from pipeline.core.temporary import temporary_for

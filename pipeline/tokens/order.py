@@ -50,11 +50,6 @@ class Order:
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The steps that read every instance; the last may begin the next epoch."""
-        return -(-self.num_instances // self.batch_instances)
-
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
         """Instances read by `rank` at `step`, from 0: every `world_size`-th row of the batch."""
         if step < 0:
@@ -238,21 +233,6 @@ class TokenBatches:
         self.mix = mix
         self.reader = MixReader(mix)
         self.order = Order(self.reader.num_instances, batch_instances, seed)
-
-    @property
-    def num_instances(self) -> int:
-        """The instances of one epoch."""
-        return self.order.num_instances
-
-    @property
-    def num_items(self) -> int:
-        """As `num_instances`, under the name all batches have."""
-        return self.order.num_instances
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """The steps that read every instance."""
-        return self.order.steps_per_epoch
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
         """Token ids read by `rank` at `step`.

@@ -11,8 +11,9 @@ import tokenizers
 import xxhash
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from pipeline.core.artifacts import Documents, StoredFile, Tokenizer
+from pipeline.core.artifacts import Documents, Tokenizer
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import StoredFile
 from pipeline.core.shards import read_batches
 from pipeline.core.temporary import temporary_for
 

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.artifacts import (
-    Documents,
-    Shard,
-    Tokenizer,
-    Tokens,
-    TokenShard,
-)
+from pipeline.core.artifacts import Documents, Tokenizer, Tokens, TokenShard
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_batches
 from pipeline.store.memo import FileMemo

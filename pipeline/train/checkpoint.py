@@ -2,7 +2,7 @@
 
 <series>/step000400/model.safetensors       parameters, float32
                     optimizer.safetensors   the two moments of each, by its name
-                    state.json              step, tokens seen, digests
+                    state.json              step, tokens read and learned, digests
 <series>/.stopped/                          the same of a run that was asked to stop; in no view
 """
 
@@ -19,22 +19,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import Checkpoint, file_sha256
+from pipeline.core.artifacts import Checkpoint, checkpoint_name
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import file_sha256
 from pipeline.model.hf import WEIGHTS, weights_digest
 from pipeline.model.olmo import Olmo
-from pipeline.store.sealed import read_sealed, write_sealed
+from pipeline.store.series import CheckpointRecord, read_record, write_record
 from pipeline.train.distributed import Ranks, fill, whole
 from pipeline.train.optimizer import STATE
 
 OPTIMIZER = "optimizer.safetensors"
-RECORD = "state.json"
 logger = logging.getLogger(__name__)
 
 
 def folder_of(series: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
-    return Path(series) / f"step{step:06d}"
+    return Path(series) / checkpoint_name(step)
 
 
 def stopped_folder(series: Path) -> Path:
@@ -47,7 +47,8 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     step: int,
-    num_tokens_seen: int,
+    num_tokens_read: int,
+    num_tokens_learned: int,
     folder: Path,
     ranks: Ranks,
 ) -> None:
@@ -68,13 +69,11 @@ def save_checkpoint(
         temporary.mkdir(parents=True)
         save_file(weights, temporary / WEIGHTS)
         save_file(moments, temporary / OPTIMIZER)
-        record = {
-            "step": step,
-            "num_tokens_seen": num_tokens_seen,
-            "weights": weights_digest(weights),
-            "sha256": {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)},
-        }
-        write_sealed(temporary / RECORD, record)
+        sha256 = {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
+        record = CheckpointRecord(
+            step, num_tokens_read, num_tokens_learned, weights_digest(weights), sha256
+        )
+        write_record(temporary, record)
         for name in (WEIGHTS, OPTIMIZER):
             _sync(temporary / name)
         _sync(temporary)
@@ -87,22 +86,24 @@ def save_checkpoint(
     ranks.wait()
 
 
-def load_checkpoint(model: Olmo, optimizer: torch.optim.Optimizer, folder: Path) -> int:
-    """Set parameters and optimizer state from a checkpoint; gives the tokens seen by then."""
+def load_checkpoint(
+    model: Olmo, optimizer: torch.optim.Optimizer, folder: Path
+) -> CheckpointRecord:
+    """Set parameters and optimizer state from a checkpoint; gives its record."""
     record = read_record(folder)
-    step = record["step"]
     load_weights(model, folder / WEIGHTS)
     with safe_open(folder / OPTIMIZER, framework="pt") as file:
         held = set(file.keys())
         for name, parameter in model.named_parameters():
             if f"{name}.{STATE[0]}" not in held:
                 continue
-            state: dict[str, Any] = {"step": torch.tensor(float(step), device=parameter.device)}
+            step = torch.tensor(float(record.step), device=parameter.device)
+            state: dict[str, Any] = {"step": step}
             for each in STATE:
                 state[each] = torch.zeros_like(parameter)
                 fill(state[each], file.get_tensor(f"{name}.{each}"))
             optimizer.state[parameter] = state
-    return int(record["num_tokens_seen"])
+    return record
 
 
 def load_weights(model: Olmo, path: Path) -> None:
@@ -120,21 +121,6 @@ def load_weights(model: Olmo, path: Path) -> None:
                 fill(parameter, tensor)
     except (OSError, SafetensorError) as error:
         raise CorruptShard(path, None, f"not readable ({error})") from error
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a checkpoint; raises CorruptShard where it is none."""
-    path = folder / RECORD
-    try:
-        record = read_sealed(path)
-        return {
-            "step": int(record["step"]),
-            "num_tokens_seen": int(record["num_tokens_seen"]),
-            "weights": str(record["weights"]),
-            "sha256": dict(record["sha256"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
 
 
 def find_checkpoints(series: Path, *, thorough: bool = True) -> list[int]:
@@ -182,9 +168,9 @@ def _checked(folder: Path) -> int:
     """The step of a checkpoint whose digests are right."""
     record = read_record(folder)
     for name in (WEIGHTS, OPTIMIZER):
-        if file_sha256(folder / name) != record["sha256"].get(name):
+        if file_sha256(folder / name) != record.sha256.get(name):
             raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
-    return int(record["step"])
+    return record.step
 
 
 def _looked_at(folder: Path) -> int:
@@ -196,14 +182,19 @@ def _looked_at(folder: Path) -> int:
                 pass
         except SafetensorError as error:
             raise CorruptShard(folder / name, None, f"not readable ({error})") from error
-    return int(record["step"])
+    return record.step
 
 
 def as_checkpoint(series: Path, step: int) -> Checkpoint:
     """What a manifest says of a checkpoint."""
     record = read_record(folder_of(series, step))
-    name = folder_of(series, step).name
-    return Checkpoint(name, step, record["num_tokens_seen"], record["weights"])
+    return Checkpoint(
+        checkpoint_name(step),
+        step,
+        record.num_tokens_read,
+        record.num_tokens_learned,
+        record.weights,
+    )
 
 
 def _set_aside(folder: Path, reason: str) -> None:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.core.artifacts import Checkpoints, Pairs
 from pipeline.core.errors import MismatchedInputs
@@ -18,14 +14,14 @@ from pipeline.core.shards import ShardWriter, read_batches
 from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
+from pipeline.model.scoring import masked_row, score_rows
 from pipeline.tokens.chat import PAIR, PairBatches
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Training, train
-from pipeline.train.objectives import DpoLoss, sequence_logprobs
+from pipeline.train.objectives import DpoLoss
 from pipeline.train.sft import latest_weights, require_same_tokenizer
 
-BATCH_TOKENS = 4096
 ROWS = 512  # read at a time, and sorted by length
 SIDES = ("chosen", "rejected")
 
@@ -86,15 +82,15 @@ def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> 
     model = load_checkpoint_model(checkpoints, checkpoints.latest).to(Ranks().device).eval()
     shards = []
     num_done = 0
-    with torch.inference_mode(), Progress("reference", pairs.num_pairs, "pair") as progress:
+    with Progress("reference", pairs.num_pairs, "pair") as progress:
         for shard in pairs.shards:
             with ShardWriter(Path(out), shard.path, PAIR) as writer:
                 for batch in read_batches(pairs.root, shard, batch_rows=ROWS):
                     table = pa.Table.from_batches([batch])
                     for side in SIDES:
                         place = PAIR.get_field_index(f"{side}_logprob")
-                        values = _logprobs(model, batch, side)
-                        table = table.set_column(place, PAIR.field(place), pa.array(values))
+                        values = pa.array(_logprobs(model, batch, side), pa.float64())
+                        table = table.set_column(place, PAIR.field(place), values)
                     writer.write(table)
                     num_done += batch.num_rows
                     progress.note(num_done)
@@ -109,28 +105,8 @@ def reference_logprobs(checkpoints: Checkpoints, pairs: Pairs, *, out: Path) -> 
     )
 
 
-def _logprobs(model: Olmo, batch: pa.RecordBatch, side: str) -> np.ndarray[Any, Any]:
-    ids, masks = batch[f"{side}_ids"].to_pylist(), batch[f"{side}_mask"].to_pylist()
-    values, device = np.zeros(len(ids), np.float64), next(model.parameters()).device
-    for places in _by_length([len(each) for each in ids]):
-        length = max(len(ids[place]) for place in places)
-        ids_BT = torch.zeros(len(places), length, dtype=torch.int64)
-        mask_BT = torch.zeros(len(places), length, dtype=torch.int64)
-        for row, place in enumerate(places):
-            ids_BT[row, : len(ids[place])] = torch.tensor(ids[place])
-            mask_BT[row, : len(ids[place])] = torch.tensor(masks[place])
-        found_B = sequence_logprobs(model, ids_BT.to(device), mask_BT.to(device))
-        values[places] = found_B.cpu().numpy()
-    return values
-
-
-def _by_length(lengths: list[int]) -> Iterator[list[int]]:
-    """Rows in groups of like length, each within `BATCH_TOKENS` once padded."""
-    group: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda each: (lengths[each], each)):
-        if group and (len(group) + 1) * lengths[place] > BATCH_TOKENS:
-            yield group
-            group = []
-        group.append(place)
-    if group:
-        yield group
+def _logprobs(model: Olmo, batch: pa.RecordBatch, side: str) -> list[float]:
+    both = zip(batch[f"{side}_ids"].to_pylist(), batch[f"{side}_mask"].to_pylist(), strict=True)
+    length = model.config.max_sequence_length
+    scored = score_rows(model, [masked_row(ids, mask, length) for ids, mask in both])
+    return [float(each.logprobs.sum()) for each in scored]

@@ -12,15 +12,16 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from pipeline.core.artifacts import Shard
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
 from pipeline.store.series import HISTORY, history_rows
 
 LINES, SEGMENTS, TABLE = HISTORY, "segments.jsonl", "history.parquet"
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
-    + [("grad_norm", pa.float64()), ("num_tokens", pa.int64())]
+    + [("grad_norm", pa.float64()), ("num_tokens_read", pa.int64())]
+    + [("num_tokens_learned", pa.int64())]  # both up to this step, as in `Checkpoint`
 )
 
 

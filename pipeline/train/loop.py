@@ -21,15 +21,16 @@ from typing import Any, Protocol
 
 import torch
 
-from pipeline.core.artifacts import Checkpoints, StoredFile
+from pipeline.core.artifacts import Checkpoints
 from pipeline.core.errors import CorruptShard, DivergedTraining
+from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_line, last_whole_step
 from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, TrainConfig, check_launch
 from pipeline.train.distributed import Ranks, build_model, run_ranks
-from pipeline.train.objectives import Batch, Objective
+from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, make_optimizer
 from pipeline.train.progress import Progress
 
@@ -145,7 +146,7 @@ class _Run:
         self.model = build_model(training.model, ranks, training.launch)
         self.optimizer = make_optimizer(self.model, training.config.optimizer)
         self.batches = training.batches()
-        self.step, self.num_tokens = -1, 0
+        self.step, self.num_read, self.num_learned = -1, 0, 0
         self.stopping = False
 
     def begin(self) -> None:
@@ -155,48 +156,51 @@ class _Run:
         else:
             checkpoint.load_weights(self.model, self.training.start)
         self.optimizer.state.clear()
-        self.step, self.num_tokens = 0, 0
+        self.step, self.num_read, self.num_learned = 0, 0, 0
 
     def resume(self, folder: Path, step: int) -> None:
         """As it was after the update of a checkpoint."""
         self.optimizer.state.clear()
-        self.num_tokens = checkpoint.load_checkpoint(self.model, self.optimizer, folder)
+        record = checkpoint.load_checkpoint(self.model, self.optimizer, folder)
         self.step = step
+        self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
 
     def save(self, folder: Path) -> None:
         checkpoint.save_checkpoint(
             self.model,
             self.optimizer,
             step=self.step,
-            num_tokens_seen=self.num_tokens,
+            num_tokens_read=self.num_read,
+            num_tokens_learned=self.num_learned,
             folder=folder,
             ranks=self.ranks,
         )
 
     def advance(self, last: int, progress: Progress) -> None:
         """Make the updates up to `last`, or fewer when any rank is asked to stop."""
-        first, tokens_before, started = self.step, self.num_tokens, time.perf_counter()
-        progress.begin(first, tokens_before)
+        first, read_before, started = self.step, self.num_read, time.perf_counter()
+        progress.begin(first, read_before)
         rows = history.added_rows(self.training.series) if self.ranks.rank == 0 else nullcontext()
         with rows as file:
             for update in range(first + 1, last + 1):
                 row = self._update(update)
-                self.step, self.num_tokens = update, int(row["num_tokens"])
+                self.step, self.num_read = update, int(row["num_tokens_read"])
+                self.num_learned = int(row["num_tokens_learned"])
                 if file is not None:
                     file.write(history_line(row))
                     file.flush()
-                progress.note(update, row["loss"], self.num_tokens)
+                progress.note(update, row["loss"], self.num_read)
                 if self.stopping:
                     break
         if self.ranks.rank == 0:
-            seconds, num_tokens = time.perf_counter() - started, self.num_tokens - tokens_before
+            seconds, read = time.perf_counter() - started, self.num_read - read_before
             history.note_segment(
                 self.training.series,
                 first_step=first,
                 last_step=self.step,
-                num_tokens=num_tokens,
+                num_tokens_read=read,
                 seconds=round(seconds, 3),
-                tokens_per_second=round(num_tokens / seconds, 1),
+                tokens_per_second=round(read / seconds, 1),
                 device=str(self.ranks.device),
                 **asdict(self.training.launch),
             )
@@ -206,9 +210,10 @@ class _Run:
         config, ranks = self.config, self.ranks
         read = self.batches.at(update - 1, ranks.rank, ranks.size)
         batch = {name: torch.as_tensor(each).to(ranks.device) for name, each in read.items()}
-        weight, num_tokens, stops = ranks.summed(
+        weight, read_here, learned_here, stops = ranks.summed(
             self.objective.weight(batch),
-            self.objective.num_tokens(batch),
+            num_read(batch),
+            self.objective.num_learned(batch),
             float(stop_requested() is not None),
         )
         self.stopping = stops > 0
@@ -233,8 +238,14 @@ class _Run:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        seen = self.num_tokens + int(num_tokens)
-        return {"step": update, "loss": mean, "lr": rate, "grad_norm": norm, "num_tokens": seen}
+        return {
+            "step": update,
+            "loss": mean,
+            "lr": rate,
+            "grad_norm": norm,
+            "num_tokens_read": self.num_read + int(read_here),
+            "num_tokens_learned": self.num_learned + int(learned_here),
+        }
 
 
 def _parts(batch: Batch, objective: Objective, microbatch: int | None) -> Iterator[Batch]:

@@ -33,13 +33,18 @@ class Objective(Protocol):
         """What the sum is divided by, once it is added up over the whole batch."""
         ...
 
-    def num_tokens(self, batch: Batch) -> int:
-        """What counts as seen."""
+    def num_learned(self, batch: Batch) -> int:
+        """The tokens that the loss is of."""
         ...
 
     def total(self, model: Olmo, batch: Batch) -> Tensor:
         """The loss, in nats, summed over the batch."""
         ...
+
+
+def num_read(batch: Batch) -> int:
+    """The ids of a batch, without what fills its rows to the longest one's length."""
+    return int(batch["lengths"].sum()) if "lengths" in batch else batch["input_ids"].numel()
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class NextToken:
         rows, length = batch["input_ids"].shape
         return rows * (length - 1)
 
-    def num_tokens(self, batch: Batch) -> int:
-        return batch["input_ids"].numel()
+    def num_learned(self, batch: Batch) -> int:
+        return self.weight(batch)
 
     def total(self, model: Olmo, batch: Batch) -> Tensor:
         ids_BT = batch["input_ids"]
@@ -83,7 +88,7 @@ class Masked:
     def weight(self, batch: Batch) -> int:
         return int(batch["mask"][:, 1:].sum())
 
-    def num_tokens(self, batch: Batch) -> int:
+    def num_learned(self, batch: Batch) -> int:
         return self.weight(batch)
 
     def total(self, model: Olmo, batch: Batch) -> Tensor:
@@ -114,7 +119,7 @@ class DpoLoss:
     def weight(self, batch: Batch) -> int:
         return len(batch["input_ids"]) // 2
 
-    def num_tokens(self, batch: Batch) -> int:
+    def num_learned(self, batch: Batch) -> int:
         return int(batch["mask"][:, 1:].sum())
 
     def total(self, model: Olmo, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far a run is: loss and tokens per second beside the step, shown by its first rank only."""
+"""How far a run is: loss and tokens read per second beside the step, shown by one rank only."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Progress:
         self._shown = progress.Progress(label, last_step, "step", shown)
         self.begin(0, 0)
 
-    def begin(self, step: int, num_tokens: int) -> None:
+    def begin(self, step: int, num_read: int) -> None:
         """From here on, speeds are measured."""
-        self.tokens_before, self.started = num_tokens, time.perf_counter()
+        self.read_before, self.started = num_read, time.perf_counter()
         self._shown.begin(step)
 
-    def note(self, step: int, loss: float, num_tokens: int) -> None:
+    def note(self, step: int, loss: float, num_read: int) -> None:
         """An update was made."""
-        rate = (num_tokens - self.tokens_before) / (time.perf_counter() - self.started)
+        rate = (num_read - self.read_before) / (time.perf_counter() - self.started)
         self._shown.note(step, f"loss {loss:.3f}, {rate:.0f} tokens/s")
 
     def __enter__(self) -> Progress:

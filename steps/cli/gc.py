@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument("--list", action="store_true", help="name every folder")
     options = parser.parse_args(arguments)
-    from pipeline.browse.visible import as_bytes, visible
+    from pipeline.browse.visible import as_bytes
+    from pipeline.core.terminal import visible
     from pipeline.store.cleaning import plan_cleaning, remove
     from pipeline.store.survey import Survey
 

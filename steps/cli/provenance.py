@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     import steps  # noqa: F401  registers every step
     from pipeline.report.provenance import provenance_tree
     from pipeline.report.rocrate import write_crate
+    from pipeline.store.finding import NotFound
     from pipeline.store.lineage import lineage
     from pipeline.store.results import Results
     from steps.cli.experiment import SyntaxFault
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> int:
             )
             print(written)
             return 0
-    except (SyntaxFault, WiringError, ValueError) as fault:
+    except (SyntaxFault, WiringError, NotFound, ValueError) as fault:
         print(fault, file=sys.stderr)
         return 1
     for line in provenance_tree(made, lambda each: chosen_arguments(each.step, each.args)):
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
 def _found(results: Results, text: str) -> str:
     """The id of what is asked for; a step of an experiment is one that was run or would be."""
     from pipeline.core.errors import nearest
-    from pipeline.store.lineage import find_result
+    from pipeline.store.finding import find_result
     from steps.cli.experiment import build_experiment
 
     path, sign, step = text.rpartition(":")

@@ -79,7 +79,7 @@ def _rehearse(config: dict[str, Any], options: argparse.Namespace, scratch: Path
     from tango.common.util import import_extra_module
 
     import steps  # noqa: F401  registers every step
-    from pipeline.core.artifacts import write_json
+    from pipeline.core.files import write_json
     from pipeline.store.provenance import machine
     from pipeline.train.small import Small
     from steps.needs import num_gpus

@@ -21,7 +21,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", nargs="+", help="step, run:step, the start of an id, or run:NAME")
     parser.add_argument("-f", "--force", action="store_true", help="though other results need it")
     options = parser.parse_args(arguments)
-    from pipeline.browse.visible import as_bytes, visible
+    from pipeline.browse.visible import as_bytes
+    from pipeline.core.terminal import visible
     from pipeline.store.cleaning import InUse, plan_removal, remove, remove_run
     from pipeline.store.survey import Survey
 

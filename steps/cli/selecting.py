@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 
-from pipeline.browse.visible import visible
 from pipeline.browse.workspace import Workspace, open_workspace
 from pipeline.core.errors import PipelineError
+from pipeline.core.terminal import visible
 
 EXPERIMENT = (".jsonnet", ".json")
 

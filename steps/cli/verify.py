@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from tqdm import tqdm
 
-    from pipeline.browse.visible import as_bytes, visible
+    from pipeline.browse.visible import as_bytes
+    from pipeline.core.terminal import visible
     from pipeline.store.verifying import Reader, find_all_damage, find_damage, num_bytes_to_read
 
     workspace = open_named(options.workspace)

@@ -15,15 +15,14 @@ from pipeline.core.artifacts import (
     Examples,
     Generations,
     HfModel,
-    NamedFile,
     Pairs,
     Questions,
     Report,
     Scores,
-    StoredFile,
     Tokenizer,
 )
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import NamedFile, StoredFile
 from pipeline.core.shards import write_shard
 from pipeline.store.discarding import discard
 from tests.browse.conftest import weights

@@ -1,40 +1,14 @@
 import io
 import math
-import unicodedata
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.browse.terminal import print_view
 from pipeline.browse.views import Bars, Bytes, Facts, Grid, Marked, Plot, Prose, View
-from pipeline.browse.visible import (
-    as_age,
-    as_bytes,
-    as_number,
-    as_seconds,
-    bars,
-    curve,
-    shortened,
-    visible,
-)
-
-
-def acts(character):
-    """Whether a terminal does something else with it than show it."""
-    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
-
-@given(st.text(st.characters()))
-def test_nothing_visible_acts(text):
-    assert not any(acts(each) for each in visible(text))
-    assert not any(acts(each) for each in visible(text, keep_lines=True) if each != "\n")
-
-
-def test_signs_stand_for_what_acts():
-    assert visible("a\nb\tc") == "a⏎b⇥c"
-    assert visible("\x1b[31m\x07") == r"\x1b[31m\x07"
-    assert visible("user\u202egnp.exe\u2028") == r"user\u202egnp.exe\u2028"
-    assert visible("[red]é 你好[/]") == "[red]é 你好[/]"
+from pipeline.browse.visible import as_age, as_bytes, as_number, as_seconds, bars, curve
+from pipeline.core.terminal import shortened
+from tests.core.test_terminal import acts
 
 
 @given(st.text(st.characters(), max_size=400), st.text(st.characters(), max_size=40))

@@ -3,11 +3,12 @@ import shutil
 import pytest
 
 from pipeline import open_workspace
-from pipeline.browse.workspace import NotFound
-from pipeline.core.artifacts import Documents, StoredFile, Tokens
+from pipeline.core.artifacts import Documents, Tokens
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import StoredFile
 from pipeline.store.discarding import discard
-from pipeline.store.sealed import write_sealed
+from pipeline.store.finding import NotFound
+from pipeline.store.series import CheckpointRecord, write_record
 from tests.browse.conftest import weights
 from tests.store.conftest import flip
 
@@ -121,8 +122,7 @@ def test_a_checkpoint_is_loaded_as_a_model(tmp_path):
     for each in made.steps:
         folder = made.folder(each)
         sha256 = {"model.safetensors": StoredFile.of(folder, "model.safetensors").sha256}
-        record = {"step": each.step, "num_tokens_seen": 1, "weights": each.weights}
-        write_sealed(folder / "state.json", {**record, "sha256": sha256})
+        write_record(folder, CheckpointRecord(each.step, 1, 1, each.weights, sha256))
     base = open_workspace(tmp_path)[id]
     for loaded in (base.latest.load(), base.load()):
         assert all(loaded.state_dict()[n].equal(t) for n, t in model.state_dict().items())

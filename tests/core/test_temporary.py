@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from pipeline.core.artifacts import write_json
+from pipeline.core.files import write_json
 from pipeline.store.memo import place_file
 
 

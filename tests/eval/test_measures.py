@@ -6,12 +6,15 @@ import torch
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_shard
 from pipeline.data.document import MetadataField
+from pipeline.eval import ranking
 from pipeline.eval.generate import generate_text
 from pipeline.eval.perplexity import answer_scores, pair_scores, perplexity, windows
 from pipeline.eval.ranking import chosen_by, rank_eval
-from pipeline.eval.scoring import Likelihood, score_rows
-from pipeline.eval.tasks import Question, function_questions
+from pipeline.eval.scoring import Likelihood, loglikelihoods
+from pipeline.eval.tasks import Question, function_questions, ingest_tasks
 from pipeline.model.hf import export_hf
+from pipeline.model.scoring import score_rows
+from pipeline.store.memo import FileMemo
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from tests.eval.conftest import conversations, sentence, write_documents
 from tests.model.fakes import TINY, tiny_model, write_checkpoints
@@ -78,7 +81,7 @@ def test_perplexity_over_steps_is_of_each_steps_weights(
 
 
 def test_an_exported_model_scores_as_its_checkpoint(tmp_path, documents, tokenizer, checkpoints):
-    exported = export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf")
+    exported = export_hf(checkpoints, tokenizer, out=tmp_path / "hf")
     models = {"own": checkpoints, "exported": exported}
     made = perplexity(models, tokenizer, {"w": documents}, max_documents=4, out=tmp_path / "s")
     values = [row["value"] for row in scores_of(made) if row["metric"] == "perplexity"]
@@ -150,6 +153,63 @@ def test_ranks_are_recorded_by_item_and_sum_to_the_scores(tmp_path, tokenizer, c
         assert found["accuracy"]["value"] == pytest.approx(sum(right) / 20)
         assert found["accuracy"]["value"] == found["accuracy_per_byte"]["value"]
         assert found["chance"]["value"] == 0.25
+
+
+class Asked:
+    """Three questions of each task, whose answers begin with a word of their own."""
+
+    def __init__(self, **words):
+        self.words = words
+
+    def fingerprint(self):
+        return str(self.words)
+
+    def questions(self):
+        for task, word in self.words.items():
+            for number in range(3):
+                choices = [f" {word} {sentence(number + k, 2)}" for k in range(3)]
+                contexts = [sentence(number, 6)] * 3
+                yield Question(task, str(number), contexts, choices, 1, [""] * 3, "", "MIT")
+
+
+def test_a_changed_task_costs_only_its_own_scores(tmp_path, tokenizer, checkpoints, monkeypatch):
+    memo, asked = FileMemo(tmp_path / "memo"), []
+
+    def counted(model, tokenizer, requests, **settings):
+        asked.extend(requests)
+        return loglikelihoods(model, tokenizer, requests, **settings)
+
+    monkeypatch.setattr(ranking, "loglikelihoods", counted)
+
+    def ranked(name, memo, **words):
+        questions = ingest_tasks(Asked(**words), out=tmp_path / f"{name} questions")
+        asked.clear()
+        models, out = {"m": checkpoints}, tmp_path / name
+        return rank_eval(models, tokenizer, questions, out=out, memo=memo), len(asked)
+
+    first, num_first = ranked("first", memo, one="fox", two="dog")
+    _, num_changed = ranked("changed", memo, one="fox", two="dawn")
+    assert (num_first, num_changed) == (36, 18)
+    alone, num_alone = ranked("alone", memo, two="dog")
+    again, num_again = ranked("again", memo, one="fox", two="dog")
+    plain, num_plain = ranked("plain", None, one="fox", two="dog")
+    assert (num_alone, num_again, num_plain) == (0, 0, 36)
+    assert first.content == again.content == plain.content
+    assert answers_of(alone) == [row for row in answers_of(first) if row["task"] == "two"]
+    assert sorted(each.name for each in again.root.iterdir()) == [
+        "answers.parquet",
+        "manifest.json",
+        "scores.parquet",
+    ]
+    other = rank_eval(
+        {"m": checkpoints},
+        tokenizer,
+        ingest_tasks(Asked(one="fox"), out=tmp_path / "q"),
+        steps=[1],
+        out=tmp_path / "other",
+        memo=memo,
+    )
+    assert len(asked) == 36 + 18 and answers_of(other) != answers_of(first)[:3]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

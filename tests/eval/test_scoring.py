@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 import torch
 
 from pipeline.core.errors import MismatchedInputs
-from pipeline.eval.scoring import loglikelihoods, named_models, row, score_rows
+from pipeline.eval.scoring import loglikelihoods, named_models
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 from tests.eval.conftest import sentence
 from tests.model.fakes import tiny_model
@@ -51,14 +50,6 @@ def test_what_does_not_fit_is_cut_on_the_left_and_counted(tokenizer):
     assert found.num_tokens == len(encode(loaded, [end])[0])
 
 
-def test_rows_without_a_scored_token_and_long_rows_are_scored():
-    model = tiny_model()
-    rows = [row([1, 2, 3], [], 48), row(list(range(100)), range(1, 100), 48)]
-    nothing, long = score_rows(model, rows)
-    assert len(nothing.logprobs) == 0
-    assert len(long.logprobs) == 48 and np.isfinite(long.logprobs).all()
-
-
 def test_models_are_named_by_step_and_must_share_the_tokenizer(checkpoints, tokenizer):
     def steps(chosen):
         return [n.step for n in named_models({"m": checkpoints}, tokenizer.content, chosen)]
@@ -68,16 +59,3 @@ def test_models_are_named_by_step_and_must_share_the_tokenizer(checkpoints, toke
         steps([9])
     with pytest.raises(MismatchedInputs):
         list(named_models({"m": checkpoints}, "other", None))
-
-
-def test_branches_of_one_context_are_scored_as_if_alone():
-    model = tiny_model(clip_qkv=1.0)
-    context = list(range(50, 62))
-    ends = [[1], [2], [3, 4, 5], [3, 4, 6], [7] * 9, list(range(30)), [1]]
-    rows = [row(context + end, range(12, 12 + len(end)), 48) for end in ends]
-    rows.append(row([*context, 9, 8, 7, 6], [12, 15], 48))
-    together = score_rows(model, rows)
-    alone = [score_rows(model, [each])[0] for each in rows]
-    for one, two in zip(together, alone, strict=True):
-        np.testing.assert_allclose(one.logprobs, two.logprobs, rtol=0, atol=1e-5)
-        assert (one.greedy == two.greedy).all()

@@ -4,7 +4,8 @@ import dataclasses
 
 from safetensors.torch import save_file
 
-from pipeline.core.artifacts import Checkpoint, Checkpoints, StoredFile
+from pipeline.core.artifacts import Checkpoint, Checkpoints, checkpoint_name
+from pipeline.core.files import StoredFile
 from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import weights_digest
 from pipeline.model.olmo import Olmo
@@ -18,11 +19,11 @@ def write_checkpoints(workspace, models, tokenizer="", name="x", series="ab" * 3
     """A series whose step 1, 2, … are these models."""
     steps = []
     for step, model in enumerate(models, start=1):
-        folder = workspace / "series" / series / f"step{step:06d}"
+        folder = workspace / "series" / series / checkpoint_name(step)
         folder.mkdir(parents=True)
         save_file(model.state_dict(), folder / "model.safetensors")
         weights = weights_digest(model.state_dict())
-        steps.append(Checkpoint(f"step{step:06d}", step, step * 1000, weights))
+        steps.append(Checkpoint(checkpoint_name(step), step, step * 1000, step * 999, weights))
     root = workspace / "cache" / name
     root.mkdir(parents=True)
     (root / "history.parquet").write_bytes(b"")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.core.artifacts import StoredFile, Tokenizer
+from pipeline.core.artifacts import Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.core.files import StoredFile
 from pipeline.model.hf import (
     export_hf,
     from_hf_state,
@@ -48,7 +49,7 @@ def test_export_to_transformers_keeps_logits_and_import_brings_them_back(
     transformers = pytest.importorskip("transformers")
     model = tiny_model(1, **changes)
     checkpoints = write_checkpoints(tmp_path, [tiny_model(0, **changes), model], tokenizer.content)
-    exported = export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf")
+    exported = export_hf(checkpoints, tokenizer, out=tmp_path / "hf")
     theirs = transformers.OlmoForCausalLM.from_pretrained(exported.root, dtype=torch.float32)
     batch = torch.randint(0, 384, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_export_to_transformers_keeps_logits_and_import_brings_them_back(
 
 def test_an_exported_folder_has_no_pickle(tmp_path, tokenizer):
     checkpoints = write_checkpoints(tmp_path, [tiny_model()], tokenizer.content)
-    exported = export_hf(checkpoints, checkpoints.steps[0], tokenizer, out=tmp_path / "hf")
+    exported = export_hf(checkpoints, tokenizer, out=tmp_path / "hf")
     assert exported.weights == checkpoints.latest.weights
     suffixes = {path.suffix for path in exported.root.iterdir()}
     assert suffixes == {".json", ".safetensors"}
@@ -79,7 +80,7 @@ def test_an_exported_folder_has_no_pickle(tmp_path, tokenizer):
 def test_another_tokenizer_is_refused(tmp_path, tokenizer):
     checkpoints = write_checkpoints(tmp_path, [tiny_model()], "another")
     with pytest.raises(MismatchedInputs, match="tokenizer another"):
-        export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf")
+        export_hf(checkpoints, tokenizer, out=tmp_path / "hf")
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "bytes"])
@@ -106,7 +107,7 @@ def test_a_checkpoint_with_other_tensors_is_refused(tmp_path, change):
 )
 def test_a_folder_that_is_no_olmo_is_refused(tmp_path, tokenizer, change):
     checkpoints = write_checkpoints(tmp_path, [tiny_model()], tokenizer.content)
-    root = export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf").root
+    root = export_hf(checkpoints, tokenizer, out=tmp_path / "hf").root
     form = json.loads((root / "config.json").read_text()) | change
     (root / "config.json").write_text(json.dumps(form))
     with pytest.raises(CorruptShard):
@@ -115,7 +116,7 @@ def test_a_folder_that_is_no_olmo_is_refused(tmp_path, tokenizer, change):
 
 def test_an_index_that_points_outside_its_folder_is_refused(tmp_path, tokenizer):
     checkpoints = write_checkpoints(tmp_path, [tiny_model()], tokenizer.content)
-    root = export_hf(checkpoints, None, tokenizer, out=tmp_path / "hf").root
+    root = export_hf(checkpoints, tokenizer, out=tmp_path / "hf").root
     (root / "model.safetensors").rename(tmp_path / "outside.safetensors")
     index = {"weight_map": {"lm_head.weight": "../outside.safetensors"}}
     (root / "model.safetensors.index.json").write_text(json.dumps(index))

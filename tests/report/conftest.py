@@ -15,10 +15,10 @@ from pipeline.core.artifacts import (
     Generations,
     Scores,
     SourceCount,
-    StoredFile,
     Tokens,
-    write_json,
+    checkpoint_name,
 )
+from pipeline.core.files import StoredFile, write_json
 from pipeline.core.shards import write_shard
 from pipeline.data.filtering import REMOVED_SCHEMA
 
@@ -85,7 +85,8 @@ def make_training(root, objective, num_steps, start, end, seed=0):
                 "loss": loss,
                 "lr": 4e-3 * step / num_steps,
                 "grad_norm": 1.0,
-                "num_tokens": step * 4096,
+                "num_tokens_read": step * 4096,
+                "num_tokens_learned": step * 4080,
             }
         )
     shard = write_shard(root, "history.parquet", pa.Table.from_pylist(rows), _schema(rows))
@@ -95,7 +96,11 @@ def make_training(root, objective, num_steps, start, end, seed=0):
         model=MODEL,
         tokenizer="t" * 64,
         objective=objective,
-        steps=[Checkpoint(f"step{num_steps:06d}", num_steps, num_steps * 4096, "w" * 64)],
+        steps=[
+            Checkpoint(
+                checkpoint_name(num_steps), num_steps, num_steps * 4096, num_steps * 4080, "w" * 64
+            )
+        ],
         history=StoredFile(shard.path, shard.num_bytes, shard.content, shard.sha256),
     )
 

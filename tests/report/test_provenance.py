@@ -4,7 +4,8 @@ import pytest
 
 import steps  # noqa: F401  registers every step
 from pipeline.report.provenance import provenance_tree, shown_value
-from pipeline.store.lineage import find_result, lineage
+from pipeline.store.finding import find_result
+from pipeline.store.lineage import lineage
 from steps.defaults import chosen_arguments
 from tests.steps.made import graph, run
 

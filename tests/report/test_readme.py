@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.artifacts import write_json
+from pipeline.core.files import write_json
 from pipeline.report import readme, screenshot
 from pipeline.report.html import write_report
 from pipeline.report.readme import markdown, rewritten

@@ -7,7 +7,8 @@ import pytest
 
 import steps  # noqa: F401  registers every step
 from pipeline.report.rocrate import METADATA, spdx, write_crate
-from pipeline.store.lineage import find_result, lineage
+from pipeline.store.finding import find_result
+from pipeline.store.lineage import lineage
 from steps.cli.__main__ import main
 from steps.defaults import chosen_arguments
 from tests.steps.made import graph, run

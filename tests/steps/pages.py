@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tango.step import Step
 
-from pipeline.core.artifacts import NamedFile, Report
+from pipeline.core.artifacts import Report
+from pipeline.core.files import NamedFile
 from pipeline.core.fingerprints import OutsideFile
 from steps.base import PipelineStep
 

@@ -125,4 +125,4 @@ def test_building_a_graph_fetches_nothing(monkeypatch):
         raise AssertionError("a graph was built with a network")
 
     monkeypatch.setattr(socket, "socket", refuse)
-    assert built("olmo7b")["base"].unique_id.startswith("Pretrain-001-")
+    assert built("olmo7b")["base"].unique_id.startswith("Pretrain-")

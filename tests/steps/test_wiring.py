@@ -40,7 +40,14 @@ def test_a_graph_is_built_with_typed_components():
         ({"kept": {"type": "fliter"}}, r"steps\.kept\.type is 'fliter'.*'filter'"),
         ({"kept": {"documents": ref("quality")}}, r"steps\.kept\.documents.*makes Attributes"),
         ({"kept": {"attributes": [ref("corpus")]}}, r"steps\.kept\.attributes\[0\].*Documents"),
-        ({"kept": {"documents": ref("corpus", key="x")}}, r"steps\.kept\.documents\.key is 'x'"),
+        (
+            {"kept": {"documents": ref("corpus", key="x")}},
+            r"steps\.kept\.documents\.key is 'x'; Documents has no keys: leave it out",
+        ),
+        (
+            {"kept": {"documents": ref("corpus", kye="x")}},
+            r"steps\.kept\.documents\.kye: a reference has nothing but ref",
+        ),
         ({"kept": {"documents": ref("crpus")}}, r"'crpus', which is no step.*'corpus'"),
         ({"kept": {"rules": "x"}}, r"steps\.kept\.rules is 'x'; it must be of type list"),
         (

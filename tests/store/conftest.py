@@ -9,15 +9,15 @@ from pipeline.core.artifacts import (
     Documents,
     MixPart,
     SourceCount,
-    StoredFile,
     TokenMix,
     Tokens,
-    write_json,
+    checkpoint_name,
 )
+from pipeline.core.files import StoredFile, write_json
 from pipeline.core.shards import write_shard
 from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.store.results import Results, result_id
-from pipeline.store.sealed import write_sealed
+from pipeline.store.series import CheckpointRecord, write_record
 from pipeline.tokens.format import TokenShardWriter
 
 
@@ -98,15 +98,14 @@ class Maker:
         id = self.id("Train", number, inputs)
         folder = self.results.series(series, user=id)
         for step in steps:
-            place = folder / f"step{step:06d}"
+            place = folder / checkpoint_name(step)
             place.mkdir()
             files = {}
             for name in ("model.safetensors", "optimizer.safetensors"):
                 data = weights if weights and name.startswith("model") else None
                 (place / name).write_bytes(data or f"{name} {step}".encode() * 50)
                 files[name] = StoredFile.of(place, name).sha256
-            record = {"step": step, "num_tokens_seen": step, "weights": "w", "sha256": files}
-            write_sealed(place / "state.json", record)
+            write_record(place, CheckpointRecord(step, step, step, "w", files))
 
         def write(work):
             schema = pa.schema([("step", pa.int64()), ("loss", pa.float64())])
@@ -118,7 +117,7 @@ class Maker:
                 model={},
                 tokenizer="t",
                 objective="next_token",
-                steps=[Checkpoint(f"step{s:06d}", s, s, "w") for s in steps],
+                steps=[Checkpoint(checkpoint_name(s), s, s, s, "w") for s in steps],
                 history=StoredFile(shard.path, shard.num_bytes, shard.content, shard.sha256),
             )
 

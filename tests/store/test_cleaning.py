@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.artifacts import write_json
+from pipeline.core.files import write_json
 from pipeline.store.cleaning import (
     InUse,
     plan_cleaning,

@@ -2,8 +2,9 @@ import shutil
 
 import pytest
 
-from pipeline.core.artifacts import Artifact, write_json
+from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import write_json
 from pipeline.store.cleaning import InUse, discard_data
 from pipeline.store.discarding import ChangedContent, discard, refill, restore
 from pipeline.store.results import inputs_of

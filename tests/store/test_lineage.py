@@ -4,7 +4,8 @@ import shutil
 import pytest
 
 import steps  # noqa: F401  registers every step
-from pipeline.store.lineage import find_result, lineage
+from pipeline.store.finding import find_result
+from pipeline.store.lineage import lineage
 from tests.steps.made import graph, run
 
 
@@ -27,27 +28,6 @@ def test_a_result_stands_after_all_that_it_was_made_of(results):
     assert by_name["web"].sources["source"]["licence"] == "ODC-BY"
     assert by_name["web"].manifest["num_documents"] == 4
     assert by_name["web"].record["hardware"]["cores"] >= 1
-
-
-def test_a_result_is_found_by_run_and_step_by_step_and_by_the_beginning_of_its_id(results):
-    id = find_result(results, "first:kept")
-    assert find_result(results, "kept") == id
-    assert find_result(results, id[:14]) == id
-    assert find_result(results, id.rpartition("-")[2][:12]) == id
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("frist:kept", "there is no run 'frist'; did you mean 'first'"),
-        ("first:kpet", "run 'first' has no step 'kpet'; did you mean 'kept'"),
-        ("kpet", "no step of the latest run and no result is called that; did you mean 'kept'"),
-        ("Ingest", "is the beginning of 2 ids: Ingest-001-"),
-    ],
-)
-def test_what_is_not_found_is_told_with_the_nearest_name(results, text, message):
-    with pytest.raises(ValueError, match=message):
-        find_result(results, text)
 
 
 def test_a_linked_result_tells_how_the_earlier_one_was_made(tmp_path):

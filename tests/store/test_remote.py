@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.artifacts import Artifact, StoredFile, Tokenizer
+from pipeline.core.artifacts import Artifact, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs, MissingDependency, Unavailable
+from pipeline.core.files import StoredFile
 from pipeline.store.discarding import discard
 from pipeline.store.entries import Entry, Stored
 from pipeline.store.objects import ObjectStore
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results, result_id
-from pipeline.store.sealed import write_sealed
-from pipeline.store.series import history_rows, read_users
+from pipeline.store.series import CheckpointRecord, history_rows, read_users, write_record
 
 
 def make_tokenizer(results, text="{}", number=1):
@@ -132,7 +132,7 @@ def test_a_checkpoint_with_other_weights_is_never_replaced(tmp_path, maker):
     id = maker.checkpoints()
     Remote(url).push(maker.results, [id])
     folder = there.series("a" * 64) / "step000004"
-    write_sealed(folder / "state.json", {"weights": "v" * 64, "sha256": {}})
+    write_record(folder, CheckpointRecord(4, 4, 4, "v" * 64, {}))
     with pytest.raises(MismatchedInputs, match="step000004.*weights are vvv"):
         Remote(url).pull(there, [id])
     assert id not in there and json.loads((folder / "state.json").read_text())["weights"][0] == "v"

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from pipeline.core.artifacts import Shard, StoredFile, Tokenizer
+from pipeline.core.artifacts import Tokenizer
+from pipeline.core.files import Shard, StoredFile
 from pipeline.store.code import Code
 from pipeline.store.memo import FileMemo
 from pipeline.store.results import Results, result_id

@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from pipeline.core.artifacts import StoredFile, Tokenizer
+from pipeline.core.artifacts import Tokenizer
+from pipeline.core.files import StoredFile
 from pipeline.store.leases import Lease
 from pipeline.store.memo import place_file
 from pipeline.store.results import Results, result_id

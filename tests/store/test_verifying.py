@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from pipeline.core.artifacts import Documents, Shard
+from pipeline.core.artifacts import Documents
+from pipeline.core.files import Shard
 from pipeline.store.discarding import discard
 from pipeline.store.verifying import Reader, find_all_damage, find_damage, num_bytes_to_read
 from tests.store.conftest import flip

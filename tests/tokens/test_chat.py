@@ -191,7 +191,7 @@ def test_example_batches_read_every_example_once_an_epoch_on_any_ranks(tokenizer
     documents, _ = conversations(tmp_path / "d", 9)
     examples = prepare_examples(documents, tokenizer, max_length=99, out=tmp_path / "e")
     batches = ExampleBatches(examples, 3, seed=5, pad_id=tokenizer.pad_id)
-    assert (batches.num_items, batches.steps_per_epoch) == (9, 3)
+    assert batches.order.num_instances == 9
     rows = [
         row for shard in examples.shards for row in read_shard(examples.root, shard).to_pylist()
     ]
@@ -203,6 +203,7 @@ def test_example_batches_read_every_example_once_an_epoch_on_any_ranks(tokenizer
     batch = batches.at(0)
     assert batch["input_ids"].shape == batch["mask"].shape
     assert batch["input_ids"].dtype == batch["mask"].dtype == np.int64
+    assert batch["lengths"].tolist() == list(map(len, unpadded(batch)))
     assert batches.at(0, 3, 4)["input_ids"].shape == (0, 0)
 
 
@@ -213,5 +214,6 @@ def test_pair_batches_hold_the_chosen_and_then_the_rejected(tokenizer, loaded, t
     batch = pickle.loads(pickle.dumps(batches)).at(0)
     texts = [decode(loaded, ids) for ids in unpadded(batch)]
     assert all("good" in text for text in texts[:5]) and all("bad é" in t for t in texts[5:])
+    assert batch["lengths"].tolist() == list(map(len, unpadded(batch)))
     assert batch["reference"].shape == (10,) and all(map(math.isnan, batch["reference"]))
     assert (batch["input_ids"][batch["mask"] == 1] != tokenizer.pad_id).all()

@@ -91,7 +91,7 @@ def test_batches_hold_the_chunks_of_parts_that_cross_shards_and_repeat(tmp_path)
         {"one": one, "two": two}, sequence_length=3, repeats=repeats, out=tmp_path / "work" / "m"
     )
     batches = TokenBatches(mix, 4, seed=3)
-    assert batches.num_instances == 8
+    assert batches.order.num_instances == 8
     read = [row for step in range(2) for row in batches.at(step).tolist()]
     chunks = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert sorted(read) == sorted([*chunks, *chunks, [11, 12, 13], [14, 15, 16]])

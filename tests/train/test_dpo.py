@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -5,10 +8,15 @@ from safetensors.torch import load_file
 from pipeline.core.artifacts import Pairs
 from pipeline.core.shards import read_shard, write_shard
 from pipeline.model.olmo import Olmo
-from pipeline.tokens.chat import PAIR
+from pipeline.model.scoring import Scored
+from pipeline.tokens.chat import PAIR, PairBatches, prepare_pairs
+from pipeline.tokens.tokenizer import train_tokenizer
 from pipeline.train import dpo
 from pipeline.train.distributed import Ranks
-from pipeline.train.objectives import sequence_logprobs
+from pipeline.train.dpo import reference_logprobs
+from pipeline.train.objectives import DpoLoss, sequence_logprobs
+from tests.eval.conftest import sentence, write_documents
+from tests.model.fakes import tiny_model, write_checkpoints
 from tests.train.conftest import SHAPE, config
 
 ROWS = [([0, 5, 6, 7], [0, 5, 9]), ([0, 3, 4], [0, 3, 8, 2, 1])]
@@ -54,10 +62,29 @@ def test_the_reference_is_computed_where_training_computes(pairs, tmp_path, monk
     elsewhere, seen = torch.device("meta"), set()
     monkeypatch.setattr(Ranks, "device", property(lambda self: elsewhere))
 
-    def scored(model, ids, mask):
-        seen.update({ids.device, mask.device, *(each.device for each in model.parameters())})
-        return torch.zeros(len(ids), dtype=torch.float64)
+    def scored(model, rows):
+        seen.update(each.device for each in model.parameters())
+        return [Scored(np.zeros(1), np.zeros(1, bool)) for _ in rows]
 
-    monkeypatch.setattr(dpo, "sequence_logprobs", scored)
+    monkeypatch.setattr(dpo, "score_rows", scored)
     dpo.reference_logprobs(*pairs, out=tmp_path / "out")
     assert seen == {elsewhere}
+
+
+def test_a_policy_that_is_its_own_reference_has_a_loss_of_ln_2(tmp_path):
+    answers = [(sentence(n, 3 + n % 5), sentence(n + 1, 2 + n % 7)) for n in range(20)]
+    metadata = [
+        {"prompt": [{"role": "user", "content": f"Say {n}."}], "chosen": good, "rejected": bad}
+        for n, (good, bad) in enumerate(answers)
+    ]
+    documents = write_documents(tmp_path / "d", [good for good, _ in answers], metadata)
+    tokenizer = train_tokenizer(documents, vocab_size=300, out=tmp_path / "t")
+    pairs = prepare_pairs(documents, tokenizer, max_length=48, out=tmp_path / "p")
+    model = tiny_model(1)
+    checkpoints = write_checkpoints(tmp_path / "w", [model], tokenizer.content)
+    made = reference_logprobs(checkpoints, pairs, out=tmp_path / "r")
+    assert made.reference == checkpoints.latest.weights and made.num_pairs == pairs.num_pairs > 10
+    batch = {name: torch.from_numpy(each) for name, each in PairBatches(made, 8, 0).at(0).items()}
+    assert batch["reference"].max() < 0
+    loss = DpoLoss(beta=5.0).total(model, batch) / 8
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-4)

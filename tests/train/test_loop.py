@@ -30,7 +30,8 @@ def weights(checkpoints):
 def test_a_run_keeps_its_checkpoints_and_learns(run):
     made = run(config(60, save_steps=20))
     assert [each.step for each in made.steps] == [0, 20, 40, 60]
-    assert [each.num_tokens_seen for each in made.steps] == [0, 20 * 64, 40 * 64, 60 * 64]
+    assert [each.num_tokens_read for each in made.steps] == [0, 20 * 64, 40 * 64, 60 * 64]
+    assert [each.num_tokens_learned for each in made.steps] == [0, 20 * 60, 40 * 60, 60 * 60]
     curve = losses(made)
     # start values give logits a spread of one: half a nat above guessing
     assert curve[0] == pytest.approx(math.log(SHAPE.vocab_size) + 0.5, rel=0.03)
@@ -172,21 +173,29 @@ def test_a_mix_that_the_model_cannot_read_is_refused(run):
         run(config(), vocab_size=50)
 
 
+ROW = {
+    "step": 1,
+    "loss": 1.0,
+    "lr": 0.1,
+    "grad_norm": 1.0,
+    "num_tokens_read": 1,
+    "num_tokens_learned": 1,
+}
+
+
 def test_a_history_without_a_step_is_refused(tmp_path):
     with history.added_rows(tmp_path) as file:
         for step in (1, 3):
-            row = {"step": step, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "num_tokens": step}
-            file.write(history_line(row))
+            file.write(history_line({**ROW, "step": step}))
     with pytest.raises(CorruptShard, match="has no row of step 2"):
         history.write_history(tmp_path, 3, tmp_path / "out")
 
 
 def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path):
     path = tmp_path / history.LINES
-    row = {"step": 1, "loss": 1.0, "lr": 0.1, "grad_norm": 1.0, "num_tokens": 1}
-    path.write_text(history_line(row) + '{"step": 2, "lo')
+    path.write_text(history_line(ROW) + '{"step": 2, "lo')
     with history.added_rows(tmp_path) as file:
-        file.write(history_line({**row, "step": 2}))
+        file.write(history_line({**ROW, "step": 2}))
     shard = history.write_history(tmp_path, 2, tmp_path / "out")
     assert shard.num_records == 2
 
@@ -198,7 +207,7 @@ def test_a_changed_byte_of_history_or_record_costs_only_the_steps_from_there(run
         first = (series / "step000004" / "model.safetensors").stat().st_ino
         path = series / HISTORY if name == "history" else series / "step000008" / "state.json"
         data = path.read_bytes()
-        place = data.index(b'{"step": 7') if name == "history" else data.index(b"num_tokens_seen")
+        place = data.index(b'{"step": 7') if name == "history" else data.index(b"num_tokens_read")
         data = bytearray(data)
         place = data.index(b":", place + 10 * (name == "history")) + 2
         data[place] ^= 1

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.train import objectives
-from pipeline.train.objectives import DpoLoss, Masked, NextToken, sequence_logprobs, token_losses
+from pipeline.train.objectives import (
+    DpoLoss,
+    Masked,
+    NextToken,
+    num_read,
+    sequence_logprobs,
+    token_losses,
+)
 from tests.model.fakes import TINY, tiny_model
 
 
@@ -91,3 +98,13 @@ def test_token_losses_are_those_of_each_token():
 def test_beta_must_be_positive():
     with pytest.raises(ValueError, match="beta is 0"):
         DpoLoss(0.0)
+
+
+def test_tokens_read_are_all_but_the_fill_and_those_learned_are_of_the_loss():
+    ids, mask = torch.ones(2, 5, dtype=torch.int64), torch.zeros(2, 5, dtype=torch.int64)
+    mask[0, 3:], mask[1, 2] = 1, 1
+    batch = {"input_ids": ids, "mask": mask, "lengths": torch.tensor([5, 3])}
+    assert num_read(batch) == 8
+    assert Masked().num_learned(batch) == DpoLoss().num_learned(batch) == 3
+    whole = {"input_ids": ids}
+    assert (num_read(whole), NextToken().num_learned(whole)) == (10, 8)

