@@ -36,7 +36,8 @@ def fingerprint_files(paths: Sequence[Path], names: Sequence[str]) -> str:
 def file_digests(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file; one that has not changed since it was last asked for is not read."""
     memory = _load()
-    found, changed = [], False
+    found: list[str] = []
+    new: dict[str, object] = {}
     for path in paths:
         name = os.path.abspath(path)
         stat = os.stat(path)
@@ -47,11 +48,10 @@ def file_digests(paths: Sequence[Path]) -> list[str]:
             continue
         found.append(file_sha256(Path(path)))
         if time.time() - max(stat.st_mtime, stat.st_ctime) > RACY_SECONDS:
-            memory[name] = {"state": state, "sha256": found[-1]}
-            changed = True
-    if changed:
+            new[name] = {"state": state, "sha256": found[-1]}
+    if new:
         try:
-            write_json(_memory_path(), memory)
+            write_json(_memory_path(), {**memory, **new})
         except OSError:  # a home that cannot be written costs time, not correctness
             pass
     return found
@@ -208,11 +208,11 @@ def _memory_path() -> Path:
     return cache_folder() / "fingerprints.json"
 
 
-def _load() -> dict[str, object]:
+def _load() -> Mapping[str, object]:
     path = _memory_path()
     try:
         stat = os.stat(path)
-        return dict(_parsed(path, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return _parsed(path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
     except (OSError, ValueError):
         return {}
 

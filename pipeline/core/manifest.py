@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import StoredFile, write_json
 from pipeline.core.keys import digest
-from pipeline.core.untrusted import built, read_json
+from pipeline.core.untrusted import Remembered, built, parsed, read_plain_file
 
 MANIFEST = "manifest.json"
 MAX_REASON = 300  # characters of what a broken manifest says that are repeated
@@ -70,25 +70,9 @@ class Artifact:
         """
         path = Path(root) / MANIFEST
         try:
-            form = read_json(path)
-            kind = Artifact.KINDS[form.pop("artifact")]
-            content = form.pop("content")
-            hints = typing.get_type_hints(kind)
-            names = {each.name for each in dataclasses.fields(kind)} - {"root", "content"}
-            if names != form.keys():
-                raise ValueError(f"its fields are {sorted(form)}; they must be {sorted(names)}")
-            values = {name: built(hints[name], form[name], name) for name in names}
-            made = kind(root=Path(root), content=content, **values)
-            made.check()
-            matches = made.logical_digest() == content
-        except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error)[:MAX_REASON]
-            raise CorruptShard(path, None, f"not a manifest ({reason})") from error
-        except RecursionError:
-            raise CorruptShard(path, None, "not a manifest (it is nested too deeply)") from None
-        if not matches:
-            raise CorruptShard(path, None, "its content digest is not that of its fields")
-        return made
+            return _known.get(str(root), read_plain_file(path), lambda text: _loaded(path, text))
+        except (OSError, ValueError) as error:
+            raise CorruptShard(path, None, f"not a manifest ({str(error)[:MAX_REASON]})") from error
 
     def check(self) -> None:
         """Raises ValueError where fields contradict each other; called when a manifest is read."""
@@ -107,6 +91,32 @@ class Artifact:
     def canonical(self) -> dict[str, str]:
         """An artifact stands in a content key by its content."""
         return {"artifact": type(self).__name__, "content": self.content}
+
+
+def _loaded(path: Path, text: bytes) -> Artifact:
+    try:
+        form = parsed(text)
+        kind = Artifact.KINDS[form.pop("artifact")]
+        content = form.pop("content")
+        hints = typing.get_type_hints(kind)
+        names = {each.name for each in dataclasses.fields(kind)} - {"root", "content"}
+        if names != form.keys():
+            raise ValueError(f"its fields are {sorted(form)}; they must be {sorted(names)}")
+        values = {name: built(hints[name], form[name], name) for name in names}
+        made = kind(root=path.parent, content=content, **values)
+        made.check()
+        matches = made.logical_digest() == content
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error)[:MAX_REASON]
+        raise CorruptShard(path, None, f"not a manifest ({reason})") from error
+    except RecursionError:
+        raise CorruptShard(path, None, "not a manifest (it is nested too deeply)") from None
+    if not matches:
+        raise CorruptShard(path, None, "its content digest is not that of its fields")
+    return made
+
+
+_known: Remembered[Artifact] = Remembered()
 
 
 def _plain(value: Any) -> Any:

@@ -8,17 +8,22 @@ is of its type; whatever else it is, reading it ends in `ValueError` or `OSError
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import stat
 import types
 import typing
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 MAX_BYTES = 256 << 20  # a manifest of half a million shards
 MAX_INT = 1 << 63
+REMEMBERED, REMEMBERED_BYTES = 64, 4 << 20  # values, and the largest text of one
+T = TypeVar("T")
 
 
 def read_json(path: Path) -> Any:
@@ -49,6 +54,30 @@ def parsed(text: bytes) -> Any:
         return json.loads(text, parse_constant=_refused)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+class Remembered(Generic[T]):
+    """What the bytes of files were parsed to, for those that are read again and are the same.
+
+    A run looks at the same manifests dozens of times, and holding them against their types is what
+    costs; the bytes are read each time. Values are shared, so they must not be changed.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, bytes], T] = OrderedDict()
+
+    def get(self, name: str, text: bytes, make: Callable[[bytes], T]) -> T:
+        """`make(text)`, or what that was for the same name and bytes."""
+        key = (name, hashlib.sha256(text).digest())
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        made = make(text)
+        if len(text) <= REMEMBERED_BYTES:
+            self._known[key] = made
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return made
 
 
 @lru_cache(maxsize=64)

@@ -54,7 +54,9 @@ def ingest_documents(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     pieces = source.pieces()
-    work = _IngestPiece(source, pieces, shard_bytes, max_malformed, out, memo)
+    form = dict(canonical(source))
+    form.pop("fingerprint", None)  # each piece has its own digest
+    work = _IngestPiece(source, form, pieces, shard_bytes, max_malformed, out, memo)
     read = engine.map(work, range(len(pieces)), label="ingest")
     malformed = [Malformed(**each) for piece in read for each in piece.malformed]
     if len(malformed) > max_malformed:
@@ -121,6 +123,7 @@ class _Read:
 @dataclass(frozen=True)
 class _IngestPiece:
     source: Source
+    form: dict[str, Json]  # the source in a key
     pieces: list[Piece]
     shard_bytes: int
     max_malformed: int
@@ -160,11 +163,9 @@ class _IngestPiece:
                 return
 
     def _key(self, piece: Piece) -> dict[str, Json]:
-        source = dict(canonical(self.source))
-        source.pop("fingerprint", None)
         return {
             "ingest": VERSION,
-            "source": source,
+            "source": self.form,
             "piece": [piece.name, piece.digest],
             "shard_bytes": self.shard_bytes,
         }

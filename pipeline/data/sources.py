@@ -137,7 +137,8 @@ class _Files:
             if is_url(each):
                 found.append((each, each.rsplit("/", 1)[-1]))
                 continue
-            found += [(p, os.path.relpath(p, _fixed_part(each))) for p in _matches(each)]
+            above = _fixed_part(each)
+            found += [(path, os.path.relpath(path, above)) for path in _matches(each)]
         return found
 
     def pieces_of(self, listed: Sequence[tuple[str, str]]) -> list[Piece]:

@@ -61,12 +61,13 @@ class FileMemo:
 
     def fetch(self, key: dict[str, Json], root: Path, path: str) -> Shard | None:
         """Link the remembered shard to `root / path`; None if there is none or it is damaged."""
-        record = self.note(key)
+        folder = self._folder(key)
+        entry = read_entry(folder)
         try:
-            shard = Shard(**{**record, "path": path})
+            shard = Shard(**{**entry.note, "path": path}) if entry else None
         except TypeError:
             return None
-        return shard if self.place(key, root, [path]) else None
+        return shard if entry and _placed(folder, entry, root, [path]) else None
 
     def keep(self, key: dict[str, Json], root: Path, shard: Shard) -> None:
         """Remember a finished shard; its file is linked, not copied."""
@@ -85,19 +86,7 @@ class FileMemo:
         """
         folder = self._folder(key)
         entry = read_entry(folder)
-        if entry is None or len(entry.files) != len(paths):
-            return False
-        noted_ns = time_of(folder / NOTE)
-        for place, state in enumerate(entry.files):
-            if state.fault(folder / str(place), noted_ns) is not None:
-                forget(folder)
-                return False
-        try:
-            for place, path in enumerate(paths):
-                place_file(folder / str(place), Path(root) / path)
-        except FileNotFoundError:  # somebody cleans the memo
-            return False
-        return True
+        return entry is not None and _placed(folder, entry, root, paths)
 
     def keep_files(
         self, key: dict[str, Json], root: Path, paths: Sequence[str], note: Json
@@ -136,6 +125,22 @@ def read_entry(folder: Path) -> MemoEntry | None:
         return MemoEntry(built(list[FileState], form["files"], "files"), form["note"])
     except (OSError, LookupError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _placed(folder: Path, entry: MemoEntry, root: Path, paths: Sequence[str]) -> bool:
+    if len(entry.files) != len(paths):
+        return False
+    noted_ns = time_of(folder / NOTE)
+    for place, state in enumerate(entry.files):
+        if state.fault(folder / str(place), noted_ns) is not None:
+            forget(folder)
+            return False
+    try:
+        for place, path in enumerate(paths):
+            place_file(folder / str(place), Path(root) / path)
+    except FileNotFoundError:  # somebody cleans the memo
+        return False
+    return True
 
 
 def forget(folder: Path) -> None:

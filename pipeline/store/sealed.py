@@ -28,7 +28,11 @@ def read_sealed(path: Path) -> dict[str, Any]:
         OSError: it is missing or not readable.
         ValueError: it is not as it was written.
     """
-    text = read_plain_file(path)
+    return unsealed(read_plain_file(path))
+
+
+def unsealed(text: bytes) -> dict[str, Any]:
+    """The object in the bytes of such a file; raises ValueError as `read_sealed` does."""
     first, line, rest = text.partition(b"\n")
     if first + line != _first_line(rest):
         raise ValueError("its digest is not that of its bytes")
