@@ -6,8 +6,9 @@ The graph ingests JSONL files, measures them with four taggers, marks duplicates
 run once; again as it is; with another parameter of one tagger of the four; with that and one file
 more; and with another file more. Beside it stands what the touched part took at first: the one
 tagger alone over the ingested files, and the whole graph over the one file alone, each less a run
-in which all is cached. Once without and once with dedup, whose global part looks at every hash. Seconds of processor time of the command and its children, which neighbours on the
-machine hardly change. Prints one JSON line.
+in which all is cached. Once without and once with dedup, whose global part looks at every hash.
+Seconds of processor time of the command and its children, which neighbours on the machine hardly
+change. Prints one JSON line.
 """
 
 import argparse

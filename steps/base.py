@@ -61,11 +61,16 @@ class PipelineStep(Step[Artifact]):
     series: Path
     memo: FileMemo
     patient: bool = True  # wait for a lease that others hold; else `run` raises Occupied
-    _built_on: Json = None  # the key that the id was made from
+    _built_on: dict[str, Json] | None = None  # the key, once it was asked for
     made: str = "cached"  # how the latest call came to its result: cached, linked or ran
 
     def key(self) -> dict[str, Json]:
-        """The document whose digest is this step's id."""
+        """The document whose digest is this step's id; outside data is as it was when built."""
+        if self._built_on is None:
+            self._built_on = self._key_now()
+        return self._built_on
+
+    def _key_now(self) -> dict[str, Json]:
         return self._key(lambda step: {"step": step.unique_id})
 
     @property
@@ -94,16 +99,14 @@ class PipelineStep(Step[Artifact]):
     @property
     def unique_id(self) -> str:
         if self.unique_id_cache is None:
-            self._built_on = self.key()
-            self.unique_id_cache = result_id(self._built_on)
+            self.unique_id_cache = result_id(self.key())
         return self.unique_id_cache
 
     def _require_unchanged(self) -> None:
         """Raises ChangedData where outside data is not what the id was made from."""
-        now = self.key()
+        now = self._key_now()
         if result_id(now) != self.unique_id:
-            # an executor's process was told the id alone
-            change = changes(self._built_on, now) if self._built_on is not None else []
+            change = changes(self.key(), now)  # none where a process was told the id alone
             reason = str(change[0]).removeprefix("args.") if change else ""
             raise ChangedData(f"what step {self.name} reads", reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -72,6 +73,8 @@ class LocalExecutor(Executor):
             run_name = workspace.register_run(step_graph.values()).name
         elif not self._passed:  # the run was noted before there was an executor
             self._preflight(step_graph.values())
+        gc.freeze()  # what was imported is there to the end: not to be looked through again
+        gc.set_threshold(100_000, 20, 20)
         say_plan(step_graph, workspace)
         clear_leftovers(workspace.results.root / "leases")
         folder = workspace.run_dir(run_name)

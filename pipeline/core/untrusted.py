@@ -80,13 +80,6 @@ class Remembered(Generic[T]):
         return made
 
 
-@lru_cache(maxsize=64)
-def _hints(kind: type) -> dict[str, Any]:
-    """The type of each field of a dataclass; asked for once a shard, so it is remembered."""
-    hints = typing.get_type_hints(kind)
-    return {each.name: hints[each.name] for each in dataclasses.fields(kind)}
-
-
 def _refused(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number of JSON")
 
@@ -99,34 +92,103 @@ def built(hint: Any, value: Any, path: str) -> Any:
     Raises:
         ValueError: it is of another type; the message has its path.
     """
-    if hint is Any or (hint is str and isinstance(value, str)):
-        return value
+    try:
+        return _builder(hint)(value)
+    except _Fault as fault:
+        raise ValueError(f"{path}{''.join(reversed(fault.places))} {fault.reason}") from None
+
+
+class _Fault(Exception):
+    """What is wrong with a value, and where, from the inside out."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason, self.places = reason, list[str]()
+
+    def below(self, place: str) -> _Fault:
+        self.places.append(place)
+        return self
+
+
+@lru_cache(maxsize=256)
+def _builder(hint: Any) -> Callable[[Any], Any]:
+    """What holds values against one type: made once, as a manifest has many shards."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return lambda value: value
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return built(next(each for each in args if each is not type(None)), value, path)
+        inner = _builder(next(each for each in args if each is not type(None)))
+        optional = type(None) in args
+        return lambda value: None if value is None and optional else inner(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
-        hints = _hints(hint)
-        names = hints.keys()
-        if names != value.keys():
-            raise ValueError(f"{path} has the fields {sorted(value)}; it must have {sorted(names)}")
-        return hint(**{n: built(hints[n], value[n], f"{path}.{n}") for n in names})
+        return _dataclass_builder(hint)
     if origin is list:
-        if not isinstance(value, list):
-            raise ValueError(f"{path} is a {type(value).__name__}; it must be a list")
-        return [built(args[0], item, f"{path}[{i}]") for i, item in enumerate(value)]
+        return _list_builder(_builder(args[0]))
     if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{path} is a {type(value).__name__}; it must be an object")
-        return {name: built(args[1], item, f"{path}.{name}") for name, item in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        shown = repr(value)
-        raise ValueError(f"{path} is {shown[:80]}; it must be of type {hint.__name__}")
-    if hint is int and not 0 <= value < MAX_INT:
-        raise ValueError(f"{path} is {str(value)[:80]}; it must be from 0 to 2**63 - 1")
-    return value
+        return _dict_builder(_builder(args[1]))
+    return _plain_builder(hint)
+
+
+def _dataclass_builder(kind: type) -> Callable[[Any], Any]:
+    hints = typing.get_type_hints(kind)
+    builders = {each.name: _builder(hints[each.name]) for each in dataclasses.fields(kind)}
+    names = builders.keys()
+
+    def build(value: Any) -> Any:
+        _require(value, dict, "an object")
+        if names != value.keys():
+            raise _Fault(f"has the fields {sorted(value)}; it must have {sorted(names)}")
+        made = {}
+        for name, builder in builders.items():
+            try:
+                made[name] = builder(value[name])
+            except _Fault as fault:
+                raise fault.below(f".{name}") from None
+        return kind(**made)
+
+    return build
+
+
+def _list_builder(builder: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def build(value: Any) -> Any:
+        _require(value, list, "a list")
+        made = []
+        for place, item in enumerate(value):
+            try:
+                made.append(builder(item))
+            except _Fault as fault:
+                raise fault.below(f"[{place}]") from None
+        return made
+
+    return build
+
+
+def _dict_builder(builder: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def build(value: Any) -> Any:
+        _require(value, dict, "an object")
+        made = {}
+        for name, item in value.items():
+            try:
+                made[name] = builder(item)
+            except _Fault as fault:
+                raise fault.below(f".{name}") from None
+        return made
+
+    return build
+
+
+def _plain_builder(kind: Any) -> Callable[[Any], Any]:
+    def build(value: Any) -> Any:
+        if kind is float and type(value) is int:
+            return float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise _Fault(f"is {repr(value)[:80]}; it must be of type {kind.__name__}")
+        if kind is int and not 0 <= value < MAX_INT:
+            raise _Fault(f"is {str(value)[:80]}; it must be from 0 to 2**63 - 1")
+        return value
+
+    return build
+
+
+def _require(value: Any, kind: type, named: str) -> None:
+    if not isinstance(value, kind):
+        raise _Fault(f"is a {type(value).__name__}; it must be {named}")

@@ -71,10 +71,10 @@ def filter_documents(
     out.mkdir(parents=True, exist_ok=True)
     used = {each.reads.split(".", 1)[0] for each in rules if each.reads}
     used_tables = {name: tables[name] for name in sorted(used)}
-    work = _FilterShard(documents, used_tables, list(rules), out, memo)
+    work = _FilterShard(documents, used_tables, list(rules), canonical(rules), out, memo)
     done = engine.map(work, range(len(documents.shards)), label="filter")
     _write_funnel(rules, documents, done, out)
-    _join_removed([out / each.removed for each in done], out)
+    _join_removed(done, out)
     shards = [Shard(**each.shard) for each in done]
     counts = [
         _summed([each.sources.get(count.source) for each in done]) for count in documents.sources
@@ -108,6 +108,7 @@ class _FilterShard:
     documents: Documents
     tables: dict[str, tuple[Path, list[Shard]]]
     rules: list[Rule]
+    form: Json  # the rules in a key
     out: Path
     memo: FileMemo | None
 
@@ -132,7 +133,7 @@ class _FilterShard:
     def _key(self, number: int) -> dict[str, Json]:
         return {
             "filter": VERSION,
-            "rules": canonical(self.rules),
+            "rules": self.form,
             "shard": self.documents.shards[number].content,
             "tables": {name: shards[number].content for name, (_, shards) in self.tables.items()},
         }
@@ -317,12 +318,14 @@ def _write_funnel(
     )
 
 
-def _join_removed(parts: Sequence[Path], out: Path) -> None:
+def _join_removed(done: Sequence[_Filtered], out: Path) -> None:
     temporary = out / f".{REMOVED}.tmp"
     with pq.ParquetWriter(temporary, REMOVED_SCHEMA, compression="zstd") as writer:
-        for part in parts:
-            for batch in pq.ParquetFile(part).iter_batches():
+        for each in done:
+            if not sum(each.first):  # nothing was removed: not opened
+                continue
+            for batch in pq.ParquetFile(out / each.removed).iter_batches():
                 writer.write_batch(batch)
     os.replace(temporary, out / REMOVED)
-    for part in parts:
-        part.unlink()
+    for each in done:
+        (out / each.removed).unlink()

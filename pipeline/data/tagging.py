@@ -43,7 +43,7 @@ def tag_documents(
     check_taggers(taggers)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    work = _TagShard(documents, list(taggers), out, memo)
+    work = _TagShard(documents, list(taggers), [canonical(each) for each in taggers], out, memo)
     made = engine.map(work, range(len(documents.shards)), label="tag")
     tables = [
         AttributeTable(each.name, dict(each.COLUMNS), [shards[place] for shards in made])
@@ -64,11 +64,13 @@ def check_taggers(taggers: Sequence[Tagger], path: str = "taggers") -> None:
 class _TagShard:
     documents: Documents
     taggers: list[Tagger]
+    forms: list[Json]  # each tagger in a key
     out: Path
     memo: FileMemo | None
 
     def __call__(self, number: int) -> list[Shard]:
-        keys = [self._key(tagger, number) for tagger in self.taggers]
+        content = self.documents.shards[number].content
+        keys = [{"tagger": form, "shard": content} for form in self.forms]
         paths = [f"{tagger.name}/{shard_name(number)}" for tagger in self.taggers]
         found: list[Shard | None] = [None] * len(keys)
         if self.memo is not None:
@@ -82,9 +84,6 @@ class _TagShard:
             if self.memo is not None:
                 self.memo.keep(keys[place], self.out, shard)
         return [shard for shard in found if shard is not None]
-
-    def _key(self, tagger: Tagger, number: int) -> dict[str, Json]:
-        return {"tagger": canonical(tagger), "shard": self.documents.shards[number].content}
 
     def _measure(self, number: int, paths: dict[Tagger, str]) -> list[Shard]:
         shard = self.documents.shards[number]

@@ -92,7 +92,7 @@ def time_of(path: Path) -> int:
         return 0
 
 
-def plain_stat(path: Path) -> os.stat_result:
+def plain_stat(path: Path | str) -> os.stat_result:
     """The status of a plain file; raises CorruptShard where it is missing, or a link."""
     try:
         found = os.lstat(path)
@@ -141,10 +141,9 @@ class Inventory:
             each.place(folder)
             known[os.path.normpath(each.path)] = each.sha256
         files = {}
-        for path in sorted(_below(folder)):
-            name = path.relative_to(folder).as_posix()
+        for name in sorted(_below(folder)):
             if name != FILES:
-                files[name] = FileState.of(path, known.get(name))
+                files[name] = FileState.of(folder / name, known.get(name))
         return cls(files, *_elsewhere(artifact, series_root))
 
     @classmethod
@@ -183,24 +182,24 @@ class Inventory:
     def write(self, folder: Path) -> None:
         write_sealed(Path(folder) / FILES, dataclasses.asdict(self))
 
-    def places(self, folder: Path, series_root: Path) -> Iterator[tuple[Path, FileState]]:
+    def places(self, folder: Path, series_root: Path) -> Iterator[tuple[str, FileState]]:
         """Every file that must stand, and its state."""
         for name, state in self.files.items():
             if not self.discarded or is_note(name):
-                yield Path(folder) / name, state
+                yield os.path.join(folder, name), state
         for name, state in self.series.items():
-            yield Path(series_root) / name, state
+            yield os.path.join(series_root, name), state
 
     def missing(self, folder: Path, series_root: Path) -> CorruptShard | None:
         """The first fault that names, sizes and the manifest's bytes show."""
         if self.damage:
             return CorruptShard(folder, None, self.damage)
-        for path, state in self.places(folder, series_root):
-            if path.name == MANIFEST and path.parent == Path(folder):
-                fault = state.fault(path)
-            else:
-                fault = _size_fault(path, state)
+        if MANIFEST in self.files:
+            fault = self.files[MANIFEST].fault(Path(folder) / MANIFEST)
             if fault is not None:
+                return fault
+        for place, state in self.places(folder, series_root):
+            if (fault := _size_fault(place, state)) is not None:
                 return fault
         return None
 
@@ -220,7 +219,8 @@ class Inventory:
         """
         noted_ns = time_of(Path(folder) / FILES)
         found, moved, num_moved_bytes = [], {}, 0
-        for path, state in self.places(folder, series_root):
+        for place, state in self.places(folder, series_root):
+            path = Path(place)
             fault = state.fault(path, 0 if thorough else noted_ns, sha256_of)
             if fault is not None:
                 found.append(fault)
@@ -267,7 +267,7 @@ def is_note(name: str) -> bool:
     return name in (MANIFEST, "key.json", "run.json", "code.diff")
 
 
-def _size_fault(path: Path, state: FileState) -> CorruptShard | None:
+def _size_fault(path: str, state: FileState) -> CorruptShard | None:
     try:
         size = plain_stat(path).st_size
     except CorruptShard as error:
@@ -277,11 +277,11 @@ def _size_fault(path: Path, state: FileState) -> CorruptShard | None:
     return CorruptShard(path, None, f"has {size} bytes; it was committed with {state.num_bytes}")
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Every file in a folder; links are given too, so that they are refused."""
+def _below(folder: Path) -> Iterator[str]:
+    """The path in a folder of every file; links are given too, so that they are refused."""
     for place, folders, names in os.walk(folder):
-        for name in names:
-            yield Path(place) / name
+        above = "" if place == str(folder) else os.path.relpath(place, folder) + "/"
+        yield from (above + name for name in names)
         for name in folders:
             if os.path.islink(os.path.join(place, name)):
-                yield Path(place) / name
+                yield above + name

@@ -162,7 +162,13 @@ def _noted_digests(note: Json) -> Iterator[tuple[str, str]]:
 
 def place_file(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, or a copy where the file system has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+        return
+    except FileExistsError:
+        pass
+    except OSError:
+        target.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_for(target)
     try:
         try:
