@@ -16,6 +16,8 @@ from pipeline.core.temporary import temporary_for
 
 F = TypeVar("F", bound="StoredFile")
 
+INDENTED_BYTES = 1 << 16  # of JSON that is written for people, level by level
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -110,8 +112,19 @@ class Shard(StoredFile):
 
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file under a temporary name, sync it and rename it into place."""
-    text = json.dumps(value, indent=1, sort_keys=False, allow_nan=False)
+    text = json.dumps(value, allow_nan=False)
+    if len(text) < INDENTED_BYTES:
+        text = json.dumps(value, indent=1)
+    elif isinstance(value, dict):  # indenting a manifest of many shards takes many times as long
+        text = "{\n" + ",\n".join(f"{json.dumps(k)}: {_lines(v)}" for k, v in value.items()) + "\n}"
     write_file(path, f"{text}\n".encode())
+
+
+def _lines(value: object) -> str:
+    """JSON with an item of a list a line."""
+    if not isinstance(value, list) or not value:
+        return json.dumps(value)
+    return "[\n" + ",\n".join(map(json.dumps, value)) + "\n]"
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -56,7 +56,11 @@ class FileState:
         return cls(found.st_size, digest, max(0, found.st_mtime_ns))
 
     def fault(
-        self, path: Path, noted_ns: int = 0, sha256_of: Callable[[Path], str] = file_sha256
+        self,
+        path: Path,
+        noted_ns: int = 0,
+        sha256_of: Callable[[Path], str] = file_sha256,
+        small_bytes: int | None = None,
     ) -> CorruptShard | None:
         """Why the file at `path` is not this one; None if it is.
 
@@ -64,13 +68,15 @@ class FileState:
             noted_ns: when this state was written down, by the clock of the file system; a large
                 file whose time has not moved since is not digested. 0 digests every file.
             sha256_of: how a file is digested.
+            small_bytes: what is no larger is digested whatever its time; by default 16 MiB.
         """
         try:
             found = plain_stat(path)
             if found.st_size != self.num_bytes:
                 reason = f"has {found.st_size} bytes; it was committed with {self.num_bytes}"
                 return CorruptShard(path, None, reason)
-            trusted = self.num_bytes > SMALL_BYTES and self.is_unmoved(found, noted_ns)
+            small = SMALL_BYTES if small_bytes is None else small_bytes
+            trusted = self.num_bytes > small and self.is_unmoved(found, noted_ns)
             if not trusted and sha256_of(path) != self.sha256:
                 return CorruptShard(path, None, "its SHA-256 is not the one it was committed with")
         except CorruptShard as error:

@@ -132,7 +132,8 @@ def _placed(folder: Path, entry: MemoEntry, root: Path, paths: Sequence[str]) ->
         return False
     noted_ns = time_of(folder / NOTE)
     for place, state in enumerate(entry.files):
-        if state.fault(folder / str(place), noted_ns) is not None:
+        # small ones are digested by the step that reads the result
+        if state.fault(folder / str(place), noted_ns, small_bytes=-1) is not None:
             forget(folder)
             return False
     try:
