@@ -273,9 +273,15 @@ def _replaced(
 def _with_replacements(
     text: str, spans: list[tuple[int, int, int]], rules: list[Replace]
 ) -> tuple[str, set[int]]:
-    pieces, at, used = [], 0, set()
+    pieces: list[str] = []
+    at, used = 0, set()
     for start, order, end in spans:
-        if start < at or end <= start:
+        if end <= start:
+            continue
+        if start < at:  # inside the one before, under whose replacement it goes
+            if rules[order].merge and end > at:
+                at = end
+                used.add(order)
             continue
         pieces += [text[at:start], rules[order].replace_with]
         at = end

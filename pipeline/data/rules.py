@@ -96,24 +96,27 @@ class Replace:
     """Put `replace_with` in the place of an attribute's spans.
 
     Spans of all such rules are taken in order of their start, then of the rules, then of their end.
-    Spans that overlap are not merged: one that starts inside an earlier one is left out whole, and
-    what of it lies beyond the end of that one stays in the text. On `0123456789`, [0, 5) by `A` and
-    [3, 8) by `B` give `A56789`. One that starts where another ends is replaced too.
+    Spans that overlap are merged, and the first one's replacement stands for all: on `0123456789`,
+    [0, 5) by `A` and [3, 8) by `B` give `A89`. One that starts where another ends is replaced too.
 
     Args:
         spans: `<table>.<column>`, spans.
         min_score: of the spans that are replaced.
+        merge: false leaves out whole what starts inside an earlier span, so that its end stays in
+            the text (`A56789`), as Dolma's tool does.
 
-    Source: allenai/dolma, `dolma mix`, `span_replacement`, which leaves the same tail.
-    Differs: an empty span does nothing (there it deletes a character and blocks later spans); a
-        score has no upper bound; `{}` in `replace_with` is itself (there it is the old text).
+    Source: allenai/dolma, `dolma mix`, `span_replacement`.
+    Differs: overlaps are merged, as the end of an address would stay otherwise; an empty span does
+        nothing (there it deletes a character and blocks later spans); a score has no upper bound;
+        `{}` in `replace_with` is itself (there it is the old text).
     """
 
     spans: str
     replace_with: str = ""
     min_score: float = 0.5
+    merge: bool = True
 
-    VERSION: ClassVar[str] = "001"
+    VERSION: ClassVar[str] = "002"
 
     @property
     def reads(self) -> str:

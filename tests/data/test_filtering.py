@@ -99,21 +99,26 @@ def spans(*found):
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "text"),
+    ("first", "second", "text", "as_dolma"),
     [
-        ([(0, 5, 1)], [(3, 8, 1)], "A56789"),  # Dolma: one that starts inside is skipped whole
-        ([(2, 4, 1)], [(2, 8, 1)], "01A456789"),
-        ([(0, 2, 0.4)], [(8, 10, 1)], "01234567B"),
-        ([(0, 5, 1), (5, 10, 1)], [], "AA"),
+        ([(0, 5, 1)], [(3, 8, 1)], "A89", "A56789"),
+        ([(2, 4, 1)], [(2, 8, 1)], "01A89", "01A456789"),
+        ([(0, 6, 1), (5, 8, 1)], [(1, 3, 1), (7, 9, 1)], "A9", "A6B9"),
+        ([(0, 2, 0.4)], [(8, 10, 1)], "01234567B", "01234567B"),
+        ([(0, 5, 1), (5, 10, 1)], [], "AA", "AA"),
     ],
 )
-def test_spans_are_replaced_as_dolma_does(first, second, text, tmp_path):
+def test_spans_that_overlap_are_one_or_leave_a_tail_as_in_dolma(
+    first, second, text, as_dolma, tmp_path
+):
     documents = make_documents(tmp_path / "d", [["0123456789"]])
     columns = {"a": "spans", "b": "spans"}
     rows = [[{"a": spans(*first), "b": spans(*second)}]]
     table = make_attributes(tmp_path / "a", documents, "t", columns, rows)
-    rules = [Replace("t.a", "A"), Replace("t.b", "B")]
-    assert column(filter_documents(documents, [table], rules, out=tmp_path / "o"), "text") == [text]
+    for merge, expected in ((True, text), (False, as_dolma)):
+        rules = [Replace(f"t.{each}", each.upper(), merge=merge) for each in "ab"]
+        made = filter_documents(documents, [table], rules, out=tmp_path / str(merge))
+        assert column(made, "text") == [expected]
 
 
 def test_what_replacement_leaves_empty_is_removed_and_counted(tmp_path):
