@@ -9,6 +9,7 @@ from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.taggers.c4 import C4
+from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.language import Language
@@ -35,6 +36,7 @@ COMPONENTS[Tagger] = {
     "language": Language,
     "pii": Pii,
     "lengths": Lengths,
+    "code": Code,
     "fasttext": FastText,
     "python_file": PythonFile,
 }

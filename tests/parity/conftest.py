@@ -10,7 +10,8 @@ import pytest
 DOLMA = ["dolma==1.2.1", "fasttext-wheel==0.9.2"]
 WITH_DOLMA = """anyascii blingfire==0.1.8 boto3 fsspec jsonpath-ng jq msgspec nltk omegaconf
 platformdirs pyyaml python-dotenv requests rich s3fs==2023.6.0 smart-open tokenizers<=0.19.1 tqdm
-uniseg numpy<2 necessary charset-normalizer zstandard huggingface-hub<0.30 pybind11""".split()
+uniseg numpy<2 necessary charset-normalizer zstandard huggingface-hub<0.30 pybind11
+detect-secrets beautifulsoup4 regex pygments""".split()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from dolma.core.data_types import Document
 from dolma.core.registry import TaggerRegistry
 
 TAGGERS = ("gopher_v1", "gopher_v2", "c4_v1", "c4_v2", "pii_regex_with_counts_fast_v2")
+TAGGERS += ("code_redpajama_taggers_v1", "code_copyright_comments_v1")
 
 
 def main(source, target):
