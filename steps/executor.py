@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pipeline.core.stopping import (
     stop_requested,
     stopping_signals,
 )
-from pipeline.store.leases import clear_leftovers
+from pipeline.store.leases import clear_leftovers, run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.live import Display, say
@@ -83,7 +84,7 @@ class LocalExecutor(Executor):
         known = {name: Outcome("cached") for name in there}
         display = Display(len(reads) - len(known), len(known), lambda name: log_of(folder, name))
         try:
-            with stopping_signals(), display:
+            with stopping_signals(), _alive(workspace, run_name), display:
                 outcomes = self._run(step_graph, reads, known, folder, display)
         except KeyboardInterrupt as stop:
             say(f"\N{BALLOT X} {stop or 'stopped'}; what is finished is kept", "yellow")
@@ -173,6 +174,15 @@ class LocalExecutor(Executor):
                 + "\nRun it where these are, or see all of it at small size: "
                 "tango run experiments/tiny.jsonnet"
             )
+
+
+@contextmanager
+def _alive(workspace: ResultWorkspace, run_name: str) -> Iterator[None]:
+    """Hold the lease of a run, so that nobody removes it, or what it reads, between two steps."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # on a disk that cannot be written nobody can remove anything
+            stack.enter_context(workspace.results.lease(run_lease(run_name)))
+        yield
 
 
 class _Here:

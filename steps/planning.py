@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,15 @@ STATES: tuple[State, ...] = (
 )
 RUNS = ("maybe linked", "will run", "waits", "uncacheable")
 Kind = Literal[
-    "parameter", "input", "outside data", "version", "code", "new", "attempt", "discarded"
+    "parameter",
+    "input",
+    "outside data",
+    "version",
+    "code",
+    "new",
+    "attempt",
+    "discarded",
+    "damaged",
 ]
 
 
@@ -55,6 +64,8 @@ class Reason:
     def __str__(self) -> str:
         if self.kind == "new":
             return "there is no earlier result"
+        if self.kind == "damaged":
+            return f"its result is damaged: {self.old}"
         if self.kind == "discarded":
             return f"its data was discarded, and {self.new} reads it"
         if self.kind == "attempt":
@@ -200,7 +211,11 @@ class _Planner:
                 return replace(plan, state="code changed" if different else "cached")
             return replace(plan, state="waits" if again else "will run")
         key = step.key()
-        plan = self._explained(step, plan, key)
+        if os.path.lexists(self.results.folder(plan.id)):
+            fault = self.results.fault(plan.id)
+            plan = replace(plan, reasons=[Reason("damaged", "", fault.reason if fault else "")])
+        else:
+            plan = self._explained(step, plan, key)
         if again:
             return replace(
                 plan, state="maybe linked" if self.earlier.like(key, self.ids) else "waits"

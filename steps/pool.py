@@ -32,13 +32,17 @@ GRACE_SECONDS: dict[
 }
 
 
+# not by -m: the package imports that module before it would be run
+_START = "import sys; from steps.worker import main; sys.exit(main(int(sys.argv[1])))"
+
+
 class _Worker:
     def __init__(self, setup: bytes) -> None:
         self.connection, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "steps.worker", str(theirs.fileno())],
+                [sys.executable, "-c", _START, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(each or "." for each in sys.path)},

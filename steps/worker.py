@@ -1,4 +1,4 @@
-"""A process that runs steps for an executor: `python -m steps.worker <file descriptor>`.
+"""A process that runs steps for an executor, which gives the number of a socket.
 
 It reads lines of JSON from a socket. The first one describes the graph, which it builds for itself;
 after it `{"run": name, "log": path}` runs a step. It answers with `{"said": line}` for warnings and

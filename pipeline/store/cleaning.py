@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 from pipeline.store.discarding import discard
+from pipeline.store.leases import run_lease
 from pipeline.store.memo import read_entry
 from pipeline.store.results import Results, is_id
 from pipeline.store.survey import UNUSED, Place, Survey, keeps_series, read_runs
@@ -104,7 +105,7 @@ def remove_run(results: Results, name: str) -> None:
 
     Raises:
         KeyError: there is no such run.
-        InUse: one of its steps is being worked on.
+        InUse: it is not ended, or one of its steps is being worked on.
     """
     folder = results.root / "runs" / name
     if "/" in name or name in ("", ".", "..") or not (folder / "steps.json").is_file():
@@ -115,7 +116,8 @@ def remove_run(results: Results, name: str) -> None:
         if id not in results:
             with _leased(results, id):
                 pass
-    _discard_folder(results, folder)
+    with _leased(results, run_lease(name)):
+        _discard_folder(results, folder)
     latest = results.root / "latest"
     if os.path.islink(latest) and not latest.exists():
         latest.unlink()

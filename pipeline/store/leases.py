@@ -181,6 +181,11 @@ def live_leases(root: Path) -> set[str]:
     return {path.stem for path in paths if Lease(root, path.stem).holder() is not None}
 
 
+def run_lease(run: str) -> str:
+    """The name of the lease that a run holds while it lives."""
+    return f"run-{run}"
+
+
 def clear_leftovers(root: Path) -> None:
     """Remove what kills left in a folder of leases: those of owners that are gone, as of a result
     that was published right before, and hidden files that are a day old."""

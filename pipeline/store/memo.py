@@ -104,7 +104,9 @@ class FileMemo:
         """Where each piece of work is remembered."""
         for above in sorted(self.root.iterdir()) if self.root.is_dir() else []:
             if above.is_dir() and not above.is_symlink():
-                yield from (each for each in sorted(above.iterdir()) if each.is_dir())
+                for each in sorted(above.iterdir()):
+                    if each.is_dir() and not each.is_symlink():
+                        yield each
 
     def _folder(self, key: dict[str, Json]) -> Path:
         name = digest({"key": key, "code": self.code} if self.code else key)

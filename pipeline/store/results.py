@@ -130,6 +130,8 @@ class Results:
             CorruptShard: there is no result, or its manifest or list is broken.
         """
         folder = self.folder(id)
+        if os.path.islink(folder):  # what it leads to is not ours to change
+            raise CorruptShard(folder, None, "is a link; a result has a folder of its own")
         if not os.path.lexists(folder / MANIFEST):
             raise CorruptShard(folder / MANIFEST, None, "is missing")
         known = Inventory.read(folder)

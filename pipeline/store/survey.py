@@ -15,7 +15,7 @@ from pipeline.core.artifacts import MANIFEST
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import read_json
 from pipeline.store.inventory import Inventory
-from pipeline.store.leases import live_leases
+from pipeline.store.leases import live_leases, run_lease
 from pipeline.store.results import FAILURE, Results, inputs_of, is_id
 from pipeline.store.series import read_users
 
@@ -158,6 +158,9 @@ class Survey:
     def in_use(self) -> set[str]:
         """Ids of what is worked on now, and of what that work reads."""
         working = {name for name in self.live if is_id(name)}
+        for run in self.runs.values():
+            if run_lease(run.name) in self.live:
+                working |= set(run.steps.values())
         read = {id for name in working for id in inputs_of(self.results.root / "work" / name)}
         return self.drawn_on(working | read)
 

@@ -38,10 +38,12 @@ def main(arguments: list[str]) -> int:
     remote = Remote(url)
     runs = dict(sorted(remote.runs().items(), key=lambda each: -each[1]["started"]))
     if not options.names:
+        if not runs:
+            print(f"no run is in {remote.store.shown}", file=sys.stderr)
         for name, run in runs.items():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"]))
             print(f"{when}  {name}  {len(run['steps'])} steps")
-        return 0
+        return 0 if runs else 1
     ids = dict.fromkeys(id for name in options.names for id in _ids(name, runs))
     from steps.workspace import ResultWorkspace
 

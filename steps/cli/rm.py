@@ -47,7 +47,12 @@ def main(arguments: list[str]) -> int:
         readers, runs = survey.used_by_results(id), survey.named_by_runs(id)
         if readers and not options.force:
             print(f"{id} is needed by {', '.join(readers)}", file=sys.stderr)
-            print("They stay valid without it; --force removes it", file=sys.stderr)
+            drawing = [each for each in readers if id in survey.results_by_id[each].references]
+            if drawing:
+                lost = f"{', '.join(drawing)} read its files, and are made again after it"
+                print(f"{lost}; --force removes it", file=sys.stderr)
+            else:
+                print("They stay valid without it; --force removes it", file=sys.stderr)
             status = 1
             continue
         removal = plan_removal(survey, [id])

@@ -67,6 +67,11 @@ def _command() -> Any:
             metavar="TYPE",
             help="Executor that runs the steps, instead of that of tango.yml: olmo, ray.",
         ),
+        click.Option(
+            ["--strict"],
+            is_flag=True,
+            help="Make again what other code made, though its VERSION is the same.",
+        ),
         click.Option(["--debug"], is_flag=True, help="Show where an error was raised."),
     ]
     options = []
@@ -104,6 +109,7 @@ def _run(
     file_friendly_logging: bool,
     start_method: str | None,
     executor: str | None,
+    strict: bool,
     debug: bool,
 ) -> None:
     from tango.cli import execute_step_graph, load_settings, prepare_executor, prepare_workspace
@@ -120,6 +126,8 @@ def _run(
     if settings is None and file is not None:
         chosen.workspace = seen_from_here(chosen.workspace, Path(file))
     os.environ.update(chosen.environment or {})
+    if strict:
+        os.environ["OLMO_STRICT"] = "1"  # for the processes of steps, too
     multiprocessing.set_start_method(start_method or "spawn", force=True)
     chosen.executor = chosen.executor or {"type": "olmo"}
     chosen.workspace = chosen.workspace or {"type": "local", "dir": "workspace"}

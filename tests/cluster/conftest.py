@@ -3,8 +3,11 @@
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
 
 MEMORY = 100 << 20  # of an object store; nothing of ours goes through it
 
@@ -52,6 +55,8 @@ class ThreeNodes:
 @pytest.fixture(scope="session")
 def three_nodes(tmp_path_factory):
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+    # what the workers of its nodes import: a cluster has the code of its users installed
+    os.environ["PYTHONPATH"] = str(ROOT)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing is told to anybody
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     made = ThreeNodes()
