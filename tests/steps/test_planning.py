@@ -156,6 +156,17 @@ def test_what_was_discarded_runs_where_a_step_that_runs_reads_it(place):
     assert not results.inventory(built["one"].unique_id).discarded
 
 
+def test_a_damaged_result_is_the_reason_to_make_it_again(place):
+    place.run(GRAPH)
+    id = build_steps(GRAPH)["both"].unique_id
+    page = Results(place.root).folder(id) / "page.html"
+    page.write_text(page.read_text(encoding="utf-8")[:-1], encoding="utf-8")
+    assert place.states(GRAPH)["both"] == "will run"
+    (reason,) = place.reasons(GRAPH, "both")
+    assert reason.startswith("its result is damaged: has ") and "committed with" in reason
+    assert place.run(GRAPH) == {"both"}
+
+
 def test_what_a_step_needs_is_told(place):
     asking = write("x", needs={"disk": "1TB", "credentials": ["HF_TOKEN"]})
     asking["step_resources"] = {"gpu_count": 8, "memory": "2GiB"}

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_json
 from pipeline.store.cleaning import (
     InUse,
@@ -12,8 +13,11 @@ from pipeline.store.cleaning import (
     remove,
     remove_run,
 )
+from pipeline.store.discarding import discard
+from pipeline.store.leases import run_lease
 from pipeline.store.results import Results
 from pipeline.store.survey import Survey, read_runs
+from pipeline.store.verifying import find_all_damage
 from tests.store.conftest import Maker
 
 
@@ -153,6 +157,40 @@ def test_what_somebody_works_on_and_what_that_work_reads_is_never_removed(maker)
         with pytest.raises(InUse):
             remove_run(results, "one")
     assert kinds(clean(results)) == {"result": sorted([mix, tokens])}  # the run names neither
+
+
+def test_a_run_that_lives_and_what_its_steps_read_is_never_removed_between_two_steps(maker):
+    results = maker.results
+    tokens = maker.tokens()
+    mix = maker.mix(tokens)
+    maker.run("one", tokens=tokens, mix=mix)
+    with results.lease(run_lease("one")):
+        assert Survey(results).in_use() == {tokens, mix}
+        with pytest.raises(InUse, match="run-one is in use"):
+            remove_run(results, "one")
+        assert clean(results).places == []
+    remove_run(results, "one")
+    assert kinds(clean(results))["result"] == sorted([mix, tokens])
+
+
+def test_what_stands_behind_a_link_is_neither_used_nor_removed(maker, tmp_path):
+    results = maker.results
+    kept = maker.documents(1)
+    maker.run("one", docs=kept)
+    outside = tmp_path / "outside"
+    results.folder(kept).rename(outside)
+    results.folder(kept).symlink_to(outside)
+    before = sorted(outside.iterdir())
+    assert "is a link" in str(results.fault(kept)) and kept not in results
+    with pytest.raises(CorruptShard, match="is a link"):
+        discard(results, kept)
+    memory = results.root / "memo" / "files" / "zz" / ("b" * 64)
+    memory.parent.mkdir(parents=True)
+    memory.symlink_to(outside)
+    (outside / "note.json").write_text("{}")
+    find_all_damage(results)
+    clean(results)
+    assert sorted(outside.iterdir()) == sorted([*before, outside / "note.json"])
 
 
 def test_removing_a_result_removes_its_series_and_its_memories_unless_others_have_them(maker):
