@@ -11,6 +11,7 @@ from pipeline.core.errors import nearest
 from pipeline.core.keys import Json
 from pipeline.store.code import Code
 from pipeline.store.earlier import Cause, Earlier, first_causes
+from pipeline.store.finding import NotFound, find_result
 from pipeline.store.results import Results, is_id
 from steps.base import PipelineStep
 from steps.planning import reason_of
@@ -54,9 +55,7 @@ class Comparison:
         return [*named, *causes, *self._other_code(old, new)]
 
     def id_of(self, text: str) -> str:
-        """The id that `experiment.jsonnet:step`, `run:step`, an id or its beginning stands for."""
-        if is_id(text):
-            return text
+        """The id that `experiment.jsonnet:step`, or what `find_result` takes, stands for."""
         place, colon, name = text.rpartition(":")
         if text.endswith(EXPERIMENTS):
             raise UnknownResult(f"{text} names no step; it must be {text}:STEP")
@@ -68,18 +67,10 @@ class Comparison:
             if name not in built:
                 raise UnknownResult(f"{place} has no step {name!r}{nearest(name, built)}")
             return built[name].unique_id
-        if colon:
-            runs = dict(self.earlier.runs)
-            if place not in runs:
-                raise UnknownResult(f"there is no run {place!r}{nearest(place, runs)}")
-            if name not in runs[place]:
-                raise UnknownResult(f"run {place} has no step {name!r}{nearest(name, runs[place])}")
-            return runs[place][name]
-        found = [id for id in self.results if text and (id.startswith(text) or _hash(id, text))]
-        if len(found) != 1:
-            many = f"is the beginning of {len(found)} ids" if found else "is no result"
-            raise UnknownResult(f"{text!r} {many} in {self.results.root}")
-        return found[0]
+        try:
+            return find_result(self.results, text)
+        except NotFound as error:
+            raise UnknownResult(str(error)) from error
 
     def key(self, id: str) -> dict[str, Json] | None:
         """The key of a step that was built or of a result that is there."""
@@ -128,8 +119,3 @@ class Comparison:
         if parts:
             more = f" and {len(parts) - MAX_PARTS} more" if len(parts) > MAX_PARTS else ""
             yield f"code: {', '.join(parts[:MAX_PARTS])}{more}"
-
-
-def _hash(id: str, text: str) -> bool:
-    """Whether a text is the beginning of an id's digest, and long enough to mean it."""
-    return len(text) >= 4 and id.rsplit("-", 1)[-1].startswith(text)

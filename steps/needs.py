@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,12 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = Fa
     memory: dict[str, float] = {}
     disk: dict[str, float] = {}
     secrets: dict[str, list[str]] = {}
+    packages: dict[str, list[str]] = {}
     for step in steps:
+        for value in step.kwargs.values():
+            for each in getattr(value, "PACKAGES", ()):
+                if find_spec(each) is None:
+                    packages.setdefault(each, []).append(step.name)
         demand = demand_of(step)
         for kind, much in ((cpus, demand.cpus), (gpus, demand.gpus), (memory, demand.memory)):
             if much and not elsewhere:
@@ -74,6 +80,9 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = Fa
     if (total := sum(disk.values())) > free:
         named = _named({name: size for name, size in disk.items() if size})
         lines.append(f"disk: {_size(total)} for {named}; {_size(free)} are free at {workspace}")
+    for name, users in sorted(packages.items()):
+        named = _named(dict.fromkeys(users, 0))
+        lines.append(f"packages: {name} for {named}; pip install -e '.[{name}]'")
     for name, users in sorted(secrets.items()):
         lines.append(f"credentials: {name} must be set for {_named(dict.fromkeys(users, 0))}")
     return lines

@@ -14,7 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pipeline.core.engine import guarded, shown
 from pipeline.core.errors import MissingDependency, ShardFailed, Unavailable
@@ -42,6 +42,8 @@ class RayEngine:
     address: str | None = None
     cpus_per_shard: float = 1.0
     max_retries: int = 3
+
+    PACKAGES: ClassVar[tuple[str, ...]] = ("ray",)  # optional, and needed before anything runs
 
     def __post_init__(self) -> None:
         if self.cpus_per_shard <= 0:

@@ -99,6 +99,8 @@ def _details(made: Made, arguments: dict[str, Json]) -> Iterator[str]:
         yield f"{visible(name)} = {visible(_cut(shown_value(value)))}"
     for name, source in made.sources.items():
         yield f"{visible(name)}: fingerprint {visible(_cut(str(source['fingerprint'])))}"
+    if made.damage:
+        yield visible(f"damaged: {made.damage}")
     manifest = made.manifest
     sources, licences = manifest.get("sources"), manifest.get("licences")
     known = (

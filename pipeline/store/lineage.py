@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ class Made:
         inputs: where in the arguments -> id of the result that stands there.
         record: how it was made; of a linked result, how the earlier one was.
         linked_from: the earlier result that it has its files from.
-        manifest: what it is, as JSON; empty where it is gone.
+        manifest: what it is, as JSON; empty where it is gone or damaged.
+        damage: why what stands there cannot be used; "" if it can, or is gone.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Made:
     record: dict[str, Any] = field(default_factory=dict)
     linked_from: str | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    damage: str = ""
 
     @property
     def is_here(self) -> bool:
@@ -82,6 +85,7 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
         record = _object(results.folder(earlier) / RECORD) | {"name": record.get("name")}
     else:
         earlier = None
+    fault = results.fault(id) if os.path.lexists(folder) else None
     name = names.get(id) or record.get("name") or kind[1]
     return Made(
         id=id,
@@ -93,7 +97,8 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
         inputs=inputs,
         record=record,
         linked_from=earlier,
-        manifest=_object(folder / MANIFEST),
+        manifest=_object(folder / MANIFEST) if fault is None else {},
+        damage=fault.reason if fault else "",
     )
 
 

@@ -38,6 +38,8 @@ def main(arguments: list[str]) -> int:
     results = Results(options.workspace)
     try:
         made = lineage(results, _found(results, options.result))
+        if made[-1].damage:
+            raise ValueError(f"{options.result}: {made[-1].id} is damaged: {made[-1].damage}")
         if not made[-1].is_here:
             raise ValueError(f"{options.result}: {made[-1].id} is not in {options.workspace}")
         if options.rocrate is not None:

@@ -11,7 +11,8 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="olmo why",
         description=main.__doc__,
-        epilog="Each is experiment.jsonnet:step, run:step, or the id of a result or its beginning.",
+        epilog="Each is experiment.jsonnet:step, a step of the latest run, run:step, or the "
+        "beginning of an id.",
     )
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B", nargs="?")

@@ -1,5 +1,6 @@
 import base64
 import json
+import shutil
 from hashlib import sha256
 from urllib.parse import unquote
 
@@ -9,6 +10,7 @@ import steps  # noqa: F401  registers every step
 from pipeline.report.rocrate import METADATA, spdx, write_crate
 from pipeline.store.finding import find_result
 from pipeline.store.lineage import lineage
+from pipeline.store.results import Results
 from steps.cli.__main__ import main
 from steps.defaults import chosen_arguments
 from tests.steps.made import graph, run
@@ -128,6 +130,14 @@ def test_the_command_tells_a_tree_or_writes_a_crate(results, tmp_path, capsys):
     assert main(["provenance", f"{experiment}:kpet", *workspace]) == 1
     assert "did you mean 'kept'" in capsys.readouterr().err
     assert main(["provenance", "nothing", "-w", str(tmp_path / "empty")]) == 1
+    damaged = tmp_path / "damaged"
+    shutil.copytree(results.root, damaged, symlinks=True)
+    manifest = Results(damaged).folder(find_result(results, "kept")) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"num_documents": ', '"num_documents": 1'))
+    assert main(["provenance", "kept", "-w", str(damaged)]) == 1
+    assert "is damaged: " in capsys.readouterr().err
+    assert main(["provenance", "tokens", "-w", str(damaged)]) == 0
+    assert "damaged: " in capsys.readouterr().out
 
 
 @pytest.mark.parity

@@ -99,10 +99,10 @@ def test_where_a_key_is_gone_the_search_ends(place, capsys):
         (["old.jsonnet:bth"], "did you mean 'both'"),
         (["frst:both"], "did you mean 'first'"),
         (["first:bth"], "did you mean 'both'"),
-        (["Join"], "is the beginning of 2 ids"),
-        (["../x"], "is no result"),
+        (["JoinTexts-"], "begins"),
+        (["../x"], "is no step of the latest run and no id"),
         (["no.jsonnet:x"], "there is no such file"),
-        (["first:one", "x"], "is no result"),
+        (["first:one", "x"], "is no step of the latest run and no id"),
     ],
 )
 def test_what_cannot_be_found_is_named(place, capsys, asked, said):
@@ -122,3 +122,9 @@ def test_another_step_of_the_same_run_is_no_earlier_result(place, capsys):
 
 def test_steps_of_two_kinds_are_one_difference(place, capsys):
     assert why(capsys, "first:one", "first:both")[2:] == ['both: step: "WriteText" -> "JoinTexts"']
+
+
+def test_a_step_of_the_latest_run_is_a_name_as_for_every_other_command(place, capsys):
+    place.run(CHANGED, "second")
+    assert why(capsys, "first:both", "both") == why(capsys, "first:both", "second:both")
+    assert why(capsys, "first:both", "both")[2].startswith("both <- one")

@@ -126,3 +126,14 @@ def test_building_a_graph_fetches_nothing(monkeypatch):
 
     monkeypatch.setattr(socket, "socket", refuse)
     assert built("olmo7b")["base"].unique_id.startswith("Pretrain-")
+
+
+def test_an_optional_package_that_is_not_there_is_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "b"}\n')
+    source = {"type": "jsonl", "path": str(tmp_path / "in.jsonl"), "source": "s"}
+    documents = {"type": "ref", "ref": "corpus"}
+    tag = {"type": "tag", "documents": documents, "taggers": ["lengths"], "engine": "ray"}
+    graph = build_steps({"corpus": {"type": "ingest", "source": source}, "quality": tag})
+    (line,) = lacking(graph.values(), tmp_path)
+    assert line == "packages: ray for quality; pip install -e '.[ray]'"
