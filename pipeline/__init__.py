@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def open_workspace(path: str | Path = ".") -> Workspace:
-    """What is in a workspace; `path` is its folder, or the folder that has it as `workspace/`.
+    """What is in a workspace; `path` is its folder, or one with a `workspace/`, or below that one.
 
     Raises:
         FileNotFoundError: there is no workspace.

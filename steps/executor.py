@@ -55,7 +55,7 @@ class LocalExecutor(Executor):
         workers: int = 1,
     ) -> None:
         super().__init__(workspace, include_package, parallelism)
-        self.workers = parallelism or workers
+        self.workers = workers if parallelism is None else parallelism
         if self.workers < 1:
             raise WiringError(f"the executor's workers are {self.workers}; at least 1 is needed")
         if not isinstance(workspace, ResultWorkspace):

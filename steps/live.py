@@ -185,7 +185,7 @@ def _how(outcome: Outcome) -> str:
     words = {
         "linked": "linked: an earlier result has the same content of inputs",
         "pulled": "pulled from the shared cache",
-        "cached": "made by another run",
+        "cached": "there meanwhile: another step or run made it",
     }
     word = words.get(outcome.state, "")
     spent = duration(outcome.seconds)

@@ -45,13 +45,14 @@ if TYPE_CHECKING:
 
 
 def open_workspace(path: str | Path = ".") -> Workspace:
-    """What is in a workspace; `path` is its folder, or the folder that has it as `workspace/`.
+    """What is in a workspace; `path` is its folder, or one with a `workspace/`, or below that one.
 
     Raises:
         FileNotFoundError: there is no workspace.
     """
     place = Path(path)
-    for each in (place, place / "workspace"):
+    above = [each / "workspace" for each in (place, *place.resolve().parents)]
+    for each in (place, *above):
         if (each / "cache").is_dir() or (each / "runs").is_dir():
             return Workspace(Results(each))
     raise FileNotFoundError(f"{place}: there is no workspace; nothing was run yet")
