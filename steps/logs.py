@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeGuard
+from typing import IO, TYPE_CHECKING, TypeGuard
 
 from rich.errors import MarkupError
 from rich.text import Text
@@ -55,7 +55,13 @@ class _PlainText(logging.Formatter):
         return line
 
 
-class _ToFile(logging.StreamHandler[IO[str]]):
+if TYPE_CHECKING:
+    _Stream = logging.StreamHandler[IO[str]]
+else:
+    _Stream = logging.StreamHandler  # takes no parameter before Python 3.11
+
+
+class _ToFile(_Stream):
     """Adds records to a file; a disk that is full stops work where it matters, not here."""
 
     def __init__(self, file: IO[str]) -> None:
