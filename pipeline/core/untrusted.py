@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 MAX_BYTES = 256 << 20  # a manifest of half a million shards
 MAX_INT = 1 << 63
-REMEMBERED, REMEMBERED_BYTES = 64, 4 << 20  # values, and the largest text of one
+REMEMBERED_BYTES = 8 << 20  # of text whose values are kept
 T = TypeVar("T")
 
 
@@ -64,19 +64,20 @@ class Remembered(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, bytes], T] = OrderedDict()
+        self._known: OrderedDict[tuple[str, bytes], tuple[int, T]] = OrderedDict()
+        self._num_bytes = 0
 
     def get(self, name: str, text: bytes, make: Callable[[bytes], T]) -> T:
         """`make(text)`, or what that was for the same name and bytes."""
         key = (name, hashlib.sha256(text).digest())
         if key in self._known:
             self._known.move_to_end(key)
-            return self._known[key]
+            return self._known[key][1]
         made = make(text)
-        if len(text) <= REMEMBERED_BYTES:
-            self._known[key] = made
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
+        self._known[key] = (len(text), made)
+        self._num_bytes += len(text)
+        while self._num_bytes > REMEMBERED_BYTES:
+            self._num_bytes -= self._known.popitem(last=False)[1][0]
         return made
 
 

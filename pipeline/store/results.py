@@ -1,12 +1,12 @@
 """One directory a result; its state is read from the files, never from a database.
 
-    <root>/work/<id>/     a result in the making; stays after a kill, so that work goes on
-    <root>/cache/<id>/    a result: manifest.json, key.json, run.json, files.json and its files
-    <root>/damaged/       what was found broken, each with the reason; never used, made again
-    <root>/leases/        who works on what
-    <root>/memo/          content key -> result, and work of finer grain
-    <root>/series/        training trajectories, shared by every view of them
-    <root>/runs/<name>/   links to look at
+    work      a folder an id: results in the making; they stay after a kill, so that work goes on
+    cache     a folder an id: manifest.json, key.json, run.json, files.json and the result's files
+    damaged   what was found broken, each with the reason; never used, made again
+    leases    who works on what
+    memo      content key -> result, and work of finer grain
+    series    training trajectories, shared by every view of them
+    runs      a folder a run: links to look at
 
 A result is committed by one rename, so what stands in `cache/` with a manifest is complete. It is
 taken as there while its files stand in their sizes; `unreadable` digests what may have changed.

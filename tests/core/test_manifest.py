@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core import untrusted
 from pipeline.core.artifacts import (
     Artifact,
     Documents,
@@ -176,3 +177,20 @@ def test_every_flipped_byte_of_a_page_is_found_by_the_reader(tmp_path):
             assert read_shard(tmp_path, documents.shards[0]).equals(whole)
         except CorruptShard as error:
             assert "00000.parquet" in str(error)
+
+
+def test_what_was_read_is_remembered_by_its_bytes_and_within_bounds(monkeypatch):
+    monkeypatch.setattr(untrusted, "REMEMBERED_BYTES", 10)
+    made, known = [], untrusted.Remembered()
+
+    def get(name, text):
+        return known.get(name, text, lambda given: made.append(given) or given.decode())
+
+    assert [get("a", b"1234"), get("a", b"1234"), get("b", b"1234")] == ["1234"] * 3
+    assert made == [b"1234"] * 2
+    get("a", b"12")
+    get("a", b"123")  # the oldest gives way
+    assert get("a", b"x" * 11) == "x" * 11 and get("a", b"x" * 11) and made.count(b"x" * 11) == 2
+    made.clear()
+    get("a", b"1234")
+    assert made == [b"1234"]

@@ -1,6 +1,7 @@
 """Taggers whose measure is somebody else's: a fastText model, a Python file."""
 
 import math
+import os
 import struct
 from collections import Counter
 
@@ -164,3 +165,21 @@ def test_what_a_file_gives_is_held_against_its_columns(gives, message, tmp_path)
     documents = make_documents(tmp_path / "d", [["x"]])
     with pytest.raises(CorruptShard, match=message):
         tag_documents(documents, [PythonFile(str(tmp_path / "own.py"))], out=tmp_path / "o")
+
+
+def test_a_file_that_is_written_anew_is_not_measured_as_it_was_before(tmp_path):
+    path = tmp_path / "own.py"
+    documents = make_documents(tmp_path / "d", [["HEY"]])
+    found = []
+    for number, text in enumerate((OWN, OWN.replace("isupper", "islower"))):
+        path.write_text(text)
+        os.utime(path, ns=(number * 10**9,) * 2)
+        made = tag_documents(documents, [PythonFile(str(path))], out=tmp_path / str(number))
+        found += column(made, "shouting")
+    assert found == [1, 0]
+    model = train_fasttext(tmp_path / "m.bin", TALK)
+    tagger = FastText("t", model, ("toxic",))
+    before = tagger.measure("you fool")["toxic"]
+    train_fasttext(tmp_path / "m.bin", dict(zip(TALK, reversed(TALK.values()), strict=True)))
+    os.utime(tmp_path / "m.bin", (1, 1))
+    assert tagger.measure("you fool")["toxic"] < 0.5 < before

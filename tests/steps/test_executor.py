@@ -160,7 +160,7 @@ def test_a_stopped_run_ends_its_children_and_goes_on_later(lab):
     for workers, signum, status in ((1, signal.SIGINT, 130), (2, signal.SIGTERM, 75)):
         running = lab.start("x.json", "-n", "r", "-j", str(workers))
         deadline = time.monotonic() + 60
-        while not (found := list(lab.folder.glob("ws/work/*/child"))):
+        while not (found := list((lab.folder / "ws" / "work").glob("*/child"))):
             assert time.monotonic() < deadline and running.poll() is None
             time.sleep(0.05)
         time.sleep(0.3)
@@ -182,7 +182,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(lab):
     lab.write(a=toy(does="wait_with_child"), b=toy(value=2, seconds=60.0))
     running = lab.start("x.json", "-j", "2")
     deadline = time.monotonic() + 60
-    while not (found := list(lab.folder.glob("ws/work/*/child"))):
+    while not (found := list((lab.folder / "ws" / "work").glob("*/child"))):
         assert time.monotonic() < deadline and running.poll() is None
         time.sleep(0.05)
     time.sleep(0.3)

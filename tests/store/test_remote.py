@@ -360,7 +360,7 @@ def test_a_path_of_an_entry_never_leaves_its_folder(files):
         entry = Entry({}, {}, {}, stored, {}, [])
     except ValueError:
         return
-    folder = Path("/workspace/work/result")
+    folder = Path("/some", "work", "result")
     for path in entry.files:
         assert folder in Path(os.path.normpath(folder / path)).parents
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, TypeAlias
 
@@ -23,3 +24,12 @@ class Tagger(Protocol):
     def measure(self, text: str) -> dict[str, Value]:
         """A value for each column; None where the measure is not defined for the text."""
         ...
+
+
+State: TypeAlias = tuple[int, int]  # time and size of a file
+
+
+def state_of(path: str) -> State:
+    """What tells a file from what stood there before, for what a process remembers of it."""
+    found = os.stat(path)
+    return found.st_mtime_ns, found.st_size

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data.taggers import DECIMALS, SpanRow, Value
+from pipeline.data.taggers import DECIMALS, SpanRow, State, Value, state_of
 from pipeline.data.text import paragraphs
 
 
@@ -73,13 +73,14 @@ class FastText:
     def _scores(self, text: str) -> dict[str, float]:
         line = (text.lower() if self.lower else text).replace("\n", " ").strip()
         path = _local(self.model)
-        known = _labels(path)
+        state = state_of(path)
+        known = _labels(path, state)
         for label in self.labels:
             if label not in known:
                 raise ValueError(f"labels has {label!r}; the model has {', '.join(sorted(known))}")
         if not line:
             return dict.fromkeys(self.labels, 0.0)
-        labels, scores = _model(path).predict(line, k=-1)
+        labels, scores = _model(path, state).predict(line, k=-1)
         found = dict(zip(labels, scores, strict=True))
         return {
             each: round(min(1.0, float(found.get(PREFIX + each, 0.0))), DECIMALS)
@@ -101,7 +102,7 @@ def _local(model: OutsideFile) -> str:
 
 
 @cache
-def _model(path: str) -> Any:
+def _model(path: str, state: State) -> Any:
     try:
         import fasttext
     except ImportError as error:
@@ -113,6 +114,6 @@ def _model(path: str) -> Any:
 
 
 @cache
-def _labels(path: str) -> frozenset[str]:
-    labels, _ = _model(path).predict("a", k=-1, threshold=-1.0)
+def _labels(path: str, state: State) -> frozenset[str]:
+    labels, _ = _model(path, state).predict("a", k=-1, threshold=-1.0)
     return frozenset(each.removeprefix(PREFIX) for each in labels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.core.files import file_sha256
-from pipeline.data.taggers import Value
+from pipeline.data.taggers import State, Value, state_of
 
 KINDS = ("number", "spans")
 
@@ -55,14 +54,14 @@ class PythonFile:
     @property
     def COLUMNS(self) -> Mapping[str, str]:
         """Column -> kind."""
-        return _columns(self.path, os.stat(self.path).st_mtime_ns)
+        return _columns(self.path, state_of(self.path))
 
     def fingerprint(self) -> str:
         """The digest of the file."""
         return file_sha256(Path(self.path))
 
     def measure(self, text: str) -> dict[str, Value]:
-        made = _measure(self.path)(text, **self.parameters)
+        made = _measure(self.path, state_of(self.path))(text, **self.parameters)
         if not isinstance(made, dict) or made.keys() != self.COLUMNS.keys():
             told = sorted(made) if isinstance(made, dict) else type(made).__name__
             raise ValueError(f"measure gives {told}; it must give {sorted(self.COLUMNS)}")
@@ -81,7 +80,7 @@ def _value(name: str, kind: str, value: Any) -> Value:
 
 
 @cache
-def _columns(path: str, changed: int) -> Mapping[str, str]:
+def _columns(path: str, state: State) -> Mapping[str, str]:
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
         found = [
@@ -101,7 +100,7 @@ def _columns(path: str, changed: int) -> Mapping[str, str]:
 
 
 @cache
-def _measure(path: str) -> Callable[..., Any]:
+def _measure(path: str, state: State) -> Callable[..., Any]:
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
