@@ -117,7 +117,7 @@ def _asked(needs: dict[str, Any]) -> str:
         if name == "credentials":
             told += each
         elif name in words:
-            told.append(f"{each:g} {words[name]}{'s' * (each != 1)}")
+            told.append(f"{each:g} {words[name]}" + "s" * (each != 1))
         else:
             told.append(f"{each} of {name}")
     return f"needs {', '.join(told)}" if told else ""

@@ -14,6 +14,7 @@ from tango.workspace import Workspace
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import MISSING, Change, Json, changes, digest
+from pipeline.core.terminal import counted
 from pipeline.store.earlier import Cost, Earlier, is_input
 from pipeline.store.results import Results
 from steps.base import PipelineStep
@@ -151,7 +152,7 @@ def summary(planned: list[StepPlan]) -> str:
         seconds = sum(each.seconds or 0 for each in known)
         num_bytes = sum(each.num_bytes or 0 for each in known)
         took = f"; {len(known)} of them took {duration(seconds)} and {size(num_bytes)} before"
-    return f"{len(planned)} step{'s' * (len(planned) != 1)}: {told or 'nothing to do'}{took}"
+    return f"{counted(len(planned), 'step')}: {told or 'nothing to do'}{took}"
 
 
 def _ordered(steps: Iterable[Step[Any]]) -> list[Step[Any]]:

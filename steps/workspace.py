@@ -166,7 +166,7 @@ class ResultWorkspace(Workspace):
             self.note_run(name, ids)
         except OSError as error:  # a full or read-only disk still has results
             name = name or str(petname.generate())
-            cli_logger.warning("the run %s is not written down: %s", name, error)
+            cli_logger.warning("the run %s is not written down: %s", name, error.strerror)
         infos = {step: self.step_info(id) for step, id in ids.items()}
         return Run(name, infos, datetime.now(timezone.utc))
 

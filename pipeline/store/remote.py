@@ -41,11 +41,13 @@ class Moved:
 
     "kept" means that the other side has another content under this id and keeps it: the step does
     not give the same bytes everywhere, as trainings do. "discarded": its data is not here.
+    "refused": it cannot be taken, and `reason` says why.
     """
 
     id: str
-    state: Literal["moved", "there", "kept", "discarded"]
+    state: Literal["moved", "there", "kept", "discarded", "refused"]
     num_bytes: int = 0
+    reason: str = ""
 
 
 class Remote:
@@ -143,13 +145,20 @@ class Remote:
     def pull(self, results: Results, ids: Iterable[str]) -> list[Moved]:
         """Copy results here, and those whose files they read; every byte is checked on the way.
 
+        Nothing is used of one that is not what its entry says, or whose series here has a
+        checkpoint with other weights: it is "refused", and the others are pulled.
+
         Raises:
             KeyError: the remote has no such result.
-            CorruptShard: what stands there is not what its entry says; nothing of it is used.
-            MismatchedInputs: the series here has a checkpoint with other weights.
         """
+        moved: list[Moved] = []
         with byte_bar("pull") as bar:
-            return self._pull(results, ids, bar)
+            for id in ids:
+                try:
+                    moved += self._pull(results, [id], bar)
+                except (CorruptShard, MismatchedInputs) as fault:
+                    moved.append(Moved(id, "refused", reason=str(fault)))
+        return moved
 
     def _pull(self, results: Results, ids: Iterable[str], bar: Bytes) -> list[Moved]:
         moved: list[Moved] = []
@@ -257,7 +266,8 @@ class Remote:
 
         def look() -> bool:
             id = self.find(content_key)
-            return id is not None and id in self and bool(self.pull(results, [id]))
+            with byte_bar("pull") as bar:
+                return id is not None and id in self and bool(self._pull(results, [id], bar))
 
         return results.find_earlier(content_key) if self._tried(look) else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_to_change, parser_of, told
 
 
 @told
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from pipeline.store.cleaning import discard_data
     from pipeline.store.results import inputs_of
 
-    workspace = open_named(options.workspace)
+    workspace = open_to_change(options.workspace)
     status = 0
     for what in options.what:
         try:
