@@ -14,6 +14,7 @@ MAX_REASONS = 3
 COLOURS = {  # of the boxes in a picture
     "cached": "#d5e8d4",
     "linked": "#d5e8d4",
+    "in remote": "#d5e8d4",
     "code changed": "#fff2cc",
     "maybe linked": "#dae8fc",
     "will run": "#f8cecc",

@@ -56,6 +56,7 @@ class Remote:
     def __init__(self, url: str) -> None:
         self.store = ObjectStore(url)
         self._is_out_of_reach = False
+        self._seen: dict[str, bool] = {}  # ids that `reachable` asked for
 
     def __contains__(self, id: str) -> bool:
         return self.store.size(_entry(id)) is not None
@@ -239,15 +240,20 @@ class Remote:
     # ---------------------------------------------------------------- read-through
 
     def reachable(self, ids: Iterable[str]) -> set[str]:
-        """Those of the results that stand there; none where the remote is out of reach."""
-        found: set[str] = set()
+        """Those of the results that stand there; none where the remote is out of reach.
+
+        Each is asked for once, as at the start of a run.
+        """
+        asked = [id for id in ids if is_id(id)]
 
         def look() -> bool:
-            found.update(self.having(id for id in ids if is_id(id)))
+            new = [id for id in asked if id not in self._seen]
+            there = self.having(new)
+            self._seen |= {id: id in there for id in new}
             return True
 
         self._tried(look)
-        return found
+        return {id for id in asked if self._seen.get(id)}
 
     def bring(self, results: Results, id: str) -> bool:
         """Pull a result whose lease the caller holds, if it is there and sound; else say why not.

@@ -62,7 +62,7 @@ def open_to_change(path: str | None) -> Workspace:
 
 def refuse_read_only(workspace: Path) -> None:
     """Raises ValueError where nothing can be changed in a workspace."""
-    if not os.access(workspace, os.W_OK):
+    if workspace.is_dir() and not os.access(workspace, os.W_OK):
         raise ValueError(f"the workspace {workspace} is read-only; nothing was changed")
 
 
