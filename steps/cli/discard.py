@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
                 continue
             num_bytes = discard_data(workspace.results, id)
             print(f"{id}: {as_bytes(num_bytes)} came free")
+            if num_bytes == 0:
+                print("  its files have other names still, in another result or in a copy")
             if not inputs_of(workspace.results.folder(id)):
                 print("  it is read from its source again when a step needs it")
         except (PipelineError, ValueError) as fault:
