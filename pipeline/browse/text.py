@@ -18,7 +18,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.core.untrusted import read_json
-from pipeline.data.filtering import FUNNEL, REMOVED
+from pipeline.data.funnel import FUNNEL, REMOVED
 
 MOST_ROWS = 200_000  # of a table of measures that a histogram is made of
 NUM_BARS = 16
@@ -58,25 +58,41 @@ def documents(made: Documents, limit: int) -> Iterator[Block]:
     yield from _removed(made.root, limit)
 
 
+COUNTS = [f"{unit}_removed_{which}" for which in ("first", "alone") for unit in ("num", "bytes")]
+
+
 def _funnel(root: Path) -> Iterator[Block]:
-    """What each rule of a filter removed or changed."""
+    """What each rule of a filter removed or changed, and of which source."""
     path = root / FUNNEL
     if not path.exists():
         return
     try:
         form = read_json(path)
-        rows = [dict(row) for row in form["rules"]]
-        heads = [
-            name
-            for name in ("rule", "num_removed_first", "num_removed_alone", "num_changed")
-            if any(name in row for row in rows)
+        rules = [dict(row) for row in form["rules"]]
+        by_source = [
+            {"source": name, "rule": row["rule"], **counts}
+            for row in rules
+            for name, counts in row.get("sources", {}).items()
         ]
-        given, kept = int(form["num_documents"]), int(form["num_kept"])
+        heads = [n for n in ("rule", *COUNTS, "num_changed") if any(n in row for row in rules)]
+        said = f"rules: {int(form['num_kept']):,} of {int(form['num_documents']):,}"
+        whole = _grid(f"{said} documents were kept", heads, rules)
+        parts = _grid("removed by source", ["source", "rule", *COUNTS], by_source)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorruptShard(path, None, f"is no funnel ({error})") from error
+    yield whole
+    if len({row["source"] for row in by_source}) > 1:
+        yield parts
+
+
+def _grid(title: str, heads: list[str], rows: list[dict[str, Any]]) -> Grid:
+    """Counts under their names; those of bytes with their units."""
     titles = [head.removeprefix("num_").replace("_", " ") for head in heads]
-    cells = [[row.get(head) for head in heads] for row in rows]
-    yield Grid(f"rules: {kept:,} of {given:,} documents were kept", titles, cells)
+    cells = [
+        [Bytes(row[n]) if n.startswith("bytes_") and n in row else row.get(n) for n in heads]
+        for row in rows
+    ]
+    return Grid(title, titles, cells)
 
 
 def _removed(root: Path, limit: int) -> Iterator[Block]:

@@ -17,7 +17,7 @@ from pipeline.core.artifacts import MANIFEST, Attributes, Checkpoints, Documents
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
-from pipeline.data.filtering import FUNNEL, REMOVED
+from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.model.config import OlmoConfig
 
 OBJECTIVES = ("next_token", "masked", "dpo")

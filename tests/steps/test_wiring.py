@@ -31,7 +31,7 @@ def test_a_graph_is_built_with_typed_components():
     built = build_steps(graph())
     assert list(built) == ["corpus", "quality", "kept"]
     assert built["quality"].kwargs["taggers"] == [Gopher()]
-    assert built["kept"].unique_id.startswith("Filter-001-")
+    assert built["kept"].unique_id.startswith("Filter-002-")
 
 
 @pytest.mark.parametrize(
