@@ -18,6 +18,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.core.untrusted import read_json
+from pipeline.data.decontaminate import HIT, HITS
 from pipeline.data.funnel import FUNNEL, REMOVED
 
 MOST_ROWS = 200_000  # of a table of measures that a histogram is made of
@@ -96,7 +97,12 @@ def _grid(title: str, heads: list[str], rows: list[dict[str, Any]]) -> Grid:
 
 
 def _removed(root: Path, limit: int) -> Iterator[Block]:
-    path = root / REMOVED
+    names = ["source", "id", "rule", "value", "text"]
+    yield from _beside(root / REMOVED, "removed documents", names, limit)
+
+
+def _beside(path: Path, title: str, names: list[str], limit: int) -> Iterator[Block]:
+    """The first rows of a table that a step wrote beside its artifact."""
     if not path.exists():
         return
     try:
@@ -104,12 +110,10 @@ def _removed(root: Path, limit: int) -> Iterator[Block]:
             total = file.metadata.num_rows
             batches = file.iter_batches(batch_size=max(1, limit))
             rows = list(islice((row for b in batches for row in b.to_pylist()), limit))
-        shown = [
-            {name: row[name] for name in ("source", "id", "rule", "value", "text")} for row in rows
-        ]
+        shown = [{name: row[name] for name in names} for row in rows]
     except (OSError, ValueError, LookupError) as error:
         raise CorruptShard(path, None, f"not readable ({error})") from error
-    yield grid("removed documents", shown, total)
+    yield grid(title, shown, total)
 
 
 def attributes(made: Attributes, limit: int) -> Iterator[Block]:
@@ -122,6 +126,7 @@ def attributes(made: Attributes, limit: int) -> Iterator[Block]:
     )
     for table in made.tables:
         yield from _measures(made.root, table)
+    yield from _beside(made.root / HITS, "evaluation items that are hit", HIT.names, limit)
 
 
 def _measures(root: Path, table: AttributeTable) -> Iterator[Block]:

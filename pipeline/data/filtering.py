@@ -17,13 +17,13 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
-from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
+from pipeline.core.shards import ShardWriter, join_rows, read_batches, read_shard, shard_name
 from pipeline.data.document import DOCUMENT_SCHEMA, MetadataField
 from pipeline.data.funnel import (
+    REMOVED,
     REMOVED_SCHEMA,
     Counts,
     Tally,
-    join_removed,
     removed_rows,
     totals,
     write_funnel,
@@ -86,7 +86,7 @@ def filter_documents(
     first, alone = totals([each.first for each in done]), totals([each.alone for each in done])
     changed = [sum(each.replaced[place] for each in done) for place in range(len(rules))]
     write_funnel(out, rules, documents.num_documents, num_kept, first, alone, changed)
-    join_removed(out, [each.removed for each in done])
+    join_rows(out, REMOVED, REMOVED_SCHEMA, [each.removed for each in done])
     kept = totals([each.kept for each in done])
     counts = [kept.get(each.source, [[0, 0]])[0] for each in documents.sources]
     return Documents.of(

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.core.files import write_json
 from pipeline.core.keys import Json
@@ -140,15 +138,3 @@ def _removed(place: int, first: Counts, alone: Counts) -> dict[str, Json]:
     names = [f"{unit}_removed_{which}" for which in ("first", "alone") for unit in ("num", "bytes")]
     total = {name: sum(each[name] for each in by_source.values()) for name in names}
     return {**total, "sources": by_source}
-
-
-def join_removed(out: Path, parts: Sequence[str]) -> None:
-    """Make `removed.parquet` of the files of the shards, which are deleted then."""
-    temporary = out / f".{REMOVED}.tmp"
-    with pq.ParquetWriter(temporary, REMOVED_SCHEMA, compression="zstd") as writer:
-        for each in parts:
-            for batch in pq.ParquetFile(out / each).iter_batches():
-                writer.write_batch(batch)
-    os.replace(temporary, out / REMOVED)
-    for each in parts:
-        (out / each).unlink()
