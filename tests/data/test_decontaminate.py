@@ -144,7 +144,7 @@ def test_each_evaluation_item_is_named_with_the_documents_that_it_hits(tmp_path)
         (7, texts[0][7:-6]),
         (7, texts[0][7:-6]),
     ]
-    assert hits[2]["start"] is None and hits[3]["text"] == "some THREE words"
+    assert hits[2]["start"] == 2 and hits[3]["text"] == "some THREE words"
 
 
 def test_what_many_items_share_names_the_first_of_them(tmp_path):
