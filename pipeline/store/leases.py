@@ -78,11 +78,11 @@ class Lease:
         told = False
         pause = 0.02
         while not self._take():
-            if _heart.is_held_here(self.path):
-                raise RuntimeError(f"{self.path}: this thread holds it, and would wait for itself")
             if not told and self.waiting is not None and (held := _read(self.path)) is not None:
                 self.waiting(held.record)
                 told = True
+            if _heart.is_held_here(self.path):
+                raise RuntimeError(f"{self.path}: this thread holds it, and would wait for itself")
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
         self._beaten = time.monotonic()
