@@ -175,5 +175,7 @@ def open_results(
     said = read_settings(experiment).get("workspace")
     said = said if isinstance(said, dict) else {}
     folder = (workspace or str(said.get("dir", "workspace"))).removeprefix("local://")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise SyntaxFault(f"the workspace {folder} is a file; it must be a folder")
     strict = strict or is_strict() or (workspace is None and said.get("strict") is True)
     return Results(Path(folder), strict=strict)
