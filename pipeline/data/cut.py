@@ -87,7 +87,7 @@ class Cut:
             pieces = self.of.pieces()
             return chosen(pieces, [each.name for each in pieces], self.max_pieces)
         named = listed()
-        some = chosen(named, [name for _, name in named], self.max_pieces)
+        some = chosen(named, [each.name for each in named], self.max_pieces)
         found: list[Piece] = getattr(self.of, "pieces_of")(some)  # noqa: B009  only files have it
         return found
 

@@ -21,6 +21,7 @@ Message = dict[str, str]  # role and content
 ROLES = ("system", "user", "assistant")
 BATCH_BYTES = 4 << 20  # text held before it is written
 BATCH_ROWS = 1024
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Document(NamedTuple):
@@ -75,9 +76,7 @@ def json_text(value: Any) -> str:
     Raises:
         ValueError: it holds NaN or an infinity, which JSON has no form for.
     """
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return _JSON.encode(value)
 
 
 def write_documents(
