@@ -42,6 +42,14 @@ class Malformed(NamedTuple):
     reason: str
 
 
+class Skipped(NamedTuple):
+    """A record in which no document was looked for, or in which there is none; only counted."""
+
+    path: str
+    record: int | str
+    reason: str
+
+
 F = TypeVar("F", bound="Files")
 
 

@@ -17,6 +17,7 @@ from pipeline.data.document import Document
 from pipeline.data.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
 from pipeline.data.files import Malformed as Malformed
 from pipeline.data.files import Piece as Piece
+from pipeline.data.files import Skipped as Skipped
 from pipeline.data.records import Conversations, as_document, check_fields
 
 
@@ -42,7 +43,7 @@ class Source(Protocol):
         """The parts, in the order of the corpus."""
         ...
 
-    def read(self, piece: Piece) -> Iterator[Document | Malformed]:
+    def read(self, piece: Piece) -> Iterator[Document | Malformed | Skipped]:
         """The documents of one part, in order."""
         ...
 
