@@ -1,0 +1,120 @@
+"""Dolma's commands read the folders that we write, and we read those that they write."""
+
+import gzip
+import json
+import os
+import subprocess
+
+import pytest
+
+from pipeline.core.shards import read_shard
+from pipeline.data.dolma import export_dolma
+from pipeline.data.dolma_attributes import import_attributes
+from pipeline.data.filtering import filter_documents
+from pipeline.data.ingest import ingest_documents
+from pipeline.data.rules import Keep, Replace
+from pipeline.data.sources import Jsonl
+from pipeline.data.taggers.gopher import Gopher
+from pipeline.data.taggers.pii import Pii
+from pipeline.data.tagging import tag_documents
+from tests.data.conftest import column
+from tests.parity.test_dolma_taggers import hostile
+
+pytestmark = pytest.mark.parity
+
+
+def run(python, folder, *arguments):
+    command = [python.with_name("dolma"), *arguments]
+    environment = {**os.environ, "NLTK_DATA": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def lines_of(folder):
+    return [
+        json.loads(line)
+        for path in sorted(folder.glob("*.gz"))
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Documents of hostile text in a few files of Dolma's format."""
+    folder = tmp_path / "theirs" / "documents"
+    folder.mkdir(parents=True)
+    texts = [text for text in hostile(7, 600) if text.strip()]
+    for number in range(3):
+        rows = [
+            {"id": f"{number}-{place}", "text": text, "source": "s", "metadata": {"n": place}}
+            for place, text in enumerate(texts[number::3])
+        ]
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        (folder / f"{number}.jsonl.gz").write_bytes(gzip.compress(content))
+    source = Jsonl(str(folder / "*.gz"), "s")
+    return ingest_documents(source, out=tmp_path / "corpus", shard_bytes=20_000)
+
+
+def test_what_dolma_tags_is_read_as_what_we_measure(dolma, corpus, tmp_path):
+    taggers = ["gopher_v1", "pii_regex_with_counts_fast_v2"]
+    run(
+        dolma, tmp_path, "tag", "--documents", "theirs/documents/*.gz",
+        "--experiment", "exp", "--taggers", *taggers,
+    )  # fmt: skip
+    folder = tmp_path / "theirs" / "attributes" / "exp"
+    made = import_attributes(corpus, {"exp": folder}, out=tmp_path / "imported")
+    assert [each.name for each in made.tables] == taggers
+    ours = tag_documents(corpus, [Gopher(), Pii()], out=tmp_path / "ours")
+    words = [each for each in column_of(made, 0, "word_count")]
+    assert [each or 0 for each in words] == column_of(ours, 0, "word_count")
+    theirs = column_of(made, 1, "EMAIL_ADDRESS")
+    assert theirs == [
+        [{**span, "score": 1.0} for span in spans] for spans in column_of(ours, 1, "email_address")
+    ]
+    assert any(theirs)
+
+
+def test_dolma_mixes_what_we_export_as_we_filter_it(dolma, corpus, tmp_path):
+    ours = tag_documents(corpus, [Gopher(), Pii()], out=tmp_path / "ours")
+    made = export_dolma(corpus, {"exp": ours}, out=tmp_path / "dolma")
+    config = {
+        "streams": [
+            {
+                "name": "kept",
+                "documents": [str(made.root / "documents" / "*.gz")],
+                "attributes": ["exp"],
+                "output": {"path": str(tmp_path / "mixed"), "max_size_in_bytes": 10_000_000},
+                "filter": {
+                    "include": [],
+                    "exclude": ["$@.attributes[?(@.exp__gopher__word_count[0][2] < 20.0)]"],
+                },
+                "span_replacement": [
+                    {
+                        "span": "$.attributes.exp__pii__email_address",
+                        "min_score": 0.5,
+                        "replacement": "|||EMAIL|||",
+                    }
+                ],
+            }
+        ],
+        "processes": 1,
+    }
+    (tmp_path / "mix.json").write_text(json.dumps(config))
+    run(dolma, tmp_path, "-c", "mix.json", "mix")
+    rules = [
+        Keep("gopher.word_count", at_least=20),
+        Replace("pii.email_address", "|||EMAIL|||", min_score=0.5),
+    ]
+    kept = filter_documents(corpus, [ours], rules, out=tmp_path / "kept")
+    mixed = {each["id"]: each["text"] for each in lines_of(tmp_path / "mixed")}
+    assert mixed == dict(zip(column(kept, "id"), column(kept, "text"), strict=True))
+    assert 0 < len(mixed) < corpus.num_documents
+    assert any("|||EMAIL|||" in text for text in mixed.values())
+
+
+def column_of(attributes, table, name):
+    return [
+        value
+        for shard in attributes.tables[table].shards
+        for value in read_shard(attributes.root, shard).column(name).to_pylist()
+    ]
