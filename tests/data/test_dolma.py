@@ -125,7 +125,7 @@ def measured_texts(draw):
     return shards, rows
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(measured_texts(), st.text(string.ascii_letters, min_size=1, max_size=5))
 def test_what_goes_out_and_comes_in_is_the_same(tmp_path_factory, made, experiment):
     root = tmp_path_factory.mktemp("round")

@@ -17,6 +17,9 @@ from pipeline.data.sources import Jsonl
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.tagging import tag_documents
+from pipeline.tokens.format import open_ids, read_index
+from pipeline.tokens.importing import TokenFiles, import_tokens
+from pipeline.tokens.tokenizer import decode, load_tokenizer, train_tokenizer
 from tests.data.conftest import column
 from tests.parity.test_dolma_taggers import hostile
 
@@ -110,6 +113,30 @@ def test_dolma_mixes_what_we_export_as_we_filter_it(dolma, corpus, tmp_path):
     assert mixed == dict(zip(column(kept, "id"), column(kept, "text"), strict=True))
     assert 0 < len(mixed) < corpus.num_documents
     assert any("|||EMAIL|||" in text for text in mixed.values())
+
+
+def test_what_dolma_tokenizes_is_imported_document_by_document(dolma, corpus, tmp_path):
+    tokenizer = train_tokenizer(corpus, vocab_size=400, out=tmp_path / "tokenizer")
+    form = json.loads((tokenizer.root / tokenizer.file.path).read_text())
+    merges = form["model"]["merges"]  # the older `tokenizers` that dolma takes has them as text
+    form["model"]["merges"] = [each if isinstance(each, str) else " ".join(each) for each in merges]
+    (tmp_path / "old.json").write_text(json.dumps(form))
+    run(
+        dolma, tmp_path, "tokens", "--documents", "theirs/documents/*.gz",
+        "--destination", "tokens", "--dtype", "uint16", "--processes", "1",
+        "--tokenizer.name_or_path", "old.json",
+        "--tokenizer.eos_token_id", str(tokenizer.end_id),
+        "--tokenizer.pad_token_id", str(tokenizer.pad_id),
+    )  # fmt: skip
+    files = TokenFiles(str(tmp_path / "tokens" / "*.npy"), "theirs", offsets=True)
+    made = import_tokens(files, tokenizer, out=tmp_path / "imported")
+    loaded, found = load_tokenizer(tokenizer), {}
+    for shard in made.shards:
+        ids = open_ids(made.root, shard, made.dtype)
+        for row in read_index(made.root, shard).to_pylist():
+            found[row["id"]] = decode(loaded, ids[row["start"] : row["end"] - 1].tolist())
+    texts = zip(column(corpus, "id"), column(corpus, "text"), strict=True)
+    assert found == {id: text.strip() for id, text in texts if text.strip()}
 
 
 def column_of(attributes, table, name):
