@@ -93,7 +93,7 @@ class ParquetFiles(RecordFiles):
             with reading(piece.path), self._opened(piece.path) as file:
                 number = 0
                 for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-                    for row in batch.to_pylist():
+                    for row in _rows_of(batch):
                         number += 1
                         yield number, row
         except pa.ArrowInvalid as error:
@@ -200,6 +200,20 @@ class HfDataset:
     def _files(self) -> str:
         paths = sorted(p for p in Path(self.path).rglob("*") if p.is_file())
         return fingerprint_files(paths, [p.relative_to(self.path).as_posix() for p in paths])
+
+
+def _rows_of(batch: Any) -> Iterator[Any]:
+    """The rows of a batch; what is wrong with one that cannot be read, as text."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except (ValueError, OverflowError):  # bytes that are not UTF-8, a date of the year 200,000
+        pass
+    for place in range(batch.num_rows):
+        try:
+            yield batch.slice(place, 1).to_pylist()[0]
+        except (ValueError, OverflowError) as error:
+            yield f"is not readable ({error})"
 
 
 def _parsed(line: bytes) -> Any:
