@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pipeline.core.errors import CorruptShard, Unavailable
-from pipeline.core.fingerprints import fetch, fingerprint_files, open_outside
+from pipeline.core.fingerprints import fetch, fingerprint_files, is_url, open_outside
 from pipeline.core.pins import Pin, is_commit
 from pipeline.data.document import Document
 from pipeline.data.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
@@ -100,13 +100,12 @@ class ParquetFiles(RecordFiles):
             raise CorruptShard(piece.path, None, f"not readable ({error})") from error
 
     def _opened(self, path: str) -> Any:
-        """A file whose parts can be read in any order; one that is pinned is fetched whole."""
-        pin = self.pins.get(path)
-        if pin is None:
+        """A file whose parts can be read in any order; one at a URL, all of which is read, here."""
+        if not is_url(path):
             return open_outside(path)
         file = tempfile.TemporaryFile()
         try:
-            fetch(path, file, pin)
+            fetch(path, file, self.pins.get(path))
         except BaseException:
             file.close()
             raise
