@@ -166,12 +166,14 @@ class ImportAttributes(PipelineStep):
         documents: Documents,
         folders: Annotated[dict[str, OutsideFile], NOT_EMPTY],
         columns: dict[str, str] | None = None,
+        part: bool = False,
         engine: Engine = LOCAL,
     ) -> Attributes:
         return import_attributes(
             documents,
             {name: each.local() for name, each in folders.items()},
             columns=columns,
+            part=part,
             out=self.out,
             engine=engine,
         )

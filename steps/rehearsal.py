@@ -167,6 +167,9 @@ class _Rehearsal:
             if each == "steps" and isinstance(config.get(each), list):
                 made[each] = self._kept(config)
                 self._note(path, config[each], made[each])
+            elif each == "part" and hint is bool:  # of the documents that files are about
+                made[each] = True
+                self._note(path, config.get(each, default), True)
             elif each in config:
                 made[each] = _walk(hint, config[each], path, self._change)
             elif each in self.limits and default is not inspect.Parameter.empty:

@@ -9,7 +9,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
@@ -21,6 +24,7 @@ from pipeline.data.document import attribute_schema
 from pipeline.data.dolma import DOCUMENTS
 from pipeline.data.files import numbered_lines, reading
 
+IntArray = NDArray[np.uint64]
 BATCH_ROWS = 1024
 KINDS = ("number", "spans")
 Kinds = dict[str, dict[str, str]]  # table -> column -> kind
@@ -32,6 +36,7 @@ def import_attributes(
     *,
     out: Path,
     columns: Mapping[str, str] | None = None,
+    part: bool = False,
     engine: Engine = LOCAL,
 ) -> Attributes:
     """Read what Dolma's taggers and dedupers said of documents, line by line in their order.
@@ -46,6 +51,9 @@ def import_attributes(
             `attributes`, each of its files must have one of the same name here.
         columns: `<table>.<column>` -> "number" or "spans", of all columns, so that the files are
             not read once more to find out; what else a file has is left out.
+        part: the documents are some of those that the files are about, in their order, as where
+            malformed records were set aside or a filter was before. To find their lines takes 8
+            bytes a line.
 
     Raises:
         CorruptShard: a file is missing, is of other documents, or has a line that is no attributes.
@@ -57,17 +65,11 @@ def import_attributes(
     out = Path(out)
     given = _given(columns) if columns is not None else None
     files = {name: _files(Path(folder)) for name, folder in folders.items()}
-    flat = [path for paths in files.values() for path in paths]
-    counts = dict(zip(flat, engine.map(_num_lines, flat, label="count lines"), strict=True))
-    sets = [_Set(name, [(p, counts[p]) for p in paths]) for name, paths in files.items()]
-    for each in sets:
-        num_lines = sum(count for _, count in each.files)
-        if num_lines != documents.num_documents:
-            reason = f"its files have {num_lines} lines; the documents are "
-            raise CorruptShard(
-                folders[each.experiment], None, reason + str(documents.num_documents)
-            )
-    work = _Lines(documents, sets, [0, *accumulate(s.num_records for s in documents.shards)])
+    sets = [
+        _Set(name, paths, _places(documents, name, paths, part, engine))
+        for name, paths in files.items()
+    ]
+    work = _Lines(documents, sets)
     numbers = range(len(documents.shards))
     kinds = given
     if kinds is None:
@@ -95,25 +97,33 @@ class _Line(NamedTuple):
     spans: dict[_Name, list[tuple[int, int, float]]]
 
 
+class _Place(NamedTuple):
+    """Lines of one file, by their places among its lines that are not blank."""
+
+    path: Path
+    lines: Sequence[int]
+
+
 @dataclass(frozen=True)
 class _Set:
-    """The files of an experiment, each with the number of its lines."""
+    """The files of an experiment, and for each shard of documents where its lines stand."""
 
     experiment: str
-    files: list[tuple[Path, int]]
+    files: list[Path]
+    places: list[list[_Place]]
 
-    def lines(self, first: int, last: int) -> Iterator[tuple[Path, int, Any]]:
-        """File, number and value of each line from `first` to before `last` of all of them."""
-        begun = 0
-        for path, count in self.files:
-            if begun < last and begun + count > first:
-                with reading(str(path)), open_outside(str(path)) as file:
-                    for place, (number, line) in enumerate(_lines_of(file), begun):
-                        if place >= last:
-                            break
-                        if place >= first:
-                            yield path, number, _parsed(path, number, line)
-            begun += count
+    def lines(self, number: int) -> Iterator[tuple[Path, int, Any]]:
+        """File, number and value of the line of each document of a shard."""
+        for path, wanted in self.places[number]:
+            left = iter(wanted)
+            following = next(left, None)
+            with reading(str(path)), open_outside(str(path)) as file:
+                for place, (row, line) in enumerate(_lines_of(file)):
+                    if place == following:
+                        yield path, row, _parsed(path, row, line)
+                        following = next(left, None)
+                    if following is None:
+                        break
 
     def name(self, full: str) -> _Name:
         experiment, _, rest = full.partition("__")
@@ -127,13 +137,11 @@ class _Set:
 class _Lines:
     documents: Documents
     sets: list[_Set]
-    starts: list[int]  # of each shard among all documents
 
     def of_shard(self, number: int) -> Iterator[_Line]:
         """What all sets say of each document of a shard, in order."""
-        first, last = self.starts[number], self.starts[number + 1]
         shard = self.documents.shards[number]
-        told = [each.lines(first, last) for each in self.sets]
+        told = [each.lines(number) for each in self.sets]
         names: dict[tuple[str, str], _Name] = {}
         for place, (id, length) in enumerate(self._about(shard)):
             where = f"document {place} of {shard.path}"
@@ -277,9 +285,66 @@ def _below(folder: Path) -> list[str]:
     )
 
 
+def _places(
+    documents: Documents, experiment: str, paths: list[Path], part: bool, engine: Engine
+) -> list[list[_Place]]:
+    """Where the lines of each shard of documents stand; raises CorruptShard for what has none."""
+    if part:
+        hashes = engine.map(_hashes_of_ids, paths, label="ids of attributes")
+        return _found(documents, experiment, paths, hashes)
+    counts = engine.map(_num_lines, paths, label="count lines")
+    if sum(counts) != documents.num_documents:
+        reason = f"its files have {sum(counts)} lines; the documents are {documents.num_documents}"
+        raise CorruptShard(paths[0].parent if paths else experiment, None, reason)
+    ends = list(accumulate(counts))
+    found, first = [], 0
+    for shard in documents.shards:
+        last, own = first + shard.num_records, []
+        for path, count, end in zip(paths, counts, ends, strict=True):
+            begun = end - count
+            if begun < last and end > first:
+                own.append(_Place(path, range(max(first, begun) - begun, min(last, end) - begun)))
+        found.append(own)
+        first = last
+    return found
+
+
+def _found(
+    documents: Documents, experiment: str, paths: list[Path], hashes: Sequence[IntArray]
+) -> list[list[_Place]]:
+    """Places by the ids, in one pass over documents and lines, which have one order."""
+    ends = np.cumsum([0, *map(len, hashes)])
+    every = np.concatenate([*hashes, np.zeros(0, np.uint64)])
+    found, at = [], 0
+    for shard in documents.shards:
+        wanted = []
+        for batch in read_batches(documents.root, shard, ["id"], BATCH_ROWS):
+            for id in batch[0].to_pylist():
+                own = xxhash.xxh3_64_intdigest(id.encode())
+                while at < len(every) and every[at] != own:
+                    at += 1
+                if at == len(every):
+                    reason = f"no line after those of the documents before it is about {id!r}"
+                    raise CorruptShard(experiment, None, f"{reason} of {shard.path}")
+                wanted.append(at)
+                at += 1
+        lines = np.array(wanted, np.int64)
+        file = np.searchsorted(ends, lines, "right") - 1
+        found.append(
+            [_Place(paths[n], (lines[file == n] - ends[n]).tolist()) for n in np.unique(file)]
+        )
+    return found
+
+
 def _num_lines(path: Path) -> int:
     with reading(str(path)), open_outside(str(path)) as file:
         return sum(1 for _ in _lines_of(file))
+
+
+def _hashes_of_ids(path: Path) -> IntArray:
+    with reading(str(path)), open_outside(str(path)) as file:
+        ids = (_parsed(path, number, line)["id"] for number, line in _lines_of(file))
+        return np.fromiter((xxhash.xxh3_64_intdigest(id.encode()) for id in ids), np.uint64)
 
 
 def _lines_of(file: Any) -> Iterator[tuple[int, bytes | None]]:

@@ -16,6 +16,7 @@ from pipeline.data.sources import Jsonl
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_attributes, make_documents
 
+N = {"exp.n": "spans"}
 COLUMNS = {"count": "number", "spots": "spans"}
 
 
@@ -214,6 +215,38 @@ def test_lines_of_other_documents_are_named_by_file_and_record(tmp_path, lines, 
     folder = write_dolma(tmp_path, lines)
     with pytest.raises(CorruptShard, match=message):
         import_attributes(documents, {"exp": folder}, out=tmp_path / "out")
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.data())
+def test_some_of_the_documents_find_their_lines(tmp_path_factory, kept, data):
+    """`kept` has for each line 0, if its document is left out, or the number of its shard."""
+    root = tmp_path_factory.mktemp("part")
+    bounds = sorted(data.draw(st.lists(st.integers(0, len(kept)), min_size=1, max_size=2)))
+    shards = [[], [], []]
+    order = sorted(shard for shard in kept if shard)
+    for shard in order:
+        shards[shard - 1].append(f"text {len(shards[shard - 1])}")
+    documents = make_documents(root / "d", shards)
+    ids = iter(column(documents, "id"))
+    lines = [
+        said(next(ids) if shard else "gone", n=[[1, 2, float(n)]]) for n, shard in enumerate(kept)
+    ]
+    files = [lines[a:b] for a, b in zip([0, *bounds], [*bounds, len(lines)], strict=True)]
+    for number, some in enumerate(files):
+        folder = write_dolma(root, some, file=f"{number}.jsonl.gz")
+    made = import_attributes(documents, {"exp": folder}, part=True, out=root / "out", columns=N)
+    assert [row["n"][0]["score"] for row in rows_of(made)] == [n for n, s in enumerate(kept) if s]
+    if "gone" not in [each["id"] for each in lines]:
+        whole = import_attributes(documents, {"exp": folder}, out=root / "all", columns=N)
+        assert whole == made
+
+
+def test_a_document_without_a_line_is_named(tmp_path):
+    documents = make_documents(tmp_path / "d", [["a", "b"]])
+    folder = write_dolma(tmp_path, [said("0-1"), said("0-0")])
+    with pytest.raises(CorruptShard, match="exp: no line after .* is about '0-1' of 00000.parquet"):
+        import_attributes(documents, {"exp": folder}, part=True, out=tmp_path / "out")
 
 
 def test_a_missing_file_of_attributes_is_an_error(tmp_path):
