@@ -26,7 +26,7 @@ def ours(files, out):
     from pipeline.data.ingest import ingest_documents
     from pipeline.data.sources import Jsonl
 
-    return ingest_documents(Jsonl(files, "web", number_records=True), out=out).num_text_bytes
+    return ingest_documents(Jsonl(files, "web", number_records=True), out=out).num_documents
 
 
 def floor(files, out):
@@ -35,7 +35,7 @@ def floor(files, out):
     import pyarrow.parquet as pq
     from isal import igzip
 
-    schema, size = pa.schema([("id", pa.string()), ("text", pa.string())]), 0
+    schema, count = pa.schema([("id", pa.string()), ("text", pa.string())]), 0
     for number, path in enumerate(files):
         with (
             igzip.open(path) as file,
@@ -49,20 +49,21 @@ def floor(files, out):
                 held += len(line)
                 if held > BATCH_BYTES:
                     writer.write_table(pa.table([ids, texts], schema=schema))
-                    size, held, ids, texts = size + held, 0, [], []
+                    count, held, ids, texts = count + len(ids), 0, [], []
+            count += len(ids)
             writer.write_table(pa.table([ids, texts], schema=schema))
-    return size
+    return count
 
 
 def plain(files, out):
     import gzip
 
-    size = 0
+    count = 0
     for path in files:
         with gzip.open(path, "rb") as file:
             for line in file:
-                size += len(json.loads(line)["text"])
-    return size
+                count += isinstance(json.loads(line)["text"], str)
+    return count
 
 
 def pages(files, out):
