@@ -92,10 +92,10 @@ def write_documents(
     while (first := next(rest, None)) is not None:
         path = f"{prefix}{len(shards):05d}.parquet"
         with ShardWriter(out, path, DOCUMENT_SCHEMA) as writer:
-            size, batch, held = 0, [first], len(first.text.encode())
+            size, batch, held = 0, [first], _num_bytes(first.text)
             while size + held < shard_bytes and (following := next(rest, None)) is not None:
                 batch.append(following)
-                held += len(following.text.encode())
+                held += _num_bytes(following.text)
                 if held >= BATCH_BYTES or len(batch) >= BATCH_ROWS:
                     writer.write(as_columns(batch))
                     size, held, batch = size + held, 0, []
@@ -103,6 +103,10 @@ def write_documents(
             total += size + held
         shards.append(writer.shard)
     return shards, total
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def as_columns(documents: Iterable[Document]) -> dict[str, list[Any]]:

@@ -277,6 +277,37 @@ def test_a_crawl_that_is_cut_off_or_no_crawl_is_damaged(tmp_path, web):
     assert everything(WarcFiles(str(tmp_path / "e.warc"), "web")) == []
 
 
+def test_a_crawl_with_wrong_bytes_is_damaged_or_read_and_nothing_else(tmp_path, web, capfd):
+    page = "<html><body><p>hi there</p></body></html>"
+    whole = b"".join(
+        [
+            record(1, answer(page)),
+            record(2, answer(gzip.compress(page.encode()), headers=["Content-Encoding: gzip"])),
+            record(3, b"x", kind="request"),
+            record(4, answer(b"4\r\n<p>a\r\n0\r\n\r\n", headers=["Transfer-Encoding: chunked"])),
+        ]
+    )
+    inserted = [b"\r\n", b"\0", b"WARC/1.0\r\n", b": ", b"\xff", b"Content-Length: 9999999999\r\n"]
+    damaged, rng = 0, random.Random(5)
+    for _ in range(120):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(content))
+            if rng.random() < 0.5:
+                content[at] = rng.randrange(256)
+            elif rng.random() < 0.5:
+                del content[at : at + rng.randint(1, 30)]
+            else:
+                content[at:at] = rng.choice(inserted)
+        (tmp_path / "a.warc").write_bytes(content)
+        try:
+            everything(WarcFiles(str(tmp_path / "a.warc"), "web"))
+        except CorruptShard as error:
+            damaged += "a.warc" in str(error)
+    assert 20 < damaged < 120
+    capfd.readouterr()  # warcio warns of what it meets
+
+
 def test_what_extracts_is_in_the_key_and_its_absence_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "a.html").write_text(ARTICLE)
     own = HtmlFiles(str(tmp_path / "a.html"), "web")
