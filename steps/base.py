@@ -128,7 +128,7 @@ class PipelineStep(Step[Artifact]):
             content_key = digest(content_form)
             earlier = results.find_earlier(content_key, code)
             if earlier is None and remote is not None:
-                earlier = remote.bring_content(results, content_key)
+                earlier = remote.bring_content(results, content_key, held=self.unique_id)
             if earlier is not None:
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '

@@ -14,6 +14,7 @@ MAX_REASONS = 3
 COLOURS = {  # of the boxes in a picture
     "cached": "#d5e8d4",
     "linked": "#d5e8d4",
+    "in remote": "#d5e8d4",
     "code changed": "#fff2cc",
     "maybe linked": "#dae8fc",
     "will run": "#f8cecc",
@@ -117,7 +118,7 @@ def _asked(needs: dict[str, Any]) -> str:
         if name == "credentials":
             told += each
         elif name in words:
-            told.append(f"{each:g} {words[name]}{'s' * (each != 1)}")
+            told.append(f"{each:g} {words[name]}" + "s" * (each != 1))
         else:
             told.append(f"{each} of {name}")
     return f"needs {', '.join(told)}" if told else ""

@@ -24,6 +24,7 @@ from pipeline.core.stopping import (
     stop_requested,
     stopping_signals,
 )
+from pipeline.core.terminal import counted
 from pipeline.store.leases import clear_leftovers, run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
@@ -237,8 +238,10 @@ class RunOutput(ExecutorOutput):
         spent = duration(time.monotonic() - self._began)
         num_steps = sum(self._counts.values())
         mark, style = ("\N{BALLOT X}", "red") if self.failed else ("\N{CHECK MARK}", "green")
-        say(f"{mark} {num_steps} steps in {spent}: {', '.join(counts)}", style)
-        say(f"  results: {shown(self._folder)}")
+        said = f": {', '.join(counts)}" if counts else ""
+        say(f"{mark} {counted(num_steps, 'step')} in {spent}{said}", style)
+        place = self._folder if self._folder.is_dir() else self._folder.parents[1]
+        say(f"  results: {shown(place)}")
         for page in self._pages:
             say(f"  open in a browser: {shown(page)}", "bold")
 

@@ -11,7 +11,7 @@ from tango.common.logging import initialize_logging, teardown_logging
 from tango.executor import Executor
 from tango.step_graph import StepGraph
 
-from pipeline.core.terminal import visible
+from pipeline.core.terminal import counted, visible
 from pipeline.store.results import FAILURE, RECORD, Results
 from steps.wiring import build_steps
 from steps.workspace import ResultWorkspace
@@ -77,4 +77,4 @@ def outcome_table(outcomes: Sequence[Outcome]) -> str:
     for each in outcomes:
         counts[each.state] = counts.get(each.state, 0) + 1
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return "\n".join([*lines, f"{len(outcomes)} steps, {total:.1f} s of work: {said}"])
+    return "\n".join([*lines, f"{counted(len(outcomes), 'step')}, {total:.1f} s of work: {said}"])

@@ -14,7 +14,9 @@ from tango.workspace import Workspace
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import MISSING, Change, Json, changes, digest
+from pipeline.core.terminal import counted
 from pipeline.store.earlier import Cost, Earlier, is_input
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.base import PipelineStep
 from steps.needs import Needs
@@ -24,6 +26,7 @@ State = Literal[
     "cached",  # its result is there
     "code changed",  # its result is there, made by other code
     "linked",  # a result of the same content is there under another id
+    "in remote",  # it will be pulled from the cache that machines share
     "maybe linked",  # the same, if what it reads comes out as it did before
     "will run",
     "waits",  # it will run once what it reads is there
@@ -33,6 +36,7 @@ STATES: tuple[State, ...] = (
     "cached",
     "code changed",
     "linked",
+    "in remote",
     "maybe linked",
     "will run",
     "waits",
@@ -105,10 +109,18 @@ class StepPlan:
         return self.state in RUNS
 
 
-def plan_steps(steps: Iterable[Step[Any]], results: Results) -> list[StepPlan]:
-    """What a run of these steps would do, in an order in which each follows those it reads."""
+def plan_steps(
+    steps: Iterable[Step[Any]], results: Results, remote: Remote | None = None
+) -> list[StepPlan]:
+    """What a run of these steps would do, in an order in which each follows those it reads.
+
+    Args:
+        remote: asked for what is missing here, as a run does that has one.
+    """
     ordered = _ordered(steps)
-    planner = _Planner(results, {each.unique_id for each in ordered})
+    ids = {each.unique_id for each in ordered}
+    missing = [id for id in sorted(ids) if remote is not None and id not in results]
+    planner = _Planner(results, ids, remote.reachable(missing) if remote else set())
     for each in ordered:
         planner.plan(each)
     planner.refill_discarded()
@@ -118,13 +130,17 @@ def plan_steps(steps: Iterable[Step[Any]], results: Results) -> list[StepPlan]:
 def say_plan(steps: Mapping[str, Step[Any]], workspace: Workspace) -> None:
     """Tell the short form of a plan on the terminal, if the workspace is one of ours."""
     results = getattr(workspace, "results", None)
-    for line in short_plan(steps, results) if isinstance(results, Results) else []:
+    if not isinstance(results, Results):
+        return
+    for line in short_plan(steps, results, getattr(workspace, "remote", None)):
         cli_logger.info("[blue]%s[/]", line.replace("[", r"\["))
 
 
-def short_plan(steps: Mapping[str, Step[Any]], results: Results) -> list[str]:
+def short_plan(
+    steps: Mapping[str, Step[Any]], results: Results, remote: Remote | None = None
+) -> list[str]:
     """A plan in one to three lines, for the start of a run."""
-    planned = plan_steps(steps.values(), results)
+    planned = plan_steps(steps.values(), results, remote)
     lines = [summary(planned)]
     first = next((each for each in planned if each.runs), None)
     if first is not None and first.reasons:
@@ -151,7 +167,7 @@ def summary(planned: list[StepPlan]) -> str:
         seconds = sum(each.seconds or 0 for each in known)
         num_bytes = sum(each.num_bytes or 0 for each in known)
         took = f"; {len(known)} of them took {duration(seconds)} and {size(num_bytes)} before"
-    return f"{len(planned)} step{'s' * (len(planned) != 1)}: {told or 'nothing to do'}{took}"
+    return f"{counted(len(planned), 'step')}: {told or 'nothing to do'}{took}"
 
 
 def _ordered(steps: Iterable[Step[Any]]) -> list[Step[Any]]:
@@ -169,8 +185,8 @@ def _ordered(steps: Iterable[Step[Any]]) -> list[Step[Any]]:
 
 
 class _Planner:
-    def __init__(self, results: Results, ids: set[str]) -> None:
-        self.results, self.ids = results, ids
+    def __init__(self, results: Results, ids: set[str], in_remote: set[str]) -> None:
+        self.results, self.ids, self.in_remote = results, ids, in_remote
         self.earlier = Earlier(results)
         self.plans: dict[str, StepPlan] = {}
         self.standing: dict[str, str] = {}  # step -> id of a result with the content it will have
@@ -210,6 +226,8 @@ class _Planner:
                 self.standing[step.name] = plan.id
                 return replace(plan, state="code changed" if different else "cached")
             return replace(plan, state="waits" if again else "will run")
+        if plan.id in self.in_remote:
+            return replace(plan, state="in remote")
         key = step.key()
         if os.path.lexists(self.results.folder(plan.id)):
             fault = self.results.fault(plan.id)

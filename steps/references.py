@@ -54,15 +54,16 @@ def ordered_names(steps: Mapping[str, Any]) -> list[str]:
 
 
 def require_name(name: str, fault: str) -> None:
-    """Raises WiringError, with what is at fault, for a name that terminals or files cannot have.
+    """Raises WiringError, with what is at fault, for a name that cannot be shown or asked for.
 
-    It is seen in terminals and is the name of files: no path, no controls, no markup.
+    It is seen in terminals, is the name of files, and is given to commands as `run:step`: no path,
+    no controls, no markup, no colon, and nothing that begins as an option does.
     """
-    odd = [each for each in name if unicodedata.category(each) in UNSEEN or each in "/\\[]"]
-    if odd or not name.strip() or name.startswith("."):
+    odd = [each for each in name if unicodedata.category(each) in UNSEEN or each in "/\\[]:"]
+    if odd or not name.strip() or name.startswith((".", "-")):
         raise WiringError(
-            f"{fault}; it must have characters that can be seen, begin with no dot, and have no "
-            "slash, backslash or square bracket"
+            f"{fault}; it must have characters that can be seen, begin with no dot or dash, and "
+            "have no slash, backslash, colon or square bracket"
         )
 
 

@@ -69,8 +69,16 @@ class Tokenize(PipelineStep):
 
     VERSION = tokenizing.VERSION
 
-    def run(self, documents: Documents, tokenizer: Tokenizer, engine: Engine = LOCAL) -> Tokens:
-        return tokenize_documents(documents, tokenizer, out=self.out, engine=engine, memo=self.memo)
+    def run(
+        self,
+        documents: Documents,
+        tokenizer: Tokenizer,
+        strip: bool = False,
+        engine: Engine = LOCAL,
+    ) -> Tokens:
+        return tokenize_documents(
+            documents, tokenizer, strip=strip, out=self.out, engine=engine, memo=self.memo
+        )
 
 
 @Step.register("import_tokens")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.data.filtering import FUNNEL
+from pipeline.data.funnel import FUNNEL
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.store.discarding import discard
 from pipeline.store.results import Results

@@ -3,6 +3,11 @@ local bound(attribute, low, high) =
   { attribute: attribute }
   + (if low != null then { at_least: low } else {})
   + (if high != null then { at_most: high } else {});
+// The tool compares measures of five decimals with what a document must not be above or below.
+local rounded(rule) =
+  rule
+  + (if std.objectHas(rule, 'at_least') then { at_least: rule.at_least - 5e-6 } else {})
+  + (if std.objectHas(rule, 'at_most') then { at_most: rule.at_most + 5e-6 } else {});
 local grams(kind, n) = 'gopher.fraction_of_characters_in_%s_%dgrams' % [kind, n];
 local part(by, from, to, seed='sample') = [
   { sample_by: by, from_fraction: from, to_fraction: to, seed: seed },
@@ -64,6 +69,23 @@ local part(by, from, to, seed='sample') = [
     bound('gopher.word_count', 20, 100000),
     bound('gopher.fraction_of_words_with_alpha_character', 0.3, null),
   ],
+
+  // What the tool (dolma 1.2.1) did with the published configurations of v1.5, stream by stream: rules
+  // that it never fires are left out, measures are rounded, what starts inside another span is
+  // skipped whole, and documents without text stay. docs/dolma.md has each difference and its count.
+  local sets = self,
+  dolma_as_run: {
+    local replaced(rules) = [each { merge: false, keep_empty: true } for each in rules],
+    local misspelled = [grams('most_common', n) for n in [2, 3, 4]],
+    local fires(rule) = !std.member(misspelled, rule.attribute),
+    common_crawl: [rounded(each) for each in sets.common_crawl if fires(each)] + replaced(sets.cleaned),
+    c4: replaced(sets.without_repeats),
+    code: [],
+    reddit: [],
+    papers: [],
+    books: [rounded(each) for each in sets.english],
+    encyclopedia: [rounded(sets.english[0])],
+  },
 
   once: [bound('dedup.duplicate_document', null, 0)],
 

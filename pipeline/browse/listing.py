@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 
 from pipeline.browse.views import Block, Bytes, Cell, Facts, View, grid
 from pipeline.browse.visible import as_age
+from pipeline.core.terminal import counted
 from pipeline.store.cleaning import plan_cleaning
 from pipeline.store.survey import Place, Standing, Survey
 
@@ -96,7 +98,8 @@ def _state(survey: Survey, id: str, standing: Standing | None) -> str:
     if standing is None:
         return "begun" if survey.place("work", id) is not None else "not there"
     if standing.fault is not None:
-        return f"damaged: {standing.fault.reason}"
+        folder = f"{survey.results.folder(id)}{os.sep}"
+        return f"damaged: {standing.fault.reason.replace(folder, '')}"
     return "discarded" if standing.discarded else "there"
 
 
@@ -105,7 +108,7 @@ def _needed_by(survey: Survey, id: str, names: Mapping[str, str]) -> str:
     runs = sorted({each.split(":")[0] for each in survey.named_by_runs(id)})
     said = readers[:4] + ([f"{len(readers) - 4} more"] if len(readers) > 4 else [])
     if runs:
-        said.append(f"run {runs[0]}" if len(runs) == 1 else f"{len(runs)} runs")
+        said.append(f"run {runs[0]}" if len(runs) == 1 else counted(len(runs), "run"))
     return ", ".join(said)
 
 

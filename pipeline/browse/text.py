@@ -18,7 +18,8 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.core.untrusted import read_json
-from pipeline.data.filtering import FUNNEL, REMOVED
+from pipeline.data.decontaminate import HIT, HITS
+from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.data.ingest import SKIPPED
 
 MOST_ROWS = 200_000  # of a table of measures that a histogram is made of
@@ -75,29 +76,50 @@ def _skipped(root: Path) -> Iterator[Block]:
     yield grid("skipped records", sorted(rows, key=lambda row: (-row["records"], row["reason"])))
 
 
+COUNTS = [f"{unit}_removed_{which}" for which in ("first", "alone") for unit in ("num", "bytes")]
+
+
 def _funnel(root: Path) -> Iterator[Block]:
-    """What each rule of a filter removed or changed."""
+    """What each rule of a filter removed or changed, and of which source."""
     path = root / FUNNEL
     if not path.exists():
         return
     try:
         form = read_json(path)
-        rows = [dict(row) for row in form["rules"]]
-        heads = [
-            name
-            for name in ("rule", "num_removed_first", "num_removed_alone", "num_changed")
-            if any(name in row for row in rows)
+        rules = [dict(row) for row in form["rules"]]
+        by_source = [
+            {"source": name, "rule": row["rule"], **counts}
+            for row in rules
+            for name, counts in row.get("sources", {}).items()
         ]
-        given, kept = int(form["num_documents"]), int(form["num_kept"])
+        heads = [n for n in ("rule", *COUNTS, "num_changed") if any(n in row for row in rules)]
+        said = f"rules: {int(form['num_kept']):,} of {int(form['num_documents']):,}"
+        whole = _grid(f"{said} documents were kept", heads, rules)
+        parts = _grid("removed by source", ["source", "rule", *COUNTS], by_source)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorruptShard(path, None, f"is no funnel ({error})") from error
+    yield whole
+    if len({row["source"] for row in by_source}) > 1:
+        yield parts
+
+
+def _grid(title: str, heads: list[str], rows: list[dict[str, Any]]) -> Grid:
+    """Counts under their names; those of bytes with their units."""
     titles = [head.removeprefix("num_").replace("_", " ") for head in heads]
-    cells = [[row.get(head) for head in heads] for row in rows]
-    yield Grid(f"rules: {kept:,} of {given:,} documents were kept", titles, cells)
+    cells = [
+        [Bytes(row[n]) if n.startswith("bytes_") and n in row else row.get(n) for n in heads]
+        for row in rows
+    ]
+    return Grid(title, titles, cells)
 
 
 def _removed(root: Path, limit: int) -> Iterator[Block]:
-    path = root / REMOVED
+    names = ["source", "id", "rule", "value", "text"]
+    yield from _beside(root / REMOVED, "removed documents", names, limit)
+
+
+def _beside(path: Path, title: str, names: list[str], limit: int) -> Iterator[Block]:
+    """The first rows of a table that a step wrote beside its artifact."""
     if not path.exists():
         return
     try:
@@ -105,12 +127,10 @@ def _removed(root: Path, limit: int) -> Iterator[Block]:
             total = file.metadata.num_rows
             batches = file.iter_batches(batch_size=max(1, limit))
             rows = list(islice((row for b in batches for row in b.to_pylist()), limit))
-        shown = [
-            {name: row[name] for name in ("source", "id", "rule", "value", "text")} for row in rows
-        ]
+        shown = [{name: row[name] for name in names} for row in rows]
     except (OSError, ValueError, LookupError) as error:
         raise CorruptShard(path, None, f"not readable ({error})") from error
-    yield grid("removed documents", shown, total)
+    yield grid(title, shown, total)
 
 
 def attributes(made: Attributes, limit: int) -> Iterator[Block]:
@@ -123,6 +143,7 @@ def attributes(made: Attributes, limit: int) -> Iterator[Block]:
     )
     for table in made.tables:
         yield from _measures(made.root, table)
+    yield from _beside(made.root / HITS, "evaluation items that are hit", HIT.names, limit)
 
 
 def _measures(root: Path, table: AttributeTable) -> Iterator[Block]:

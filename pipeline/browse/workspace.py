@@ -35,7 +35,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_shard
-from pipeline.core.terminal import visible
+from pipeline.core.terminal import counted, visible
 from pipeline.store.finding import NotFound, find_result
 from pipeline.store.results import Results
 from pipeline.store.survey import RunOf, read_runs
@@ -90,7 +90,7 @@ class Workspace:
             NotFound: there is none, or an id has several ends.
             CorruptShard: it is damaged.
         """
-        return self.result(self.find(name))
+        return self.result(self.find(str(name)))
 
     def result(self, id: str) -> Result:
         """The result of an id; raises NotFound or CorruptShard where it cannot be used."""
@@ -106,7 +106,7 @@ class Workspace:
 
     def __repr__(self) -> str:
         runs = self.runs
-        lines = [f"Workspace {self.path}: {_count(len(runs), 'run')}"]
+        lines = [f"Workspace {self.path}: {counted(len(runs), 'run')}"]
         lines += [f"  {run}" for run in list(runs.values())[:10]]
         return "\n".join(lines)
 
@@ -139,7 +139,7 @@ class Run(Mapping[str, "Result"]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"Run {visible(self.name)}: {self.num_done} of {_count(len(self), 'step')}"
+        return f"Run {visible(self.name)}: {self.num_done} of {counted(len(self), 'step')}"
 
     def _repr_html_(self) -> str:
         rows = [
@@ -298,10 +298,6 @@ class OpenCheckpoint:
 
     def __repr__(self) -> str:
         return f"checkpoint of step {self.step} in {visible(os.fspath(self.path))}"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _html_table(title: str, heads: list[str], rows: list[list[Any]]) -> str:

@@ -29,6 +29,7 @@ class CorruptShard(PipelineError):
 
     def __init__(self, path: Path | str, record: int | str | None, reason: str) -> None:
         place = f"{path}" if record is None else f"{path} record {record}"
+        reason = reason.replace(f": '{path}'", "").replace(f" '{path}'", "")  # named once
         super().__init__(f"{place}: {reason}")
         self.path, self.record, self.reason = str(path), record, reason
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, nearest
 from pipeline.core.files import StoredFile, write_json
 from pipeline.core.keys import digest
 from pipeline.core.untrusted import Remembered, built, parsed, read_plain_file
@@ -96,7 +96,12 @@ class Artifact:
 def _loaded(path: Path, text: bytes) -> Artifact:
     try:
         form = parsed(text)
-        kind = Artifact.KINDS[form.pop("artifact")]
+        if not isinstance(form, dict):
+            raise ValueError(f"it is a {type(form).__name__}; it must be an object")
+        name = form.pop("artifact", None)
+        if name not in Artifact.KINDS:
+            raise ValueError(f"its artifact is {name!r}{nearest(name, Artifact.KINDS)}")
+        kind = Artifact.KINDS[name]
         content = form.pop("content")
         hints = typing.get_type_hints(kind)
         names = {each.name for each in dataclasses.fields(kind)} - {"root", "content"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -166,6 +166,22 @@ def write_shard(
     with ShardWriter(root, path, schema) as writer:
         writer.write(rows)
     return writer.shard
+
+
+def join_rows(root: Path, path: str, schema: pa.Schema, parts: Sequence[str]) -> None:
+    """Make one Parquet file of several below `root`, which are deleted then."""
+    final = Path(root) / path
+    temporary = temporary_for(final)
+    try:
+        with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for each in parts:
+                for batch in pq.ParquetFile(final.parent / each).iter_batches():
+                    writer.write_batch(batch)
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for each in parts:
+        (final.parent / each).unlink()
 
 
 def read_shard(root: Path, shard: Shard, columns: list[str] | None = None) -> pa.Table:

@@ -27,6 +27,11 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: max(0, most - 1)] + "…"
 
 
+def counted(number: int, name: str, names: str = "") -> str:
+    """A number of things: `1 result`, `2 results`; `names` where the plural is another."""
+    return f"{number:,} {name if number == 1 else names or name + 's'}"
+
+
 def _shown(character: str, keep_lines: bool) -> str:
     if character == "\n":
         return "\n" if keep_lines else "⏎"

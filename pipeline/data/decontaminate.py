@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
-from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json
-from pipeline.core.shards import ShardWriter, read_batches, shard_name
+from pipeline.core.shards import ShardWriter, join_rows, shard_name
 from pipeline.data.document import attribute_schema
+from pipeline.data.overlap import (
+    ANSWERS,
+    LINES,
+    NOTHING,
+    RUNS,
+    Hashes,
+    Words,
+    read_index,
+    run_hashes,
+    text_columns,
+    whole_hash,
+    word_spans,
+    write_index,
+)
 from pipeline.data.text import paragraphs
 from pipeline.store.memo import FileMemo
 
@@ -34,14 +45,13 @@ COLUMNS = {
     "num_overlaps": "number",
     "overlap_fraction": "number",
 }
-RUNS = ".runs.npy"
-LINES = ".lines.npy"
-ANSWERS = ".answers.npy"
-Hashes = npt.NDArray[np.uint64]
-_WORDS = re.compile(r"\w+")
-_BASE = 0x9E3779B97F4A7C15  # odd, so that no factor is lost modulo 2**64
-MIN_ANSWER = 3  # words; shorter answers, as "yes", stand everywhere
-MAX_KNOWN = 1 << 18  # words whose hash is kept at hand
+HITS = "hits.parquet"
+HIT = pa.schema(
+    [(name, pa.string()) for name in ("item", "item_source", "document", "source")]
+    + [(f"num_{kind}", pa.int32()) for kind in ("overlaps", "paragraphs", "answers")]
+    + [("start", pa.int32()), ("text", pa.string())]
+)
+EXCERPT = 200  # characters of a hit that are kept to look at
 
 
 def find_overlaps(
@@ -63,6 +73,9 @@ def find_overlaps(
     evaluation conversation (a message of the assistant, or `chosen`) of 3 to `min_words - 1` words,
     which no run can find.
 
+    `hits.parquet`, beside the manifest, names which evaluation item is hit by which document: how
+    often in each of these ways, the place of the first hit and the beginning of its text.
+
     Other evaluation text shorter than `min_words` words is not found. Runs are compared by
     64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for. A shard that `memo`
     remembers under the same evaluation text is linked.
@@ -74,12 +87,14 @@ def find_overlaps(
         raise ValueError(f"min_words is {min_words}; it must be at least 1")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, hashes in _index(evaluation, min_words).items():
-        np.save(out / name, hashes, allow_pickle=False)
+    index = out / ".index"
+    index.mkdir(exist_ok=True)
+    write_index(evaluation, min_words, index)
     work = _FindInShard(documents, evaluation.content, min_words, out, memo)
-    shards = engine.map(work, range(len(documents.shards)), label="decontaminate")
-    for name in (RUNS, LINES, ANSWERS):
-        (out / name).unlink()
+    numbers = range(len(documents.shards))
+    shards = engine.map(work, numbers, label="decontaminate")
+    join_rows(out, HITS, HIT, [_hits_path(number) for number in numbers])
+    shutil.rmtree(index)
     table = AttributeTable(NAME, COLUMNS, shards)
     return Attributes.of(out, describes=documents.content, tables=[table])
 
@@ -93,17 +108,19 @@ class _FindInShard:
     memo: FileMemo | None
 
     def __call__(self, number: int) -> Shard:
+        paths = [f"{NAME}/{shard_name(number)}", _hits_path(number)]
         if self.memo is None:
-            return self._find(number)
+            return self._find(number, paths)
         key = self._key(number)
-        found = self.memo.fetch(key, self.out, self._path(number))
-        if found is None:
-            found = self._find(number)
-            self.memo.keep(key, self.out, found)
-        return found
-
-    def _path(self, number: int) -> str:
-        return f"{NAME}/{shard_name(number)}"
+        note = self.memo.note(key)
+        try:
+            known = Shard(**{**note, "path": paths[0]})
+        except TypeError:
+            known = None
+        if known is None or not self.memo.place(key, self.out, paths):
+            known = self._find(number, paths)
+            self.memo.keep_files(key, self.out, paths, asdict(known))
+        return known
 
     def _key(self, number: int) -> dict[str, Json]:
         return {
@@ -113,123 +130,102 @@ class _FindInShard:
             "shard": self.documents.shards[number].content,
         }
 
-    def _find(self, number: int) -> Shard:
-        runs, lines, answers = (
-            np.load(self.out / name, mmap_mode="r", allow_pickle=False)
-            for name in (RUNS, LINES, ANSWERS)
-        )
-        words = _Words()
+    def _find(self, number: int, paths: list[str]) -> Shard:
+        finder = _Finder(self.out / ".index", self.min_words)
         schema = attribute_schema(COLUMNS)
         shard = self.documents.shards[number]
-        with ShardWriter(self.out, self._path(number), schema) as writer:
-            for [texts] in _columns(self.documents, shard, ["text"]):
-                rows = [self._row(text, words, runs, lines, answers) for text in texts]
+        with (
+            ShardWriter(self.out, paths[0], schema) as writer,
+            ShardWriter(self.out, paths[1], HIT) as hits,
+        ):
+            for columns in text_columns(self.documents, shard, ["text", "id", "source"]):
+                rows, found = [], []
+                for text, id, source in zip(*columns, strict=True):
+                    row, named = finder.look(text)
+                    rows.append(row)
+                    found += [{**each, "document": id, "source": source} for each in named]
                 writer.write(pa.Table.from_pylist(rows, schema=schema))
+                hits.write(pa.Table.from_pylist(found, schema=HIT))
         return writer.shard
 
-    def _row(
-        self, text: str, words: _Words, runs: Hashes, lines: Hashes, answers: Hashes
-    ) -> dict[str, Any]:
-        hashes = words.of(text)
-        found = _member(run_hashes(hashes, self.min_words), runs)
-        starts = np.flatnonzero(found)
-        # a line that stands there holds a run that stands there
-        wanted = {"paragraphs": lines if len(starts) else lines[:0], "answers": answers}
-        marked: dict[str, list[dict[str, float]]] = {name: [] for name in wanted}
-        for start, end in paragraphs(text) if any(map(len, wanted.values())) else ():
-            line = words.of(text[start:end])
-            for name, known in wanted.items():
-                if (len(line) >= self.min_words) == (name == "paragraphs") and len(line):
-                    if _member(_whole(line), known)[0]:
-                        marked[name].append({"start": start, "end": end, "score": 1.0})
-        row: dict[str, Any] = {**marked}
-        row |= {f"num_{name}": float(len(spans)) for name, spans in marked.items()}
+
+def _hits_path(number: int) -> str:
+    return f".hits-{shard_name(number)}"
+
+
+class _Finder:
+    """Evaluation text, looked for in one document after the other."""
+
+    def __init__(self, index: Path, min_words: int) -> None:
+        self.min_words = min_words
+        self.known, self.items = read_index(index)
+        self.has_lines = any(len(self.known[kind].hashes) for kind in (LINES, ANSWERS))
+        self.words = Words()
+
+    def look(self, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The row of a document, and a row of `hits.parquet` for each item that it hits."""
+        spans = list(paragraphs(text)) if self.has_lines else [(0, len(text))]
+        lines = [self.words.of(text[start:end]) for start, end in spans]  # no word spans two
+        words = np.concatenate([NOTHING, *lines])
+        runs = run_hashes(words, self.min_words)
+        starts = np.flatnonzero(self.known[RUNS].has(runs))
+        hits = _Hits()
+        marked = {kind: self._whole_lines(kind, spans, lines, hits) for kind in (LINES, ANSWERS)}
+        if len(starts):
+            places = word_spans(text, len(words))
+            for start in starts.tolist():
+                last = start + self.min_words - 1
+                place = (places[start][0], places[last][1]) if places else None
+                hits.add(RUNS, self.known[RUNS].items_of(runs[start]), place)
+        row: dict[str, Any] = {
+            kind: [{"start": start, "end": end, "score": 1.0} for start, end in found]
+            for kind, found in marked.items()
+        }
+        row |= {f"num_{kind}": float(len(found)) for kind, found in marked.items()}
         row["num_overlaps"] = float(len(starts))
-        row["overlap_fraction"] = _covered(starts, self.min_words) / max(1, len(hashes))
-        return row
+        row["overlap_fraction"] = _covered(starts, self.min_words) / max(1, len(words))
+        return row, list(hits.rows(self.items, text))
+
+    def _whole_lines(
+        self, kind: str, spans: Sequence[tuple[int, int]], lines: Sequence[Hashes], hits: _Hits
+    ) -> list[tuple[int, int]]:
+        """The lines that are one of evaluation text (a long one), or an answer (a short one)."""
+        known = self.known[kind]
+        if not len(known.hashes):
+            return []
+        places = [
+            place
+            for place, line in enumerate(lines)
+            if len(line) and (len(line) >= self.min_words) == (kind == LINES)
+        ]
+        wholes = np.array([whole_hash(lines[place]) for place in places], np.uint64)
+        found = np.flatnonzero(known.has(wholes)).tolist()
+        for number in found:
+            hits.add(kind, known.items_of(wholes[number]), spans[places[number]])
+        return [spans[places[number]] for number in found]
 
 
-class _Words:
-    """Hashes of a text's words; those seen lately are at hand."""
+class _Hits:
+    """What of one document stands in which evaluation items."""
 
     def __init__(self) -> None:
-        self._known: dict[str, int] = {}
+        self._counts: dict[int, dict[str, int]] = {}
+        self._first: dict[int, tuple[int, int]] = {}
 
-    def of(self, text: str) -> Hashes:
-        known = self._known
-        if len(known) > MAX_KNOWN:
-            known.clear()
-        words = _WORDS.findall(text.lower())
-        for word in words:
-            if word not in known:
-                known[word] = xxhash.xxh3_64_intdigest(word.encode())
-        return np.fromiter((known[word] for word in words), np.uint64, len(words))
+    def add(self, kind: str, items: Sequence[int], place: tuple[int, int] | None) -> None:
+        for item in items:
+            counts = self._counts.setdefault(item, dict.fromkeys((RUNS, LINES, ANSWERS), 0))
+            counts[kind] += 1
+            if place is not None:
+                self._first[item] = min(place, self._first.get(item, place))
 
-
-def run_hashes(words: Hashes, length: int) -> Hashes:
-    """A hash for each run of `length` words, by the place of its first; modulo 2**64."""
-    count = len(words) - length + 1
-    if count <= 0:
-        return np.empty(0, np.uint64)
-    total = np.zeros(count, np.uint64)
-    for place in range(length):
-        total *= np.uint64(_BASE)
-        total += words[place : place + count]
-    return total ^ (total >> np.uint64(29))
-
-
-def _whole(words: Hashes) -> Hashes:
-    return run_hashes(words, len(words)) + np.uint64(len(words))
-
-
-def _index(evaluation: Documents, min_words: int) -> dict[str, Hashes]:
-    """Sorted hashes of the runs, the long lines and the short answers of evaluation text."""
-    words = _Words()
-    found: dict[str, list[Hashes]] = {n: [np.empty(0, np.uint64)] for n in (RUNS, LINES, ANSWERS)}
-    for shard in evaluation.shards:
-        for texts, metadata in _columns(evaluation, shard, ["text", "metadata"]):
-            for text in texts:
-                found[RUNS].append(run_hashes(words.of(text), min_words))
-                for start, end in paragraphs(text):
-                    line = words.of(text[start:end])
-                    if len(line) >= min_words:
-                        found[LINES].append(_whole(line))
-            for answer in (each for told in metadata for each in _answers(told)):
-                line = words.of(answer)
-                if MIN_ANSWER <= len(line) < min_words:
-                    found[ANSWERS].append(_whole(line))
-    return {name: np.unique(np.concatenate(each)) for name, each in found.items()}
-
-
-def _answers(metadata: str) -> Iterator[str]:
-    """What is answered in a document's conversation, if it has one."""
-    if '"messages"' not in metadata and '"chosen"' not in metadata:
-        return
-    told = json.loads(metadata)
-    messages = told.get("messages")
-    for each in messages if isinstance(messages, list) else []:
-        if isinstance(each, dict) and each.get("role") == "assistant":
-            yield str(each.get("content"))
-    if isinstance(told.get("chosen"), str):
-        yield told["chosen"]
-
-
-def _columns(documents: Documents, shard: Shard, names: list[str]) -> Iterator[list[list[str]]]:
-    for batch in read_batches(documents.root, shard, names):
-        columns = [column.to_pylist() for column in batch]
-        for name, column in zip(names, columns, strict=True):
-            if None in column:
-                raise CorruptShard(
-                    documents.root / shard.path, column.index(None), f"has no {name}"
-                )
-        yield columns
-
-
-def _member(values: Hashes, ordered: Hashes) -> npt.NDArray[np.bool_]:
-    if not len(ordered):
-        return np.zeros(len(values), bool)
-    places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-    return np.asarray(ordered[places] == values)
+    def rows(self, items: Sequence[dict[str, str]], text: str) -> Iterator[dict[str, Any]]:
+        for item, counts in sorted(self._counts.items()):
+            row: dict[str, Any] = {f"num_{kind}": count for kind, count in counts.items()}
+            start, end = self._first.get(item, (None, None))
+            excerpt = text[start:end][:EXCERPT] if end is not None else None
+            named = {"item": items[item]["id"], "item_source": items[item]["source"]}
+            yield {**row, **named, "start": start, "text": excerpt}
 
 
 def _covered(starts: npt.NDArray[Any], length: int) -> int:

@@ -1,40 +1,47 @@
-"""The one step that deletes or replaces: rules decide over what the taggers measured.
-
-Every deletion can be explained: `funnel.json` counts what each rule removed, and
-`removed.parquet` names every removed document, the first rule it failed and the value it had.
-"""
+"""The one step that deletes or replaces: rules decide over what the taggers measured."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.core.artifacts import Attributes, Documents, SourceCount
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
-from pipeline.core.files import Shard, write_json
+from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
-from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
+from pipeline.core.shards import ShardWriter, join_rows, read_batches, read_shard, shard_name
 from pipeline.data.document import DOCUMENT_SCHEMA, MetadataField
-from pipeline.data.rules import Keep, Replace, Rule, Sample, check_rules, sample_place
+from pipeline.data.funnel import (
+    REMOVED,
+    REMOVED_SCHEMA,
+    Counts,
+    Tally,
+    removed_rows,
+    totals,
+    write_funnel,
+)
+from pipeline.data.rules import (
+    AllOf,
+    AnyOf,
+    Keep,
+    Replace,
+    Rule,
+    Sample,
+    check_rules,
+    readings,
+    sample_place,
+)
 from pipeline.store.memo import FileMemo
 
-VERSION = "001"
-FUNNEL, REMOVED = "funnel.json", "removed.parquet"
-EXCERPT = 500  # characters of a removed document that are kept to look at
-EMPTY = "has text after replacement"
-REMOVED_SCHEMA = pa.schema(
-    [("id", pa.string()), ("source", pa.string()), ("rule", pa.string())]
-    + [("value", pa.float64()), ("text", pa.string())]
-)
+VERSION = "002"
 Mask = npt.NDArray[np.bool_]
 
 
@@ -50,7 +57,8 @@ def filter_documents(
     """Keep the documents that pass every rule, in their order, then replace spans.
 
     Rules look at the text as it was measured. A document that replacement leaves without text is
-    removed. Shard k of the result depends only on shard k of each input.
+    removed, unless the rules say `keep_empty`. Shard k of the result depends only on shard k of
+    each input.
 
     Raises:
         MismatchedInputs: some attributes describe other documents.
@@ -69,19 +77,21 @@ def filter_documents(
     check_rules(rules, columns)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    used = {each.reads.split(".", 1)[0] for each in rules if each.reads}
+    used = {each.name.split(".", 1)[0] for each in readings(rules)}
     used_tables = {name: tables[name] for name in sorted(used)}
     work = _FilterShard(documents, used_tables, list(rules), canonical(rules), out, memo)
     done = engine.map(work, range(len(documents.shards)), label="filter")
-    _write_funnel(rules, documents, done, out)
-    _join_removed(done, out)
     shards = [Shard(**each.shard) for each in done]
-    counts = [
-        _summed([each.sources.get(count.source) for each in done]) for count in documents.sources
-    ]
+    num_kept = sum(each.num_records for each in shards)
+    first, alone = totals([each.first for each in done]), totals([each.alone for each in done])
+    changed = [sum(each.replaced[place] for each in done) for place in range(len(rules))]
+    write_funnel(out, rules, documents.num_documents, num_kept, first, alone, changed)
+    join_rows(out, REMOVED, REMOVED_SCHEMA, [each.removed for each in done])
+    kept = totals([each.kept for each in done])
+    counts = [kept.get(each.source, [[0, 0]])[0] for each in documents.sources]
     return Documents.of(
         out,
-        num_documents=sum(each.num_records for each in shards),
+        num_documents=num_kept,
         num_text_bytes=sum(size for _, size in counts),
         sources=[
             SourceCount(known.source, known.licence, known.provenance, number, size)
@@ -93,14 +103,22 @@ def filter_documents(
 
 @dataclass(frozen=True)
 class _Filtered:
-    """What filtering one shard gave; all of it is JSON, for the memo."""
+    """What filtering one shard gave; all of it is JSON, for the memo.
+
+    Args:
+        kept: source -> [[documents, bytes of text]].
+        first: source -> [documents, bytes] for each rule, and last for what replacement emptied:
+            those of which the rule is the first that they fail.
+        alone: the same of documents that fail no other rule.
+        replaced: documents that a rule changed.
+    """
 
     shard: dict[str, Any]
     removed: str
-    sources: dict[str, list[int]]  # source -> [documents, bytes of text]
-    first: list[int]  # by rule, and last what replacement left empty
-    alone: list[int]
-    replaced: list[int]  # documents that a rule changed
+    kept: Counts
+    first: Counts
+    alone: Counts
+    replaced: list[int]
 
 
 @dataclass(frozen=True)
@@ -144,9 +162,9 @@ class _FilterShard:
             name: _same_rows(read_shard(root, shards[number]), root / shards[number].path, shard)
             for name, (root, shards) in self.tables.items()
         }
-        sources: dict[str, list[int]] = {}
-        first = np.zeros(len(self.rules) + 1, np.int64)
-        alone, replaced = first.copy(), first[:-1].copy()
+        num_rules = len(self.rules)
+        kept_of, first, alone = Tally(1), Tally(num_rules + 1), Tally(num_rules + 1)
+        replaced = np.zeros(num_rules, np.int64)
         replacing = [(i, rule) for i, rule in enumerate(self.rules) if isinstance(rule, Replace)]
         at = 0
         with (
@@ -160,45 +178,29 @@ class _FilterShard:
                     [_fails(rule, batch, rows, self._where(shard)) for rule in self.rules]
                     or [np.zeros(batch.num_rows, bool)]
                 )
-                table = pa.Table.from_batches([batch]).select(DOCUMENT_SCHEMA.names)
+                table = given = pa.Table.from_batches([batch]).select(DOCUMENT_SCHEMA.names)
                 fate = np.where(fails.any(0), fails.argmax(0), -1)
                 if replacing:
-                    table, changed, empty = _replaced(
-                        table, rows, replacing, len(self.rules), fate < 0
-                    )
-                    fate[empty] = len(self.rules)
+                    table, changed, empty = _replaced(table, rows, replacing, num_rules, fate < 0)
+                    fate[empty] = num_rules
                     replaced += changed
-                keep = fate < 0
-                by_rule = np.bincount(fate[~keep], minlength=len(first))
-                first += by_rule
-                once = fails.sum(0) == 1
-                alone[: len(fails)] += (fails & once).sum(1)[: len(alone)]
-                passed = table.filter(pa.array(keep))
+                passed = table.filter(pa.array(fate < 0))
                 kept.write(passed)
-                _count(passed, sources)
-                gone.write(self._removed(batch, rows, fate))
-        alone[-1] = first[-1]
+                kept_of.add(passed, np.zeros(passed.num_rows, np.int64))
+                first.add(given, fate)
+                alone.add(given, np.where(fails.sum(0) > 1, -1, fate))
+                gone.write(removed_rows(batch, fate, self.rules, partial(_numbers, rows)))
         return _Filtered(
-            asdict(kept.shard), removed, sources, first.tolist(), alone.tolist(), replaced.tolist()
+            asdict(kept.shard),
+            removed,
+            kept_of.counts(),
+            first.counts(),
+            alone.counts(),
+            replaced.tolist(),
         )
 
     def _where(self, shard: Shard) -> Path:
         return self.documents.root / shard.path
-
-    def _removed(
-        self, batch: pa.RecordBatch, rows: dict[str, pa.Table], fate: npt.NDArray[Any]
-    ) -> pa.Table:
-        made: list[dict[str, Any]] = []
-        for place in np.flatnonzero(fate >= 0):
-            number = int(fate[place])
-            rule = self.rules[number] if number < len(self.rules) else None
-            value = None
-            if isinstance(rule, Keep):
-                value = _column(rows, rule.attribute)[int(place)].as_py()
-            document = {n: batch[n][int(place)].as_py() for n in ("id", "source", "text")}
-            document["text"] = document["text"][:EXCERPT]
-            made.append({**document, "rule": str(rule) if rule else EMPTY, "value": value})
-        return pa.Table.from_pylist(made, schema=REMOVED_SCHEMA)
 
 
 def _column(rows: dict[str, pa.Table], name: str) -> pa.ChunkedArray:
@@ -206,12 +208,22 @@ def _column(rows: dict[str, pa.Table], name: str) -> pa.ChunkedArray:
     return rows[table].column(column)
 
 
+def _numbers(rows: dict[str, pa.Table], name: str) -> npt.NDArray[np.float64]:
+    """A column of numbers; what is not defined is NaN."""
+    return np.asarray(_column(rows, name).cast(pa.float64()).to_numpy(), np.float64)
+
+
 def _fails(rule: Rule, batch: pa.RecordBatch, rows: dict[str, pa.Table], where: Path) -> Mask:
     """Which documents of a batch a rule removes."""
+    if isinstance(rule, AnyOf):
+        fails = np.array([_fails(each, batch, rows, where) for each in rule.any])
+        return np.asarray(fails.all(0), bool)
+    if isinstance(rule, AllOf):
+        fails = np.array([_fails(each, batch, rows, where) for each in rule.all])
+        return np.asarray(fails.any(0), bool)
     if isinstance(rule, Keep):
-        column = _column(rows, rule.attribute)
-        values = np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
-        fails = np.zeros(len(values), bool)  # null is NaN here, and NaN is outside of no bound
+        values = _numbers(rows, rule.attribute)
+        fails = np.zeros(len(values), bool)  # NaN is outside of no bound
         if rule.at_least is not None:
             fails |= values < rule.at_least
         if rule.at_most is not None:
@@ -250,24 +262,36 @@ def _replaced(
     kept: Mask,
 ) -> tuple[pa.Table, npt.NDArray[Any], Mask]:
     """The rows with spans replaced, documents changed by rule, and which have no text left."""
-    spans = [_column(rows, rule.spans).to_pylist() for _, rule in rules]
-    texts = table.column("text").to_pylist()
     changed = np.zeros(num_rules, np.int64)
-    empty = np.zeros(len(texts), bool)
-    for row in np.flatnonzero(kept):
-        chosen = sorted(
-            (span["start"], order, span["end"])
-            for order, (_, rule) in enumerate(rules)
-            for span in spans[order][row] or []
-            if span["score"] >= rule.min_score
-        )
-        if chosen:
-            texts[row], used = _with_replacements(texts[row], chosen, [r for _, r in rules])
-            for order in used:
-                changed[rules[order][0]] += 1
-            empty[row] = not texts[row].strip()
-    column = pa.array(texts, pa.string())
-    return table.set_column(table.schema.get_field_index("text"), "text", column), changed, empty
+    empty = np.zeros(table.num_rows, bool)
+    chosen: dict[int, list[tuple[int, int, int]]] = {}
+    for order, (_, rule) in enumerate(rules):
+        for row, start, end in _spans(_column(rows, rule.spans), rule.min_score, kept):
+            chosen.setdefault(row, []).append((start, order, end))
+    if not chosen:
+        return table, changed, empty
+    column = table.column("text")
+    texts = column.to_pylist()
+    for row, spans in chosen.items():
+        texts[row], used = _with_replacements(texts[row], sorted(spans), [r for _, r in rules])
+        for order in used:
+            changed[rules[order][0]] += 1
+        emptied = not texts[row].strip()
+        empty[row] = emptied and not all(rules[order][1].keep_empty for order in used)
+    place = table.schema.get_field_index("text")
+    return table.set_column(place, "text", pa.array(texts, pa.string())), changed, empty
+
+
+def _spans(column: pa.ChunkedArray, min_score: float, kept: Mask) -> Iterator[tuple[int, int, int]]:
+    """Row, start and end of the spans of kept rows that have at least a score."""
+    lists = column.combine_chunks()
+    if isinstance(lists, pa.ChunkedArray):  # of no chunk
+        return
+    flat = lists.flatten()
+    rows = np.repeat(np.arange(len(lists)), lists.value_lengths().fill_null(0))
+    starts, ends, scores = (np.asarray(flat.field(each)) for each in ("start", "end", "score"))
+    used = (scores >= min_score) & kept[rows]
+    yield from zip(rows[used].tolist(), starts[used].tolist(), ends[used].tolist(), strict=True)
 
 
 def _with_replacements(
@@ -287,51 +311,3 @@ def _with_replacements(
         at = end
         used.add(order)
     return "".join([*pieces, text[at:]]), used
-
-
-def _count(table: pa.Table, sources: dict[str, list[int]]) -> None:
-    names = table.column("source").to_pylist()
-    for name, text in zip(names, table.column("text").to_pylist(), strict=True):
-        count = sources.setdefault(name, [0, 0])
-        count[0] += 1
-        count[1] += len(text.encode())
-
-
-def _summed(counts: Sequence[list[int] | None]) -> tuple[int, int]:
-    there = [each for each in counts if each is not None]
-    return sum(each[0] for each in there), sum(each[1] for each in there)
-
-
-def _write_funnel(
-    rules: Sequence[Rule], documents: Documents, done: Sequence[_Filtered], out: Path
-) -> None:
-    rows: list[dict[str, Json]] = []
-    for place, rule in enumerate(rules):
-        row: dict[str, Json] = {"rule": str(rule)}
-        if isinstance(rule, Replace):
-            row["num_changed"] = sum(each.replaced[place] for each in done)
-        else:
-            row["num_removed_first"] = sum(each.first[place] for each in done)
-            row["num_removed_alone"] = sum(each.alone[place] for each in done)
-        rows.append(row)
-    if any(isinstance(rule, Replace) for rule in rules):
-        emptied = sum(each.first[-1] for each in done)
-        rows.append({"rule": EMPTY, "num_removed_first": emptied, "num_removed_alone": emptied})
-    num_kept = sum(each.shard["num_records"] for each in done)
-    write_json(
-        out / FUNNEL,
-        {"num_documents": documents.num_documents, "num_kept": num_kept, "rules": rows},
-    )
-
-
-def _join_removed(done: Sequence[_Filtered], out: Path) -> None:
-    temporary = out / f".{REMOVED}.tmp"
-    with pq.ParquetWriter(temporary, REMOVED_SCHEMA, compression="zstd") as writer:
-        for each in done:
-            if not sum(each.first):  # nothing was removed: not opened
-                continue
-            for batch in pq.ParquetFile(out / each.removed).iter_batches():
-                writer.write_batch(batch)
-    os.replace(temporary, out / REMOVED)
-    for each in done:
-        (out / each.removed).unlink()

@@ -1,13 +1,16 @@
-"""What `filter` may be told: keep within bounds, keep a sample, replace spans.
+"""What `filter` may be told: keep within bounds, keep a sample, keep by any or all, replace spans.
 
-`reads` of a rule is the attribute that it looks at, `<table>.<column>`, or "".
+In an experiment: { attribute: 'gopher.word_count', at_least: 50, at_most: 100000 },
+{ any: [{ attribute: 'language.en', at_least: 0.5 }, { attribute: 'language.de', at_least: 0.5 }] },
+{ sample_by: 'id', from_fraction: 0, to_fraction: 0.1, seed: 's' },
+{ spans: 'pii.email_address', replace_with: '|||EMAIL_ADDRESS|||', min_score: 0.5 }.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import xxhash
 
@@ -38,10 +41,6 @@ class Keep:
                 raise ValueError(
                     f"at_least is {self.at_least:g}; it must not be above at_most, {self.at_most:g}"
                 )
-
-    @property
-    def reads(self) -> str:
-        return self.attribute
 
     def __str__(self) -> str:
         low = "" if self.at_least is None else f" at least {self.at_least:g}"
@@ -80,10 +79,6 @@ class Sample:
                 f"sample_by is {self.sample_by!r}; it must be id, text, source or metadata.<name>"
             )
 
-    @property
-    def reads(self) -> str:
-        return ""
-
     def __str__(self) -> str:
         return (
             f"hash of {self.sample_by} with {self.seed!r} in "
@@ -104,6 +99,7 @@ class Replace:
         min_score: of the spans that are replaced.
         merge: false leaves out whole what starts inside an earlier span, so that its end stays in
             the text (`A56789`), as Dolma's tool does.
+        keep_empty: whether a document stays, as in Dolma, that such rules alone left without text.
 
     Source: allenai/dolma, `dolma mix`, `span_replacement`.
     Differs: overlaps are merged, as the end of an address would stay otherwise; an empty span does
@@ -115,18 +111,74 @@ class Replace:
     replace_with: str = ""
     min_score: float = 0.5
     merge: bool = True
+    keep_empty: bool = False
 
     VERSION: ClassVar[str] = "002"
-
-    @property
-    def reads(self) -> str:
-        return self.spans
 
     def __str__(self) -> str:
         return f"replace {self.spans} by {self.replace_with!r}"
 
 
-Rule = Keep | Sample | Replace
+@dataclass(frozen=True)
+class AnyOf:
+    """Keep documents that at least one of some conditions would keep."""
+
+    any: list[Condition]
+
+    VERSION: ClassVar[str] = "001"
+
+    def __post_init__(self) -> None:
+        if not self.any:
+            raise ValueError("any is empty; no document passes one of no conditions")
+
+    def __str__(self) -> str:
+        return " or ".join(_inside(each) for each in self.any)
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """Keep documents that each of some conditions would keep; for use within `any`."""
+
+    all: list[Condition]
+
+    VERSION: ClassVar[str] = "001"
+
+    def __post_init__(self) -> None:
+        if not self.all:
+            raise ValueError("all is empty; it must name a condition")
+
+    def __str__(self) -> str:
+        return " and ".join(_inside(each) for each in self.all)
+
+
+Condition = Keep | Sample | AnyOf | AllOf
+Rule = Condition | Replace
+
+
+def _inside(condition: Condition) -> str:
+    return f"({condition})" if isinstance(condition, (AnyOf, AllOf)) else str(condition)
+
+
+class Reading(NamedTuple):
+    """An attribute that a rule looks at: the place that names it, and the kind that it must be."""
+
+    path: str
+    name: str
+    kind: str
+
+
+def readings(rules: Sequence[Rule], path: str = "rules") -> Iterator[Reading]:
+    """The attributes, `<table>.<column>`, that rules look at."""
+    for place, rule in enumerate(rules):
+        here = f"{path}[{place}]"
+        if isinstance(rule, Keep):
+            yield Reading(f"{here}.attribute", rule.attribute, "number")
+        elif isinstance(rule, Replace):
+            yield Reading(f"{here}.spans", rule.spans, "spans")
+        elif isinstance(rule, AnyOf):
+            yield from readings(rule.any, f"{here}.any")
+        elif isinstance(rule, AllOf):
+            yield from readings(rule.all, f"{here}.all")
 
 
 def check_rules(rules: Sequence[Rule], columns: Mapping[str, str], path: str = "rules") -> None:
@@ -135,19 +187,15 @@ def check_rules(rules: Sequence[Rule], columns: Mapping[str, str], path: str = "
     Args:
         columns: `<table>.<column>` -> "number" or "spans".
     """
-    for place, rule in enumerate(rules):
-        if isinstance(rule, Sample):
-            continue
-        field, wanted = ("attribute", "number") if isinstance(rule, Keep) else ("spans", "spans")
-        name = rule.reads
-        here = f"{path}[{place}].{field} is {name!r}"
-        if name not in columns:
-            raise ValueError(f"{here}, which nothing measures{nearest(name, columns)}")
-        if columns[name] != wanted:
-            right = [each for each, kind in columns.items() if kind == wanted]
+    for each in readings(rules, path):
+        here = f"{each.path} is {each.name!r}"
+        if each.name not in columns:
+            raise ValueError(f"{here}, which nothing measures{nearest(each.name, columns)}")
+        if columns[each.name] != each.kind:
+            right = [name for name, kind in columns.items() if kind == each.kind]
             raise ValueError(
-                f"{here}, which holds {columns[name]}; the rule needs {wanted}"
-                f"{nearest(name, right)}"
+                f"{here}, which holds {columns[each.name]}; the rule needs {each.kind}"
+                f"{nearest(each.name, right)}"
             )
 
 

@@ -255,7 +255,10 @@ class _Page:
         self.section("choice", "Multiple choice and overlap", parts)
 
     def overlaps(self, overlaps: Mapping[str, Attributes]) -> Html:
-        return shown_table(self._with_places(tables.overlap(overlaps), overlaps.values()))
+        table = shown_table(self._with_places(tables.overlap(overlaps), overlaps.values()))
+        hits = tables.hits(overlaps)
+        named = folded_table("Which item stands in which document", hits) if hits.rows else ""
+        return Html(table + named)
 
     def generations(self, generations: Generations | None) -> None:
         if generations is None:

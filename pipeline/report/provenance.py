@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pipeline.core.keys import Json
-from pipeline.core.terminal import visible
+from pipeline.core.terminal import counted, visible
 from pipeline.store.lineage import Made
 
 Arguments = Callable[[Made], dict[str, Json]]
@@ -186,7 +186,7 @@ def _total(lineage: Sequence[Made]) -> str:
     made = {each.linked_from or each.id: each.record for each in lineage}
     seconds = [each["seconds"] for each in made.values() if is_number(each.get("seconds"))]
     energy = [each["energy_kwh"] for each in made.values() if is_number(each.get("energy_kwh"))]
-    said = f"{len(lineage)} results, {sum(seconds):.1f} s of work"
+    said = f"{counted(len(lineage), 'result')}, {sum(seconds):.1f} s of work"
     if energy:
         said += f", {sum(energy):.3g} kWh in {len(energy)} of them"
     gone = sum(not each.is_here for each in lineage)

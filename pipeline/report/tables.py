@@ -24,11 +24,13 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
-from pipeline.data.filtering import FUNNEL, REMOVED
+from pipeline.data.decontaminate import HITS
+from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.model.config import OlmoConfig
 
 OBJECTIVES = ("next_token", "masked", "dpo")
 REMOVED_A_RULE = 3  # documents shown for each rule
+SHOWN_HITS = 20  # of each comparison with evaluation text
 MAX_SCANNED = 200_000  # removed documents looked at to find them
 
 
@@ -243,6 +245,25 @@ def overlap(overlaps: Mapping[str, Attributes]) -> Table:
         rows.append([name, num_documents, num_hit, Share(share), Share(largest)])
     heads = ["overlap of", "documents", "overlapping", "of all", "most words of one"]
     return Table(heads, rows)
+
+
+def hits(overlaps: Mapping[str, Attributes]) -> Table:
+    """Which evaluation item is hit by which document: the first few of each."""
+    rows: list[list[Cell]] = []
+    for name, attributes in overlaps.items():
+        path = attributes.root / HITS
+        if not path.is_file():
+            continue
+        try:
+            with pq.ParquetFile(path) as file:
+                batch = next(file.iter_batches(batch_size=SHOWN_HITS), None)
+                found = [] if batch is None else batch.to_pylist()
+        except (OSError, ValueError) as error:
+            raise CorruptShard(path, None, f"not readable ({error})") from error
+        for each in found:
+            count = sum(each[kind] for kind in ("num_overlaps", "num_paragraphs", "num_answers"))
+            rows.append([name, each["item"], each["document"], count, each["text"] or ""])
+    return Table(["overlap of", "evaluation item", "document", "hits", "the first"], rows)
 
 
 # ---------------------------------------------------------------------------- training

@@ -41,11 +41,13 @@ class Moved:
 
     "kept" means that the other side has another content under this id and keeps it: the step does
     not give the same bytes everywhere, as trainings do. "discarded": its data is not here.
+    "refused": it cannot be taken, and `reason` says why.
     """
 
     id: str
-    state: Literal["moved", "there", "kept", "discarded"]
+    state: Literal["moved", "there", "kept", "discarded", "refused"]
     num_bytes: int = 0
+    reason: str = ""
 
 
 class Remote:
@@ -54,6 +56,7 @@ class Remote:
     def __init__(self, url: str) -> None:
         self.store = ObjectStore(url)
         self._is_out_of_reach = False
+        self._seen: dict[str, bool] = {}  # ids that `reachable` asked for
 
     def __contains__(self, id: str) -> bool:
         return self.store.size(_entry(id)) is not None
@@ -143,13 +146,20 @@ class Remote:
     def pull(self, results: Results, ids: Iterable[str]) -> list[Moved]:
         """Copy results here, and those whose files they read; every byte is checked on the way.
 
+        Nothing is used of one that is not what its entry says, or whose series here has a
+        checkpoint with other weights: it is "refused", and the others are pulled.
+
         Raises:
             KeyError: the remote has no such result.
-            CorruptShard: what stands there is not what its entry says; nothing of it is used.
-            MismatchedInputs: the series here has a checkpoint with other weights.
         """
+        moved: list[Moved] = []
         with byte_bar("pull") as bar:
-            return self._pull(results, ids, bar)
+            for id in ids:
+                try:
+                    moved += self._pull(results, [id], bar)
+                except (CorruptShard, MismatchedInputs) as fault:
+                    moved.append(Moved(id, "refused", reason=str(fault)))
+        return moved
 
     def _pull(self, results: Results, ids: Iterable[str], bar: Bytes) -> list[Moved]:
         moved: list[Moved] = []
@@ -230,15 +240,20 @@ class Remote:
     # ---------------------------------------------------------------- read-through
 
     def reachable(self, ids: Iterable[str]) -> set[str]:
-        """Those of the results that stand there; none where the remote is out of reach."""
-        found: set[str] = set()
+        """Those of the results that stand there; none where the remote is out of reach.
+
+        Each is asked for once, as at the start of a run.
+        """
+        asked = [id for id in ids if is_id(id)]
 
         def look() -> bool:
-            found.update(self.having(id for id in ids if is_id(id)))
+            new = [id for id in asked if id not in self._seen]
+            there = self.having(new)
+            self._seen |= {id: id in there for id in new}
             return True
 
         self._tried(look)
-        return found
+        return {id for id in asked if self._seen.get(id)}
 
     def bring(self, results: Results, id: str) -> bool:
         """Pull a result whose lease the caller holds, if it is there and sound; else say why not.
@@ -252,12 +267,19 @@ class Remote:
 
         return self._tried(look)
 
-    def bring_content(self, results: Results, content_key: str) -> str | None:
-        """Pull a result with this content key; its id, or None."""
+    def bring_content(self, results: Results, content_key: str, held: str = "") -> str | None:
+        """Pull a result with this content key; its id, or None.
+
+        Args:
+            held: an id whose lease the caller holds, and for which `bring` was tried.
+        """
 
         def look() -> bool:
             id = self.find(content_key)
-            return id is not None and id in self and bool(self.pull(results, [id]))
+            if id == held:
+                return False
+            with byte_bar("pull") as bar:
+                return id is not None and id in self and bool(self._pull(results, [id], bar))
 
         return results.find_earlier(content_key) if self._tried(look) else None
 

@@ -20,6 +20,8 @@ from pipeline.store.memo import forget, read_entry
 from pipeline.store.results import KEY, Results, is_id, result_id
 from pipeline.store.series import checkpoint_files
 
+MEMO = "memo"  # the owner of what is remembered of work
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -109,7 +111,7 @@ def find_all_damage(
     for folder in results.files.folders():
         if (broken := _memory_fault(folder, reader)) is not None:
             forget(folder)
-            found[str(broken)] = Damage("memo (forgotten)", broken)
+            found[str(broken)] = Damage(MEMO, broken)
     return list(found.values())
 
 

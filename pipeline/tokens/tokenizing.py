@@ -26,6 +26,7 @@ def tokenize_documents(
     documents: Documents,
     tokenizer: Tokenizer,
     *,
+    strip: bool = False,
     out: Path,
     engine: Engine = LOCAL,
     memo: FileMemo | None = None,
@@ -34,10 +35,16 @@ def tokenize_documents(
 
     Text that spells a special token is ordinary text. Memory is flat: a batch of documents at a
     time. A shard that `memo` remembers is linked.
+
+    Args:
+        strip: leave out white space at both ends of a text, and documents of nothing else.
+
+    Source: allenai/dolma, `dolma tokens`, which strips.
+    Differs: documents stay in their order and in shards of their own; there they are shuffled.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    work = _TokenizeShard(documents, tokenizer, out, memo)
+    work = _TokenizeShard(documents, tokenizer, strip, out, memo)
     finished = engine.map(work, range(len(documents.shards)), label="tokenize")
     sources: Counter[str] = Counter()
     for _, counts in finished:
@@ -60,6 +67,7 @@ def tokenize_documents(
 class _TokenizeShard:
     documents: Documents
     tokenizer: Tokenizer
+    strip: bool
     out: Path
     memo: FileMemo | None
 
@@ -67,7 +75,12 @@ class _TokenizeShard:
         shard = self.documents.shards[number]
         if self.memo is None:
             return self._tokenize(number, shard)
-        key = {"tokenize": VERSION, "tokenizer": self.tokenizer.content, "shard": shard.content}
+        key = {
+            "tokenize": VERSION,
+            "tokenizer": self.tokenizer.content,
+            "strip": self.strip,
+            "shard": shard.content,
+        }
         found = remembered_shard(self.memo, key, self.out, number)
         if found is None:
             found = self._tokenize(number, shard)
@@ -86,11 +99,22 @@ class _TokenizeShard:
                 if None in texts:
                     path = self.documents.root / shard.path
                     raise CorruptShard(path, names[texts.index(None)], "has no text")
+                if self.strip:
+                    sources, names, texts = _stripped(sources, names, texts)
                 token_ids = [np.append(ids, end_id) for ids in encoder.encode(texts)]
                 writer.write(sources, names, token_ids)
                 for source, ids in zip(sources, token_ids, strict=True):
                     counts[source] += len(ids)
         return writer.shard, dict(counts)
+
+
+def _stripped(
+    sources: list[str], names: list[str], texts: list[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """The texts without white space at their ends; those that are nothing else are left out."""
+    texts = [each.strip() for each in texts]
+    held = [n for n, each in enumerate(texts) if each]
+    return [sources[n] for n in held], [names[n] for n in held], [texts[n] for n in held]
 
 
 def remembered_shard(

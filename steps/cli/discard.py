@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_to_change, parser_of, told
 
 
 @told
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     from pipeline.store.cleaning import discard_data
     from pipeline.store.results import inputs_of
 
-    workspace = open_named(options.workspace)
+    workspace = open_to_change(options.workspace)
     status = 0
     for what in options.what:
         try:
@@ -32,6 +32,8 @@ def main(arguments: list[str]) -> int:
                 continue
             num_bytes = discard_data(workspace.results, id)
             print(f"{id}: {as_bytes(num_bytes)} came free")
+            if num_bytes == 0:
+                print("  its files have other names still, in another result or in a copy")
             if not inputs_of(workspace.results.folder(id)):
                 print("  it is read from its source again when a step needs it")
         except (PipelineError, ValueError) as fault:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from steps.cli.selecting import open_named, parser_of, told
+from steps.cli.selecting import open_named, parser_of, refuse_read_only, told
 
 WORDS = {
-    "result": "results that no run names",
-    "series": "training series that no result shows",
-    "work": "folders of unfinished work that no run goes on with",
-    "memory": "memories of work that no result rests on",
-    "damaged": "damaged results and checkpoints that were set aside",
-    "replaced": "results that others took the place of",
-    "trash": "leftovers of a removal",
+    "result": ("result", "results", "that no run names"),
+    "series": ("training series", "training series", "that no result shows"),
+    "work": ("folder", "folders", "of unfinished work that no run goes on with"),
+    "memory": ("memory", "memories", "of work that no result rests on"),
+    "damaged": ("damaged result or checkpoint", "damaged results and checkpoints", "set aside"),
+    "replaced": ("result", "results", "that others took the place of"),
+    "trash": ("leftover", "leftovers", "of a removal"),
 }
 
 
@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     survey = Survey(results)
     removal = plan_cleaning(survey)
     for kind, places in removal.by_kind().items():
-        print(f"{len(places):6} {WORDS[kind]}")
+        one, many, which = WORDS[kind]
+        print(f"{len(places):6,} {one if len(places) == 1 else many} {which}")
         for place in places if options.list else []:
             print(f"       {visible(str(place.path.relative_to(results.root)))}")
     for id in removal.in_use:
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
     )
     if options.dry_run:
         return 0
+    refuse_read_only(results.root)
     if not options.yes:
         if not sys.stdin.isatty():
             print("nothing was removed: say --yes, as there is nobody to ask", file=sys.stderr)

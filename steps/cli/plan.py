@@ -16,7 +16,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--strict", action="store_true", help="a result that other code made counts as missing"
     )
-    parser.add_argument("--check", action="store_true", help="ask whether outside data has moved")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="ask whether outside data has moved, and what the remote has",
+    )
     form = parser.add_mutually_exclusive_group()
     for each in ("json", "dot", "mermaid"):
         form.add_argument(f"--{each}", action="store_const", const=each, dest="form")
@@ -30,11 +34,20 @@ def main(arguments: list[str]) -> int:
     except SyntaxFault as fault:
         print(fault, file=sys.stderr)
         return 1
+    from pipeline.core.errors import PipelineError
+    from pipeline.store.remote import Remote
     from steps import locking
+    from steps.cli.settings import workspace_settings
     from steps.drawing import as_dot, as_json, as_mermaid, as_text
     from steps.planning import plan_steps, summary
 
-    planned = plan_steps(steps.values(), results)
+    url = None if options.workspace else workspace_settings(options.experiment).get("remote")
+    try:
+        remote = Remote(url) if url and options.check else None
+        planned = plan_steps(steps.values(), results, remote)
+    except PipelineError as fault:
+        print(fault, file=sys.stderr)
+        return 1
     outside = locking.outside_of(steps.values())
     outside = locking.looked_at(outside) if options.check else outside
     if options.form == "json":
@@ -43,5 +56,9 @@ def main(arguments: list[str]) -> int:
         print("\n".join((as_dot if options.form == "dot" else as_mermaid)(planned)))
     else:
         lines = [*as_text(planned), summary(planned), *locking.told(outside, options.experiment)]
+        if url and not options.check:
+            lines.append(
+                f"the remote {url} was not asked for what is missing here; --check asks it"
+            )
         print("\n".join(lines))
     return 2 if any(each.runs for each in planned) else 0

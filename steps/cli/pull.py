@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import nearest
+from pipeline.core.terminal import counted
 from pipeline.store.remote import Remote
 from pipeline.store.results import is_id
 from pipeline.store.survey import read_runs
 from steps.cli.push import tell
-from steps.cli.selecting import ids_of, parser_of, told
+from steps.cli.selecting import ids_of, parser_of, refuse_read_only, told
 from steps.cli.settings import workspace_settings
 
 
@@ -42,12 +44,13 @@ def main(arguments: list[str]) -> int:
             print(f"no run is in {remote.store.shown}", file=sys.stderr)
         for name, run in runs.items():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"]))
-            print(f"{when}  {name}  {len(run['steps'])} steps")
+            print(f"{when}  {name}  {counted(len(run['steps']), 'step')}")
         return 0 if runs else 1
     ids = dict.fromkeys(id for name in options.names for id in _ids(name, runs))
     from steps.workspace import ResultWorkspace
 
     workspace = ResultWorkspace(options.workspace)
+    refuse_read_only(workspace.dir)
     there = remote.having(ids)
     moved = remote.pull(workspace.results, [id for id in ids if id in there])
     held = read_runs(workspace.results)
@@ -60,7 +63,13 @@ def main(arguments: list[str]) -> int:
     for id in ids:
         if id not in there:
             print(f"not in the remote: {id}")
-    return 0 if there or not ids else 1
+    refused = [each for each in moved if each.state == "refused"]
+    for each in refused:
+        print(f"refused: {each.id}: {each.reason}", file=sys.stderr)
+    if refused:
+        mend = shlex.join(["olmo", "push", "--mend", *(each.id for each in refused)])
+        print(f"where it was made, {mend} sends it again", file=sys.stderr)
+    return 0 if (there or not ids) and not refused else 1
 
 
 def _ids(name: str, runs: dict[str, dict[str, Any]]) -> list[str]:

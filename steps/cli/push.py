@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from pipeline.core.terminal import counted
 from pipeline.store.remote import Moved, Remote
 from pipeline.store.results import Results
 from pipeline.store.survey import read_runs
@@ -55,7 +56,7 @@ def tell(moved: Sequence[Moved], verb: str, seconds: float) -> None:
     """Say what was moved, what was there, and what the other side keeps."""
     sent = [each for each in moved if each.state == "moved"]
     num_bytes = sum(each.num_bytes for each in sent)
-    print(f"{len(sent)} results {verb}: {num_bytes / 1e6:.1f} MB in {seconds:.1f} s")
+    print(f"{counted(len(sent), 'result')} {verb}: {num_bytes / 1e6:.1f} MB in {seconds:.1f} s")
     if there := sum(each.state == "there" for each in moved):
         print(f"{there} were there")
     for each in moved:

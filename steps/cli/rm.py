@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from fnmatch import fnmatchcase
 
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_to_change, parser_of, told
 
 RUN = "run:"
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     from pipeline.store.cleaning import InUse, plan_removal, remove, remove_run
     from pipeline.store.survey import Survey
 
-    workspace = open_named(options.workspace)
+    workspace = open_to_change(options.workspace)
     results, status = workspace.results, 0
     for what in options.what:
         if what.startswith(RUN) and "run" not in workspace.runs:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 
 from pipeline.browse.workspace import Workspace, open_workspace
 from pipeline.core.errors import PipelineError
@@ -49,6 +51,19 @@ def open_named(path: str | None) -> Workspace:
     from steps.cli.experiment import open_results
 
     return open_workspace(open_results(path).root)
+
+
+def open_to_change(path: str | None) -> Workspace:
+    """As `open_named`; raises ValueError where nothing can be changed in the workspace."""
+    workspace = open_named(path)
+    refuse_read_only(workspace.path)
+    return workspace
+
+
+def refuse_read_only(workspace: Path) -> None:
+    """Raises ValueError where nothing can be changed in a workspace."""
+    if workspace.is_dir() and not os.access(workspace, os.W_OK):
+        raise ValueError(f"the workspace {workspace} is read-only; nothing was changed")
 
 
 def find(workspace: Workspace, name: str) -> str:

@@ -58,7 +58,7 @@ def seen_from_here(workspace: Any, settings: Path) -> Any:
     return {n: moved(v) if n in ("dir", "remote") else v for n, v in workspace.items()}
 
 
-def workspace_settings() -> dict[str, Any]:
+def workspace_settings(experiment: str | None = None) -> dict[str, Any]:
     """The fields of `workspace` in `tango.yml`: `dir`, and `remote` where there is one."""
-    found = read_settings().get("workspace")
+    found = read_settings(experiment).get("workspace")
     return {"dir": "workspace", **(found if isinstance(found, dict) else {})}

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from pipeline.core.terminal import counted, visible
+from pipeline.store.results import is_id
+from pipeline.store.verifying import (
+    MEMO,
+    Damage,
+    Reader,
+    find_all_damage,
+    find_damage,
+    num_bytes_to_read,
+)
 from steps.cli.selecting import find, open_named, parser_of, told
 
 
@@ -21,8 +32,6 @@ def main(arguments: list[str]) -> int:
     from tqdm import tqdm
 
     from pipeline.browse.visible import as_bytes
-    from pipeline.core.terminal import visible
-    from pipeline.store.verifying import Reader, find_all_damage, find_damage, num_bytes_to_read
 
     workspace = open_named(options.workspace)
     results = workspace.results
@@ -41,17 +50,28 @@ def main(arguments: list[str]) -> int:
             found = find_all_damage(results, content=options.content, reader=reader)
     for damage in found:
         print(visible(str(damage)))
-    read = f"{reader.num_files} files, {as_bytes(reader.num_bytes)}"
+    read = f"{counted(reader.num_files, 'file')}, {as_bytes(reader.num_bytes)}"
     if not found:
-        print(f"all is whole: {len(ids)} results, {read}")
+        print(f"all is whole: {counted(len(ids), 'result')}, {read}")
         return 0
-    owners = sorted({damage.owner for damage in found})
-    print(f"damaged: {len(owners)} of {len(ids)} results, {read} read", file=sys.stderr)
-    print(
-        "to mend it, run the experiment again: what is damaged is set aside and made anew",
-        file=sys.stderr,
-    )
+    for line in _told(found, ids, read):
+        print(line, file=sys.stderr)
     return 1
+
+
+def _told(found: list[Damage], ids: list[str], read: str) -> Iterator[str]:
+    """How much is damaged, by what it is, and how it is mended."""
+    owners = {each.owner for each in found}
+    damaged = owners & {*ids, *(each for each in owners if is_id(each))}
+    memories = {each.fault.path for each in found if each.owner == MEMO}
+    parts = [f"{len(damaged)} of {counted(len(ids), 'result')}"] if damaged else []
+    if series := owners - damaged - {MEMO}:
+        parts.append(f"{len(series)} training series")
+    if memories:
+        parts.append(f"{counted(len(memories), 'memory', 'memories')} of work (forgotten now)")
+    yield f"damaged: {', '.join(parts)}; {read} read"
+    if damaged or series:
+        yield "to mend it, run the experiment again: what is damaged is set aside and made anew"
 
 
 def _advance(shown: Any, num_bytes: int) -> None:

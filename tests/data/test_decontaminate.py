@@ -1,11 +1,12 @@
 import random
 
+import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.engine import Local
 from pipeline.data import decontaminate
-from pipeline.data.decontaminate import find_overlaps
+from pipeline.data.decontaminate import HITS, find_overlaps
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
 
@@ -66,7 +67,7 @@ def test_a_shard_is_looked_through_once_for_the_same_evaluation_text(tmp_path, m
     monkeypatch.setattr(
         decontaminate._FindInShard,
         "_find",
-        lambda self, number: looked.append(number) or real(self, number),
+        lambda self, number, paths: looked.append(number) or real(self, number, paths),
     )
     texts = [" ".join(words(rng, 30)) for _ in range(4)]
     before = make_documents(tmp_path / "d", [texts[:2], texts[2:3]])
@@ -74,6 +75,7 @@ def test_a_shard_is_looked_through_once_for_the_same_evaluation_text(tmp_path, m
     evaluation = make_documents(tmp_path / "e", [texts[1:2]])
     first = find_overlaps(before, evaluation, out=tmp_path / "1", memo=memo)
     more = find_overlaps(after, evaluation, out=tmp_path / "2", memo=memo)
+    assert pq.read_table(tmp_path / "2" / HITS) == pq.read_table(tmp_path / "1" / HITS)
     assert looked == [0, 1, 2]
     assert more.tables[0].shards[:2] == first.tables[0].shards
     assert more == find_overlaps(after, evaluation, out=tmp_path / "3")
@@ -114,3 +116,41 @@ def test_a_line_that_is_a_short_answer_of_an_evaluated_conversation_is_a_span(tm
     ]
     assert marked == ['"""the size OF the queue"""', "Nothing, at all"]
     assert column(found, "num_overlaps") == column(found, "num_paragraphs") == [0, 0, 0]
+
+
+def test_each_evaluation_item_is_named_with_the_documents_that_it_hits(tmp_path):
+    rng = random.Random(5)
+    shared, own = words(rng, 13), words(rng, 14)
+    answer = {"x": {"messages": [{"role": "assistant", "content": "Some three words"}]}}
+    items = [" ".join(shared), " ".join(words(rng, 20)), " ".join(own + shared), "x"]
+    evaluation = make_documents(tmp_path / "e", [items[:1], items[1:]], "tasks", metadata=answer)
+    texts = [
+        f"before\n{' '.join(shared)}\nafter",
+        "nothing of it",
+        f"İ {' '.join(own)}\nsome THREE words",
+    ]
+    documents = make_documents(tmp_path / "d", [texts[:1], texts[1:]])
+    find_overlaps(documents, evaluation, out=tmp_path / "o")
+    hits = pq.read_table(tmp_path / "o" / HITS).to_pylist()
+    assert {row["item_source"] for row in hits} == {"tasks"}
+    named = [(row["document"], row["item"], *list(row.values())[4:7]) for row in hits]
+    assert named == [
+        ("0-0", "0-0", 1, 1, 0),
+        ("0-0", "1-1", 1, 0, 0),
+        ("1-1", "1-1", 2, 0, 0),
+        ("1-1", "1-2", 0, 0, 1),
+    ]
+    assert [(row["start"], row["text"]) for row in hits[:2]] == [
+        (7, texts[0][7:-6]),
+        (7, texts[0][7:-6]),
+    ]
+    assert hits[2]["start"] == 2 and hits[3]["text"] == "some THREE words"
+
+
+def test_what_many_items_share_names_the_first_of_them(tmp_path):
+    line = " ".join(words(random.Random(6), 13))
+    evaluation = make_documents(tmp_path / "e", [[line] * 130])
+    documents = make_documents(tmp_path / "d", [[line]])
+    find_overlaps(documents, evaluation, out=tmp_path / "o")
+    items = pq.read_table(tmp_path / "o" / HITS)["item"].to_pylist()
+    assert items == [f"0-{number}" for number in range(100)]

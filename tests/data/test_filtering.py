@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.data import filtering
-from pipeline.data.filtering import FUNNEL, REMOVED, filter_documents
-from pipeline.data.rules import Keep, Replace, Sample, sample_place
+from pipeline.data.filtering import filter_documents
+from pipeline.data.funnel import FUNNEL, REMOVED
+from pipeline.data.ingest import concat_documents
+from pipeline.data.rules import AllOf, AnyOf, Keep, Replace, Sample, sample_place
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_attributes, make_documents
 
@@ -47,9 +49,11 @@ def test_every_removal_is_counted_and_explained(measured, tmp_path):
     funnel = json.loads((tmp_path / "o" / FUNNEL).read_text())
     assert funnel["num_documents"] == 5
     assert funnel["num_kept"] == 2
+    names = ["num_removed_first", "bytes_removed_first", "num_removed_alone", "bytes_removed_alone"]
+    first, second = (dict(zip(names, counts, strict=True)) for counts in ([2, 3, 1, 2], [1, 5] * 2))
     assert funnel["rules"] == [
-        {"rule": "t.n at least 3", "num_removed_first": 2, "num_removed_alone": 1},
-        {"rule": "t.n at least 2 and at most 4", "num_removed_first": 1, "num_removed_alone": 1},
+        {"rule": "t.n at least 3", **first, "sources": {"s": first}},
+        {"rule": "t.n at least 2 and at most 4", **second, "sources": {"s": second}},
     ]
     removed = pq.read_table(tmp_path / "o" / REMOVED).to_pylist()
     assert [(row["text"], row["rule"], row["value"]) for row in removed] == [
@@ -129,7 +133,48 @@ def test_what_replacement_leaves_empty_is_removed_and_counted(tmp_path):
     assert column(kept, "text") == ["stays"]
     rules = json.loads((tmp_path / "o" / FUNNEL).read_text())["rules"]
     assert rules[0]["num_changed"] == 1
-    assert rules[1]["num_removed_first"] == 1
+    assert (rules[1]["num_removed_first"], rules[1]["bytes_removed_first"]) == (1, 5)
+    stay = [Replace("t.a", keep_empty=True)]
+    as_dolma = filter_documents(documents, [table], stay, out=tmp_path / "stay")
+    assert column(as_dolma, "text") == ["", "stays"]
+
+
+def test_conditions_are_joined_by_any_and_all(measured, tmp_path):
+    documents, table = measured
+    short, long, four = Keep("t.n", at_most=1), Keep("t.n", at_least=5), Keep("t.n", 4, 4)
+    even = AllOf([Keep("t.n", 2), Keep("t.n", at_most=4), AnyOf([Keep("t.n", 2, 2), four])])
+    for number, (rule, texts, said) in enumerate(
+        [
+            (AnyOf([short, long]), ["a", "eeeee"], "t.n at most 1 or t.n at least 5"),
+            (
+                AnyOf([even, long]),
+                ["bb", "dddd", "eeeee"],
+                "(t.n at least 2 and t.n at most 4 and ",
+            ),
+        ]
+    ):
+        out = tmp_path / str(number)
+        assert column(filter_documents(documents, [table], [rule], out=out), "text") == texts
+        told = json.loads((out / FUNNEL).read_text())["rules"]
+        assert told[0]["rule"].startswith(said) and told[0]["num_removed_first"] == 5 - len(texts)
+    with pytest.raises(ValueError, match=r"rules\[0\]\.any\[1\]\.attribute is 't\.m'"):
+        filter_documents(documents, [table], [AnyOf([short, Keep("t.m", 1)])], out=tmp_path / "x")
+    for empty in (AnyOf, AllOf):
+        with pytest.raises(ValueError, match="is empty"):
+            empty([])
+
+
+def test_what_is_removed_is_counted_by_source(tmp_path):
+    parts = [make_documents(tmp_path / n, [t], n) for n, t in (("s", ["a", "ccc"]), ("x", ["é"]))]
+    documents = concat_documents(parts, out=tmp_path / "d")
+    rows = [[{"n": 1.0}, {"n": 3.0}], [{"n": 1.0}]]
+    table = make_attributes(tmp_path / "a", documents, "t", {"n": "number"}, rows)
+    kept = filter_documents(documents, [table], [Keep("t.n", 2)], out=tmp_path / "o")
+    [rule] = json.loads((tmp_path / "o" / FUNNEL).read_text())["rules"]
+    removed = {name: list(each.values()) for name, each in rule["sources"].items()}
+    assert removed == {"s": [1, 1, 1, 1], "x": [1, 2, 1, 2]}
+    counts = {each.source: (each.num_documents, each.num_text_bytes) for each in kept.sources}
+    assert counts == {"s": (1, 3), "x": (0, 0)}
 
 
 def test_a_rule_on_what_nothing_measures_is_told_with_the_nearest_name(measured, tmp_path):

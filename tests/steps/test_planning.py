@@ -13,6 +13,7 @@ from tango.workspace import Workspace
 import steps  # noqa: F401  registers every step
 from pipeline.core.keys import Change
 from pipeline.store.discarding import discard
+from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.cli.__main__ import main
 from steps.drawing import as_dot, as_json, as_mermaid, as_text
@@ -84,6 +85,15 @@ def test_before_and_after_a_run(place):
     assert place.run(GRAPH) == set(GRAPH)
     assert set(place.states(GRAPH).values()) == {"cached"}
     assert place.run(GRAPH) == set()
+
+
+def test_what_stands_in_the_remote_is_said_to_be_there(place, tmp_path):
+    place.run(GRAPH)
+    remote, built = Remote(str(tmp_path / "remote")), build_steps(GRAPH)
+    remote.push(Results(place.root), [built[name].unique_id for name in ("one", "both")])
+    planned = plan_steps(built.values(), Results(tmp_path / "elsewhere"), remote)
+    assert {each.name for each in planned if each.state == "in remote"} == {"one", "both"}
+    assert {each.name for each in planned if each.runs} == {"two", "twice"}
 
 
 def test_a_changed_value_is_named_and_what_reads_it_may_be_linked(place):

@@ -7,6 +7,7 @@ import pytest
 
 from steps.cli.__main__ import main
 from steps.cli.pull import _ids
+from tests.store.conftest import flip
 
 ROOT = Path(__file__).parent.parent.parent
 ID = "Tag-001-" + "0" * 32
@@ -86,6 +87,35 @@ def test_what_one_machine_pushed_another_pulls_or_reads_through(tmp_path, monkey
     monkeypatch.chdir(fourth)
     assert main(["pull", "experiment.json", "--from", url]) == 0
     assert results_of(fourth) == results_of(first)
+
+
+@pytest.mark.slow
+def test_what_is_damaged_in_the_remote_is_named_and_the_rest_is_pulled(
+    tmp_path, monkeypatch, capsys
+):
+    url = f"file://{tmp_path}/remote"
+    first = machine(tmp_path, "first")
+    tango_run(first, "--name", "one")
+    monkeypatch.chdir(first)
+    assert main(["push", "--to", url]) == 0
+    corpus, quality = sorted(results_of(first), key=lambda id: id.startswith("Tag"))
+    entry = json.loads((tmp_path / "remote" / "results" / f"{corpus}.json").read_text())
+    name, file = next((n, f) for n, f in entry["files"].items() if n.endswith(".parquet"))
+    sha256 = file["sha256"]
+    flip(tmp_path / "remote" / "files" / sha256[:2] / sha256)
+
+    second = machine(tmp_path, "second")
+    monkeypatch.chdir(second)
+    capsys.readouterr()
+    assert main(["pull", "one", "--from", url]) == 1
+    said = capsys.readouterr()
+    assert "1 result pulled" in said.out and list(results_of(second)) == [quality]
+    assert f"refused: {corpus}" in said.err and f"olmo push --mend {corpus}" in said.err
+    monkeypatch.chdir(first)
+    assert main(["push", "--mend", corpus, "--to", url]) == 0
+    monkeypatch.chdir(second)
+    assert main(["pull", "one", "--from", url]) == 0
+    assert results_of(second) == results_of(first)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.artifacts import Artifact, Tokenizer
-from pipeline.core.errors import CorruptShard, MismatchedInputs, MissingDependency, Unavailable
+from pipeline.core.errors import CorruptShard, MissingDependency, Unavailable
 from pipeline.core.files import StoredFile
 from pipeline.store.discarding import discard
 from pipeline.store.entries import Entry, Stored
@@ -133,8 +134,9 @@ def test_a_checkpoint_with_other_weights_is_never_replaced(tmp_path, maker):
     Remote(url).push(maker.results, [id])
     folder = there.series("a" * 64) / "step000004"
     write_record(folder, CheckpointRecord(4, 4, 4, "v" * 64, {}))
-    with pytest.raises(MismatchedInputs, match="step000004.*weights are vvv"):
-        Remote(url).pull(there, [id])
+    [refused] = Remote(url).pull(there, [id])
+    assert refused.state == "refused"
+    assert re.search("step000004.*weights are vvv", refused.reason)
     assert id not in there and json.loads((folder / "state.json").read_text())["weights"][0] == "v"
 
 
@@ -216,8 +218,8 @@ def pushed(url, tmp_path):
 
 
 def refuses(url, id, there, match):
-    with pytest.raises(CorruptShard, match=match):
-        Remote(url).pull(there, [id])
+    [refused] = Remote(url).pull(there, [id])
+    assert (refused.id, refused.state) == (id, "refused") and re.search(match, refused.reason)
     assert id not in there and list(there) == []
     assert there.memo.find(content_key()) is None
 
@@ -330,8 +332,8 @@ def test_a_mix_that_names_a_place_outside_is_refused(tmp_path, maker):
     there = Results(tmp_path / "there")
     for place in ("../../../outside", "/outside", "../x", "../../cache/..", "", "../../series/x"):
         change(url, f"{mix}.json", edited(lambda e, p=place: e["manifest"].update(locations=[p])))
-        with pytest.raises(CorruptShard, match="is not the place of a result"):
-            Remote(url).pull(there, [mix])
+        [refused] = Remote(url).pull(there, [mix])
+        assert "is not the place of a result" in refused.reason
     assert list(there) == []
 
 
@@ -348,8 +350,7 @@ def test_checkpoints_that_leave_their_series_are_refused(tmp_path, maker):
     ):
         Remote(url).push(maker.results, [id], mend=True)
         change(url, f"{id}.json", edited(edit))
-        with pytest.raises(CorruptShard):
-            Remote(url).pull(there, [id])
+        assert [each.state for each in Remote(url).pull(there, [id])] == ["refused"]
         assert list(there) == [] and not (there.series("a" * 64) / "step000004").exists()
 
 
@@ -375,6 +376,23 @@ def test_a_damaged_file_is_not_pushed(url, tmp_path):
     with pytest.raises(CorruptShard, match="is missing"):
         Remote(url).push(here, [id])
     assert id not in Remote(url)
+
+
+def test_what_is_damaged_in_the_remote_is_not_waited_for_by_who_holds_its_lease(tmp_path):
+    """As a step does, which looks for its id and then for the content that it would have."""
+    url, here, there = str(tmp_path / "r"), Results(tmp_path / "here"), Results(tmp_path / "there")
+    id = make_tokenizer(here)
+    remote = Remote(url)
+    remote.push(here, [id])
+    for path in (tmp_path / "r" / "files").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0" * path.stat().st_size)
+    with there.lease(id):
+        assert not remote.bring(there, id)
+        assert remote.bring_content(there, content_key(), held=id) is None
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            there.lease(id).__enter__()
+    assert id not in there and remote.bring_content(there, content_key()) is None
 
 
 def test_a_push_that_is_killed_leaves_no_entry_and_the_next_one_ends_it(url, tmp_path):

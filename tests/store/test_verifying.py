@@ -6,7 +6,7 @@ import pytest
 from pipeline.core.artifacts import Documents
 from pipeline.core.files import Shard
 from pipeline.store.discarding import discard
-from pipeline.store.verifying import Reader, find_all_damage, find_damage, num_bytes_to_read
+from pipeline.store.verifying import MEMO, Reader, find_all_damage, find_damage, num_bytes_to_read
 from tests.store.conftest import flip
 
 
@@ -102,7 +102,7 @@ def test_a_damaged_memory_is_named_and_forgotten(maker):
     (folder / "0").unlink()
     (folder / "0").write_bytes(data[:-1] + b"\x07")
     (found,) = find_all_damage(results)
-    assert found.owner == "memo (forgotten)"
+    assert found.owner == MEMO
     assert list(results.files.folders()) == [] and find_all_damage(results) == []
 
 

@@ -35,6 +35,21 @@ def test_tokens_decode_to_the_documents_and_each_ends_in_the_end_token(
     tokens.verify()
 
 
+def test_white_space_at_the_ends_is_left_out_when_it_is_asked_for(tokenizer, tmp_path):
+    padded = write_documents(tmp_path / "p", [["\n the dog\u2003", " \n", "", "runs  home"], [" "]])
+    plain = write_documents(tmp_path / "d", [["the dog", "runs  home"], []])
+    memo = FileMemo(tmp_path / "memo")
+    whole = tokenize_documents(padded, tokenizer, out=tmp_path / "1", memo=memo)
+    stripped = tokenize_documents(padded, tokenizer, strip=True, out=tmp_path / "2", memo=memo)
+    wanted = tokenize_documents(plain, tokenizer, out=tmp_path / "3")
+    assert (whole.num_documents, stripped.num_documents) == (5, 2)
+    for own, other in zip(stripped.shards, wanted.shards, strict=True):
+        ids = open_ids(stripped.root, own, stripped.dtype).tolist()
+        assert ids == open_ids(wanted.root, other, wanted.dtype).tolist()
+    names = [row["id"] for row in read_index(stripped.root, stripped.shards[0]).to_pylist()]
+    assert names == ["0-0", "0-3"]
+
+
 def test_workers_change_no_content_and_leave_no_records(documents, tokenizer, tmp_path):
     one = tokenize_documents(documents, tokenizer, out=tmp_path / "1", engine=Local(1))
     two = tokenize_documents(documents, tokenizer, out=tmp_path / "2", engine=Local(2))

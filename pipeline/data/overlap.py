@@ -1,0 +1,189 @@
+"""Evaluation text as hashes of its runs of words, its long lines and its short answers.
+
+Each hash knows the evaluation items that it comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from pipeline.core.artifacts import Documents
+from pipeline.core.errors import CorruptShard
+from pipeline.core.files import Shard
+from pipeline.core.shards import read_batches
+from pipeline.data.text import paragraphs
+
+RUNS, LINES, ANSWERS = KINDS = ("overlaps", "paragraphs", "answers")
+ITEMS = "items.parquet"
+MIN_ANSWER = 3  # words; shorter answers, as "yes", stand everywhere
+MAX_ITEMS = 100  # items that are named for what all of them have, the first ones
+MAX_KNOWN = 1 << 18  # words whose hash is kept at hand
+Hashes = npt.NDArray[np.uint64]
+NOTHING: Hashes = np.empty(0, np.uint64)
+_WORDS = re.compile(r"\w+")
+_BASE = 0x9E3779B97F4A7C15  # odd, so that no factor is lost modulo 2**64
+
+
+class Words:
+    """Hashes of a text's words; those seen lately are at hand.
+
+    A word is a run of letters, digits and underscores, in lower case.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, text: str) -> Hashes:
+        known = self._known
+        if len(known) > MAX_KNOWN:
+            known.clear()
+        words = _WORDS.findall(text.lower())
+        for word in words:
+            if word not in known:
+                known[word] = xxhash.xxh3_64_intdigest(word.encode())
+        return np.fromiter((known[word] for word in words), np.uint64, len(words))
+
+
+def word_spans(text: str, count: int) -> list[tuple[int, int]]:
+    """The places of a text's words; none where lower case has other words than the text."""
+    places = [each.span() for each in _WORDS.finditer(text)]
+    return places if len(places) == count else []
+
+
+def run_hashes(words: Hashes, length: int) -> Hashes:
+    """A hash for each run of `length` words, by the place of its first; modulo 2**64."""
+    count = len(words) - length + 1
+    if count <= 0:
+        return NOTHING
+    total = np.zeros(count, np.uint64)
+    for place in range(length):
+        total *= np.uint64(_BASE)
+        total += words[place : place + count]
+    return total ^ (total >> np.uint64(29))
+
+
+def whole_hash(words: Hashes) -> np.uint64:
+    """The hash of all words of a line, which are not none."""
+    return np.uint64((int(run_hashes(words, len(words))[0]) + len(words)) % (1 << 64))
+
+
+@dataclass(frozen=True)
+class Known:
+    """Sorted hashes, each with the items it comes from: `items[starts[k]:starts[k + 1]]`."""
+
+    hashes: Hashes
+    starts: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+
+    def has(self, values: Hashes) -> npt.NDArray[np.bool_]:
+        """Which of some hashes are known."""
+        if not len(self.hashes):
+            return np.zeros(len(values), bool)
+        places = np.minimum(np.searchsorted(self.hashes, values), len(self.hashes) - 1)
+        return np.asarray(self.hashes[places] == values)
+
+    def items_of(self, value: np.uint64) -> list[int]:
+        """The first items that a known hash comes from, in the order of the evaluation text."""
+        place = int(np.searchsorted(self.hashes, value))
+        found: list[int] = self.items[self.starts[place] : self.starts[place + 1]].tolist()
+        return found[:MAX_ITEMS]
+
+
+def write_index(evaluation: Documents, min_words: int, folder: Path) -> None:
+    """Write the hashes of evaluation text where `read_index` finds them."""
+    words, items = Words(), 0
+    found: dict[str, list[Hashes]] = {kind: [] for kind in KINDS}
+    owners: dict[str, list[npt.NDArray[np.int64]]] = {kind: [] for kind in KINDS}
+    schema = pa.schema([(name, pa.string()) for name in ("id", "source")])
+
+    def note(kind: str, hashes: Hashes) -> None:
+        found[kind].append(hashes)
+        owners[kind].append(np.full(len(hashes), items, np.int64))
+
+    with pq.ParquetWriter(folder / ITEMS, schema) as writer:
+        for shard in evaluation.shards:
+            names = ["text", "metadata", "id", "source"]
+            for columns in text_columns(evaluation, shard, names):
+                writer.write_table(pa.table(columns[2:], schema=schema))
+                for text, metadata in zip(*columns[:2], strict=True):
+                    note(RUNS, run_hashes(words.of(text), min_words))
+                    lines = (words.of(text[start:end]) for start, end in paragraphs(text))
+                    note(LINES, _wholes(line for line in lines if len(line) >= min_words))
+                    answers = (words.of(answer) for answer in _answers(metadata))
+                    short = (each for each in answers if MIN_ANSWER <= len(each) < min_words)
+                    note(ANSWERS, _wholes(short))
+                    items += 1
+    for kind in KINDS:
+        hashes = np.concatenate([NOTHING, *found[kind]])
+        pairs = np.concatenate([np.empty(0, np.int64), *owners[kind]])
+        order = np.lexsort((pairs, hashes))
+        hashes, pairs = hashes[order], pairs[order]
+        new = np.ones(len(hashes), bool)
+        new[1:] = (hashes[1:] != hashes[:-1]) | (pairs[1:] != pairs[:-1])
+        unique, starts = np.unique(hashes[new], return_index=True)
+        for name, values in {
+            "hashes": unique,
+            "starts": np.append(starts, new.sum()),
+            "items": pairs[new],
+        }.items():
+            np.save(folder / f"{kind}-{name}.npy", values, allow_pickle=False)
+
+
+def read_index(folder: Path) -> tuple[dict[str, Known], list[dict[str, str]]]:
+    """What is known by its kind, as memory maps, and the `id` and `source` of each item."""
+
+    def held(kind: str, name: str) -> npt.NDArray[np.int64]:
+        values: npt.NDArray[np.int64] = np.load(
+            folder / f"{kind}-{name}.npy", mmap_mode="r", allow_pickle=False
+        )
+        return values
+
+    known = {
+        kind: Known(held(kind, "hashes").view(np.uint64), held(kind, "starts"), held(kind, "items"))
+        for kind in KINDS
+    }
+    return known, pq.read_table(folder / ITEMS).to_pylist()
+
+
+def text_columns(
+    documents: Documents, shard: Shard, names: Sequence[str]
+) -> Iterator[list[list[str]]]:
+    """Columns of a shard, batch by batch.
+
+    Raises:
+        CorruptShard: a value is missing.
+    """
+    for batch in read_batches(documents.root, shard, list(names)):
+        columns = [batch[name].to_pylist() for name in names]
+        for name, column in zip(names, columns, strict=True):
+            if None in column:
+                path = documents.root / shard.path
+                raise CorruptShard(path, column.index(None), f"has no {name}")
+        yield columns
+
+
+def _wholes(lines: Iterator[Hashes]) -> Hashes:
+    return np.array([whole_hash(line) for line in lines], np.uint64)
+
+
+def _answers(metadata: str) -> Iterator[str]:
+    """What is answered in a document's conversation, if it has one."""
+    if '"messages"' not in metadata and '"chosen"' not in metadata:
+        return
+    told = json.loads(metadata)
+    messages = told.get("messages")
+    for each in messages if isinstance(messages, list) else []:
+        if isinstance(each, dict) and each.get("role") == "assistant":
+            yield str(each.get("content"))
+    if isinstance(told.get("chosen"), str):
+        yield told["chosen"]
