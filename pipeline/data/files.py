@@ -90,7 +90,9 @@ class Files:
         pieces = self.pieces()
         if all(piece.digest for piece in pieces):
             return digest([[piece.name, piece.digest] for piece in pieces])
-        told = [piece.path if is_url(piece.path) else piece.digest for piece in pieces]
+        named = [each for piece in pieces for each in piece.files or [(piece.path, piece.name)]]
+        singly = self.pieces_of([Piece(path, name) for path, name in named])
+        told = [each.path if is_url(each.path) else each.digest for each in singly]
         return "; ".join([*told, f"revision {self.revision}", *map(str, self.pins.values())])
 
     def pieces(self) -> list[Piece]:

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.browse.text import documents as documents_shown
 from pipeline.core.errors import CorruptShard, MissingDependency
-from pipeline.core.keys import canonical
+from pipeline.core.keys import canonical, digest
 from pipeline.data import pages
 from pipeline.data.cut import Cut
 from pipeline.data.document import Document
@@ -101,6 +101,20 @@ def test_many_text_files_share_shards_and_one_more_disturbs_few(tmp_path, monkey
     (tmp_path / "0599.txt").write_text("other")
     assert source.digest_now(last) != last.digest
     assert len(everything(Cut(source, max_pieces=2, max_documents=4))) == 4
+
+
+def test_every_url_and_file_of_a_piece_is_in_the_key(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    here, urls = str(tmp_path / "a.txt"), [f"https://example.org/{name}.txt" for name in "abc"]
+
+    def key(*paths):
+        source = TextFiles(list(paths), "books", revision="1")
+        assert len(source.listed()) == 1
+        return digest(source)
+
+    keys = [key(*urls[:2]), key(urls[0], urls[2]), key(here, urls[0])]
+    (tmp_path / "a.txt").write_text("two")
+    assert len({*keys, key(here, urls[0])}) == 4
 
 
 def test_a_file_that_blows_up_is_malformed_and_not_held(tmp_path, monkeypatch):
