@@ -77,6 +77,35 @@ def test_what_dolma_tags_is_read_as_what_we_measure(dolma, corpus, tmp_path):
     assert any(theirs)
 
 
+def test_paragraphs_that_dolma_deduplicates_are_read_as_spans_of_their_text(
+    dolma, corpus, tmp_path
+):
+    config = {
+        "documents": ["theirs/documents/*.gz"],
+        "dedupe": {
+            "name": "dups",
+            "paragraphs": {"attribute_name": "dups"},
+            "skip_empty": True,
+        },
+        "bloom_filter": {
+            "file": str(tmp_path / "bloom.bin"),
+            "estimated_doc_count": 100_000,
+            "desired_false_positive_rate": 1e-6,
+            "read_only": False,
+        },
+        "processes": 1,
+    }
+    (tmp_path / "dedupe.json").write_text(json.dumps(config))
+    run(dolma, tmp_path, "-c", "dedupe.json", "dedupe")
+    folder = tmp_path / "theirs" / "attributes" / "dups"
+    made = import_attributes(corpus, {"dups": folder}, out=tmp_path / "imported")
+    assert [(each.name, each.columns) for each in made.tables] == [("dups", {"dups": "spans"})]
+    texts, ours = column(corpus, "text"), column_of(made, 0, "dups")
+    assert sum(map(bool, ours)) > 20
+    for text, spans in zip(texts, ours, strict=True):
+        assert all(0 <= span["start"] <= span["end"] <= len(text) for span in spans)
+
+
 def test_dolma_mixes_what_we_export_as_we_filter_it(dolma, corpus, tmp_path):
     ours = tag_documents(corpus, [Gopher(), Pii()], out=tmp_path / "ours")
     made = export_dolma(corpus, {"exp": ours}, out=tmp_path / "dolma")
