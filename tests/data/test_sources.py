@@ -7,7 +7,7 @@ import lzma
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import CorruptShard
@@ -148,6 +148,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["id", "text", "added", "n", "metadata"]), VALUES))
 def test_a_line_gives_what_the_parser_of_python_gives(tmp_path_factory, row):
     path = tmp_path_factory.getbasetemp() / "law.jsonl"
@@ -159,6 +160,7 @@ def test_a_line_gives_what_the_parser_of_python_gives(tmp_path_factory, row):
     assert everything(Jsonl(str(path), "web")) == [expected]
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=12).filter(lambda each: b"\n" not in each)), st.integers(1, 9))
 def test_lines_are_whole_wherever_a_block_ends(lines, block_bytes):
     with pytest.MonkeyPatch.context() as patch:
