@@ -129,16 +129,21 @@ def test_the_hash_of_an_ngram_is_xxh64(data, after):
     assert int(found) == xxhash.xxh64_intdigest(data)
 
 
+def spelt(text):
+    """The text with letters for its digits, which would all be one number."""
+    return text.translate(str.maketrans("0123456789", "abcdefghij"))
+
+
 def many_texts(num, rng):
     """Texts in families: of each some words are changed."""
     made = []
     for _ in range(num):
-        base = [f"w{rng.integers(400)}" for _ in range(60)]
+        base = rng.integers(0, 400, 60)
         for _ in range(rng.integers(1, 4)):
-            again = list(base)
-            for place in rng.integers(0, 60, rng.integers(0, 3)):
-                again[place] = f"w{rng.integers(400)}"
-            made.append(" ".join(again))
+            again = base.copy()
+            places = rng.integers(0, 60, rng.integers(0, 3))
+            again[places] = rng.integers(0, 400, len(places))
+            made.append(" ".join(spelt(str(word)) for word in again))
     return [made[n] for n in rng.permutation(len(made))]
 
 
@@ -155,7 +160,7 @@ def test_neither_workers_nor_shard_bounds_change_what_is_kept(tmp_path):
             assert {p.name for p in out.iterdir()} == {"near_duplicates", "manifest.json"}
             marked.verify()
     assert all(each == found[0] for each in found)
-    assert 0 < sum(found[0][0]) < len(every)
+    assert 20 < sum(found[0][0]) < len(every) - 50
 
 
 @pytest.mark.parametrize("similarity", [0.5, 0.7, 0.8])
@@ -171,11 +176,6 @@ def test_pairs_share_a_band_with_the_probability_of_the_curve(similarity, tmp_pa
     expected = 1 - (1 - exact**8) ** 14
     found = sum(column(marked, "duplicate_near")) / num_pairs
     assert abs(found - expected) < 5 * (expected * (1 - expected) / num_pairs) ** 0.5
-
-
-def spelt(text):
-    """The text with letters for its digits, which would all be one number."""
-    return text.translate(str.maketrans("0123456789", "abcdefghij"))
 
 
 def test_what_a_chain_of_pairs_connects_is_one_cluster_and_its_first_is_kept(tmp_path):
@@ -219,7 +219,7 @@ def test_a_text_of_many_ngrams_is_signed_block_by_block():
     from pipeline.data import signatures
     from pipeline.data.folding import MOST_BYTES, folding
 
-    text = " ".join(f"{spelt(str(n))}" for n in range(3 * signatures.BLOCK + 5))
+    text = " ".join(spelt(str(n)) for n in range(3 * signatures.BLOCK + 5))
     functions = hash_functions(6, 1)
     data, offsets = TextColumn.of(pa.array([text]))
     room = np.empty(MOST_BYTES * (len(text) + 1), np.uint8)
