@@ -8,6 +8,7 @@ the others, two lines of three have a word added that names the repetition.
 import gzip
 import json
 import os
+import random
 import sysconfig
 import zlib
 from pathlib import Path
@@ -48,6 +49,7 @@ def write_corpus(folder, megabytes):
     files = [gzip.open(folder / f"{n}.jsonl.gz", "wb", compresslevel=1) for n in range(NUM_FILES)]
     size = count = lines = repeat = 0
     originals = list(texts())
+    random.Random(0).shuffle(originals)
     per_file = megabytes * 1e6 / NUM_FILES
     while size < megabytes * 1e6:
         for text in originals:
