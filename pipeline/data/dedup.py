@@ -54,7 +54,9 @@ def deduplicate(
     stand meanwhile 33 bytes a paragraph (hash 16, place 8, span 8, mark 1), 25 a document or URL.
 
     Source: Soldaini et al. 2024, "Dolma", section 4.1.3; allenai/dolma, `dolma dedupe`.
-    Differs: exact, where Dolma's Bloom filter has false positives and depends on its workers.
+    Differs: exact, where Dolma's Bloom filter has false positives and depends on its workers. A
+        span has its newline always, and no more; there the last one of a text may lack it or be one
+        too long. A blank paragraph may have U+001C to U+001F, which are white space in Python only.
     """
     for place, key in enumerate(by):
         if key not in COLUMNS:
