@@ -2,7 +2,8 @@
 
 Two passes over the shards. The first reads the text, hashes it and notes where paragraphs stand;
 between them the first of each hash is found; the second writes the marks and reads no text. Hashes
-have 128 bits, so two texts of one hash do not happen: of 10^12 texts, by one chance in 10^14.
+have 128 bits, so two texts of one hash do not happen (of 10^12 texts, by less than one chance in
+10^14), unless somebody makes them on purpose.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ COLUMNS = {"duplicate_near": "number", "cluster_size": "number", "kept_place": "
 PRIME = (1 << 61) - 1
 MAX_SEED = 2**32 - 1
 SIGNED_BYTES = 4 << 20  # of the signatures in memory at a time
-RUN_KEYS = 1 << 19
 
 
 def find_near_duplicates(
@@ -46,11 +45,11 @@ def find_near_duplicates(
     """Cluster documents that are nearly alike, and mark all but the first: table `near_duplicates`.
 
     Two documents of Jaccard similarity s share a band with probability 1 - (1 - s^rows)^bands: by
-    default 0.01 at s = 0.4, 0.5 at 0.69, 0.92 at 0.8, 0.9996 at 0.9. Whoever shares a band is in
+    default 0.01 at s = 0.4, 0.52 at 0.69, 0.92 at 0.8, 0.9996 at 0.9. Whoever shares a band is in
     one cluster, and so are those that a chain of such pairs connects. Of a cluster, the document
-    that stands first in the corpus is kept, wherever the others agree: `duplicate_near` is 0 for
-    it and for documents that are alone, else 1. `cluster_size` is 1 for a document that is alone;
-    `kept_place` is the place in the corpus, from 0, of the one that is kept.
+    that stands first in the corpus is kept: `duplicate_near` is 0 for it and for documents that are
+    alone, else 1. `cluster_size` is 1 for a document that is alone; `kept_place` is the place in
+    the corpus, from 0, of the one that is kept.
 
     Words are what stands between white space, punctuation and symbols, with letters in lower case
     and without accents (Unicode NFD without marks) and every number as `0`; an ideograph, a kana,
