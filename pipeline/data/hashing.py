@@ -1,7 +1,8 @@
 """Kernels over Arrow's own buffers: hashes of texts and paragraphs, and who was first to have one.
 
 Importing this file loads numba, and machine code that the first call leaves beside it; so only the
-work itself imports it, inside of functions. All arithmetic is on integers, the same on any machine.
+work itself imports it, inside of functions. That machine code is made anew when this file changes
+and no other, so nothing of ours is imported here. All arithmetic is on integers, the same anywhere.
 """
 
 from __future__ import annotations

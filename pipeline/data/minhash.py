@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import attribute_schema
-from pipeline.data.first_seen import Places, Run, firsts, part_bits, write_run
+from pipeline.data.first_seen import Keys, Places, Run, firsts, part_bits, write_run
 from pipeline.data.text_columns import TextColumn, read_text
 
 VERSION = "001"
@@ -112,19 +113,20 @@ class _SignShard:
 
     def __call__(self, number: int) -> list[str]:
         from pipeline.data import signatures  # numba
-        from pipeline.data.folding import MOST_BYTES, folding
 
         factors, terms = hash_functions(self.num_bands * self.num_rows, self.seed)
-        table = folding()
+        table = signatures.folding()
         first = 0
         names: list[str] = []
         for texts, _ in read_text(self.documents.root, self.documents.shards[number]):
             for data, offsets in self._pieces(texts):
-                room = np.empty(MOST_BYTES * (int(np.diff(offsets).max()) + 1), np.uint8)
+                room = np.empty(signatures.MOST_BYTES * (int(np.diff(offsets).max()) + 1), np.uint8)
                 least, counts = signatures.sign(
                     data, offsets, self.ngram_words, factors, terms, *table, room
                 )
-                keys, places = signatures.band_keys(least, counts, self.ngram_words, self.num_bands)
+                signed = np.flatnonzero(counts >= self.ngram_words)
+                keys = _band_keys(least[signed], self.num_bands)
+                places = np.repeat(signed, self.num_bands)
                 names.append(f"{number}-{len(names)}.keys")
                 write_run(self.scratch / names[-1], keys, places + first, self.num_bits)
                 first += len(offsets) - 1
@@ -135,6 +137,17 @@ class _SignShard:
         step = max(1, SIGNED_BYTES // (8 * self.num_bands * self.num_rows))
         for first in range(0, len(texts.offsets) - 1, step):
             yield TextColumn(texts.data, texts.offsets[first : first + step + 1])
+
+
+def _band_keys(least: npt.NDArray[np.uint64], num_bands: int) -> Keys:
+    """A key for each band of each signature: the hash of its number and its rows."""
+    from pipeline.data import hashing  # numba
+
+    rows = least.reshape(-1, least.shape[1] // num_bands)
+    bands = np.arange(len(rows), dtype=np.uint64) % np.uint64(num_bands)
+    block = np.column_stack([bands, rows])
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * np.int32(block[0:1].nbytes)
+    return cast(Keys, hashing.hash_texts(block.ravel().view(np.uint8), offsets))
 
 
 def hash_functions(

@@ -1,19 +1,22 @@
-"""Kernels of MinHash: text to words to n-grams to the least values of many hash functions.
+"""Signatures of MinHash: characters are folded, words become n-grams, n-grams the least hashes.
 
-As with `hashing.py`, only the work itself imports this file, for it loads numba.
+As with `hashing.py`, only the work itself imports this file, for it loads numba; and nothing of
+ours is imported here. Characters are as the Unicode of the running Python has them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import unicodedata
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from pipeline.data.folding import ALONE, DIGIT, LETTER, NUM_POINTS, SPACE
-from pipeline.data.hashing import Bytes, Offsets, Places, hashed, rotated, word_at
-
+Bytes = npt.NDArray[np.uint8]
+Offsets = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 U = np.uint64
 P1, P2 = U(0x9E3779B185EBCA87), U(0xC2B2AE3D27D4EB4F)
@@ -21,6 +24,86 @@ P3, P4, P5 = U(0x165667B19E3779F9), U(0x85EBCA77C2B2AE63), U(0x27D4EB2F165667C5)
 PRIME = U((1 << 61) - 1)
 MOST = U((1 << 64) - 1)
 BLOCK = 512  # n-grams whose hashes are held; those of one function are worked on together
+SPACE, LETTER, ALONE, DROPPED, DIGIT = range(5)
+NUM_POINTS = 0x20000  # characters from here on are ideographs, each a word of its own
+DECIMAL_POINTS = ".,\u060c\u066b\u2396\u2397\u2398"
+MOST_BYTES = 4  # for each byte of text, with a space before it
+# Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, kana, ideographs.
+UNSPACED = (
+    (0x0E00, 0x0F00),
+    (0x1000, 0x10A0),
+    (0x1780, 0x1800),
+    (0x3041, 0x3100),
+    (0x31F0, 0x3200),
+    (0x3400, 0x4DC0),
+    (0x4E00, 0xA000),
+    (0xF900, 0xFB00),
+)
+
+
+class Folding(NamedTuple):
+    """By code point: kind, and where in `pool` its UTF-8 begins and how long it is."""
+
+    kinds: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.uint32]
+    sizes: npt.NDArray[np.uint8]
+    is_point: npt.NDArray[np.uint8]  # between the digits of one number
+    pool: npt.NDArray[np.uint8]
+
+
+@cache
+def folding() -> Folding:
+    """The table; the same for all that ask."""
+    kinds = np.zeros(NUM_POINTS, np.uint8)
+    starts, sizes = np.zeros(NUM_POINTS, np.uint32), np.zeros(NUM_POINTS, np.uint8)
+    pool = bytearray()
+    for point in range(NUM_POINTS):
+        kinds[point], text = folded(chr(point))
+        if text:
+            starts[point], sizes[point] = len(pool), len(text)
+            pool += text
+            assert len(text) < MOST_BYTES * len(chr(point).encode())
+    is_point = np.zeros(NUM_POINTS, np.uint8)
+    is_point[[ord(each) for each in DECIMAL_POINTS]] = 1
+    return Folding(kinds, starts, sizes, is_point, np.frombuffer(bytes(pool), np.uint8))
+
+
+def folded(character: str) -> tuple[int, bytes]:
+    """The kind of a character, and the UTF-8 that stands for it."""
+    category = unicodedata.category(character)
+    if category == "Nd":
+        return DIGIT, b"0"
+    if category in ("Mn", "Me", "Cf"):
+        return DROPPED, b""
+    if category[0] in "PSZC":
+        return SPACE, b""
+    apart = unicodedata.normalize("NFD", character.lower())
+    plain = "".join(each for each in apart if unicodedata.category(each) != "Mn").encode()
+    if not plain:
+        return DROPPED, b""
+    unspaced = any(low <= ord(character) < high for low, high in UNSPACED)
+    return (ALONE if unspaced else LETTER), plain
+
+
+@njit(nogil=True, inline="always")
+def word_at(data: Bytes, at: np.uint64) -> Any:
+    """Eight bytes, the first one lowest; LLVM makes one load of it."""
+    return (
+        U(data[at])
+        | U(data[at + U(1)]) << U(8)
+        | U(data[at + U(2)]) << U(16)
+        | U(data[at + U(3)]) << U(24)
+        | U(data[at + U(4)]) << U(32)
+        | U(data[at + U(5)]) << U(40)
+        | U(data[at + U(6)]) << U(48)
+        | U(data[at + U(7)]) << U(56)
+    )
+
+
+@njit(nogil=True)
+def rotated(x: np.uint64, num_bits: int) -> Any:
+    """`x` turned left by so many bits."""
+    return (x << U(num_bits)) | (x >> U(64 - num_bits))
 
 
 @njit(nogil=True)
@@ -200,27 +283,3 @@ def sign(
         _take_least(row, hashes, num_held, factors, terms)
         counts[text] = count
     return least, counts
-
-
-@njit(nogil=True, cache=True)
-def band_keys(least: Words, counts: Places, num_words: int, num_bands: int) -> Any:
-    """A key for each band of each signature, and beside it the text's place."""
-    num_rows = least.shape[1] // num_bands
-    num_signed = 0
-    for text in range(len(counts)):
-        num_signed += counts[text] >= num_words
-    keys = np.empty((num_signed * num_bands, 2), np.uint64)
-    places = np.empty(num_signed * num_bands, np.int64)
-    band_and_rows = np.empty(num_rows + 1, np.uint64)
-    found = 0
-    for text in range(len(counts)):
-        if counts[text] < num_words:
-            continue
-        for band in range(num_bands):
-            band_and_rows[0] = band
-            band_and_rows[1:] = least[text, band * num_rows : (band + 1) * num_rows]
-            data = band_and_rows.view(np.uint8)
-            keys[found, 0], keys[found, 1] = hashed(data, U(0), U(len(data)))
-            places[found] = text
-            found += 1
-    return keys, places

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pipeline.core.engine import Local
 from pipeline.data import first_seen, minhash
 from pipeline.data.filtering import filter_documents
-from pipeline.data.folding import UNSPACED
 from pipeline.data.ingest import concat_documents
 from pipeline.data.minhash import find_near_duplicates, hash_functions
 from pipeline.data.rules import Keep
@@ -31,6 +30,8 @@ laws = settings(
 
 def words(text):
     """The words of a text, by Python's own functions."""
+    from pipeline.data.signatures import UNSPACED
+
     found = ""
     for character in NUMBER.sub("0", text):
         category = unicodedata.category(character)
@@ -103,7 +104,7 @@ def test_clusters_are_those_of_a_plain_search_over_plain_signatures(
 
 
 def test_every_character_is_folded_as_python_folds_it(tmp_path):
-    from pipeline.data.folding import ALONE, DIGIT, DROPPED, SPACE, folding
+    from pipeline.data.signatures import ALONE, DIGIT, DROPPED, SPACE, folding
 
     table = folding()
     for point in range(0x20000):
@@ -217,13 +218,12 @@ def test_a_filter_after_concat_keeps_the_first_of_each_cluster_across_sources(tm
 
 def test_a_text_of_many_ngrams_is_signed_block_by_block():
     from pipeline.data import signatures
-    from pipeline.data.folding import MOST_BYTES, folding
 
     text = " ".join(spelt(str(n)) for n in range(3 * signatures.BLOCK + 5))
     functions = hash_functions(6, 1)
     data, offsets = TextColumn.of(pa.array([text]))
-    room = np.empty(MOST_BYTES * (len(text) + 1), np.uint8)
-    least, counts = signatures.sign(data, offsets, 2, *functions, *folding(), room)
+    room = np.empty(signatures.MOST_BYTES * (len(text) + 1), np.uint8)
+    least, counts = signatures.sign(data, offsets, 2, *functions, *signatures.folding(), room)
     assert least[0].tolist() == signature(text, 2, *functions)
     assert counts.tolist() == [3 * signatures.BLOCK + 5]
 
