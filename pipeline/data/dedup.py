@@ -130,25 +130,24 @@ class _HashShard:
         runs = {
             each: _Runs(self.scratch, f"{each}-{number}", self.num_bits(each)) for each in self.by
         }
-        cut = _Cut(self.scratch, number, runs["paragraph"]) if "paragraph" in runs else None
-        first = 0
+        first, num_paragraphs = 0, 0
         more = ["metadata"] if "url" in self.by else None
-        for texts, batch in read_text(self.documents.root, shard, more):
-            places = np.arange(first, first + len(batch))
-            if "document" in runs:
-                runs["document"].add(_hash_texts(texts), places)
-            if "url" in runs:
-                urls, has_url = _urls(batch["metadata"])
-                runs["url"].add(_hash_texts(urls), places[has_url])
-            if cut is not None:
-                cut.add(texts)
-            first += len(batch)
-        found = {
-            each: _Hashed(runs[each].close(), first) for each in self.by if each != "paragraph"
-        }
-        if cut is not None:
-            found["paragraph"] = cut.close()
-        return found
+        with (
+            open(self.scratch / f"{number}.spans", "wb") as spans,
+            open(self.scratch / f"{number}.rows", "wb") as rows,
+        ):
+            for texts, batch in read_text(self.documents.root, shard, more):
+                places = np.arange(first, first + len(batch))
+                if "document" in runs:
+                    runs["document"].add(_hash_texts(texts), places)
+                if "url" in runs:
+                    urls, has_url = _urls(batch["metadata"])
+                    runs["url"].add(_hash_texts(urls), places[has_url])
+                if "paragraph" in runs:
+                    num_paragraphs = _cut(texts, num_paragraphs, runs["paragraph"], spans, rows)
+                first += len(batch)
+        totals = {each: num_paragraphs if each == "paragraph" else first for each in self.by}
+        return {each: _Hashed(runs[each].close(), totals[each]) for each in self.by}
 
 
 class _Runs:
@@ -179,34 +178,29 @@ class _Runs:
         return self._names
 
 
-class _Cut:
-    """The paragraphs of a shard: their hashes in runs, and what pass 2 has to know of them."""
+def _cut(texts: TextColumn, found: int, runs: _Runs, spans: BinaryIO, rows: BinaryIO) -> int:
+    """Hash the paragraphs of texts, and note their spans; gives how many the shard has by now.
 
-    def __init__(self, scratch: Path, number: int, runs: _Runs) -> None:
-        self._runs, self._num_found = runs, 0
-        self._spans = open(scratch / f"{number}.spans", "wb")
-        self._rows = open(scratch / f"{number}.rows", "wb")
+    In `rows` stand, for each text, the number of its paragraphs and of its code points.
 
-    def add(self, texts: TextColumn) -> None:
-        from pipeline.data import hashing  # numba
+    Args:
+        found: paragraphs of the shard that were cut before.
+    """
+    from pipeline.data import hashing  # numba
 
-        num_texts = len(texts.offsets) - 1
-        counts, lengths = np.zeros((2, num_texts), np.int64)
-        state = np.array([0, texts.offsets[0], 0], np.int64)
-        # a paragraph that counts takes two bytes and more, but for the last of a text
-        most = min(RUN_KEYS, num_texts + (int(texts.offsets[-1]) - int(texts.offsets[0])) // 2)
-        while state[0] < num_texts:
-            keys, spans = np.empty((most + 1, 2), np.uint64), np.empty((most + 1, 2), np.int32)
-            num = hashing.cut_paragraphs(*texts, state, keys, spans, counts, lengths)
-            self._runs.add(keys[:num], np.arange(self._num_found, self._num_found + num))
-            self._spans.write(spans[:num].data)
-            self._num_found += num
-        self._rows.write(np.stack([counts, lengths], axis=1).data)
-
-    def close(self) -> _Hashed:
-        self._spans.close()
-        self._rows.close()
-        return _Hashed(self._runs.close(), self._num_found)
+    num_texts = len(texts.offsets) - 1
+    counts, lengths = np.zeros((2, num_texts), np.int64)
+    state = np.array([0, texts.offsets[0], 0], np.int64)
+    # a paragraph that counts takes two bytes and more, but for the last of a text
+    most = min(RUN_KEYS, num_texts + (int(texts.offsets[-1]) - int(texts.offsets[0])) // 2 + 1)
+    while state[0] < num_texts:
+        keys, places = np.empty((most, 2), np.uint64), np.empty((most, 2), np.int32)
+        num = hashing.cut_paragraphs(*texts, state, keys, places, counts, lengths)
+        runs.add(keys[:num], np.arange(found, found + num))
+        spans.write(places[:num].data)
+        found += num
+    rows.write(np.stack([counts, lengths], axis=1).data)
+    return found
 
 
 @dataclass(frozen=True)
@@ -233,15 +227,15 @@ class _MarkShard:
                 spans = stack.enter_context(open(self.scratch / f"{item.number}.spans", "rb"))
             while left:
                 num = min(left, WRITTEN_ROWS)
-                columns: list[Any] = [
-                    np.fromfile(marks[each], np.uint8, num).astype(np.float64)
+                columns: dict[str, Any] = {
+                    f"duplicate_{each}": np.fromfile(marks[each], np.uint8, num).astype(np.float64)
                     for each in ("document", "url")
                     if each in marks
-                ]
+                }
                 if "paragraph" in marks:
                     found = _paragraph_columns(rows, spans, marks["paragraph"], num)
-                    columns[int("document" in marks) : int("document" in marks)] = found
-                writer.write(pa.table(columns, schema=schema))
+                    columns.update(zip(COLUMNS["paragraph"], found, strict=True))
+                writer.write(pa.table([columns[name] for name in schema.names], schema=schema))
                 left -= num
         return writer.shard
 
@@ -286,3 +280,4 @@ def _mark_repeats(runs: Sequence[Run], num_bits: int, num_places: int, path: Pat
         marks = np.memmap(path, np.uint8, "w+", shape=num_places)
         for places, first in firsts(runs, num_bits):
             marks[places] = places != first
+        marks.flush()  # another machine may read them

@@ -145,7 +145,7 @@ def test_a_text_that_is_missing_or_broken_is_named(tmp_path):
             root, num_documents=2, num_text_bytes=1, sources=[], shards=[shard]
         )
         with pytest.raises(CorruptShard, match=message):
-            deduplicate(documents, by=["document"], out=tmp_path / "o")
+            deduplicate(documents, by=["document", "paragraph", "url"], out=tmp_path / "o")
 
 
 def test_workers_change_no_content_and_scratch_is_gone(tmp_path):
