@@ -9,7 +9,7 @@ from tango.step import Step
 from pipeline.core.artifacts import Attributes, Documents, DolmaFolder
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data import decontaminate, dolma, filtering, ingest
+from pipeline.data import decontaminate, dolma, filtering, ingest, minhash
 from pipeline.data.decontaminate import COLUMNS as OVERLAPS
 from pipeline.data.decontaminate import find_overlaps
 from pipeline.data.dedup import By, columns_by, deduplicate
@@ -17,12 +17,14 @@ from pipeline.data.dolma import export_dolma
 from pipeline.data.dolma_attributes import import_attributes
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
+from pipeline.data.minhash import COLUMNS as NEAR
+from pipeline.data.minhash import MAX_SEED, find_near_duplicates
 from pipeline.data.rules import Rule, check_rules
 from pipeline.data.sources import Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.tagging import check_taggers, tag_documents
 from steps.base import PipelineStep
-from steps.ranges import NOT_EMPTY, Count, Positive
+from steps.ranges import NOT_EMPTY, Count, Positive, Range
 
 
 @Step.register("ingest")
@@ -99,6 +101,36 @@ class Dedup(PipelineStep):
     def measures(self) -> dict[str, str]:
         """Column -> kind of everything that it will have measured."""
         return {f"dedup.{n}": kind for n, kind in columns_by(self.kwargs["by"]).items()}
+
+
+@Step.register("near_duplicates")
+class NearDuplicates(PipelineStep):
+    """Mark what is nearly alike to something earlier in the corpus, by MinHash."""
+
+    VERSION = minhash.VERSION
+
+    def run(
+        self,
+        documents: Documents,
+        num_bands: Positive = 14,
+        num_rows: Positive = 8,
+        ngram_words: Positive = 5,
+        seed: Annotated[int, Range(0, MAX_SEED)] = 1,
+        engine: Engine = LOCAL,
+    ) -> Attributes:
+        return find_near_duplicates(
+            documents,
+            num_bands=num_bands,
+            num_rows=num_rows,
+            ngram_words=ngram_words,
+            seed=seed,
+            out=self.out,
+            engine=engine,
+        )
+
+    def measures(self) -> dict[str, str]:
+        """Column -> kind of everything that it will have measured."""
+        return {f"{minhash.NAME}.{n}": kind for n, kind in NEAR.items()}
 
 
 @Step.register("decontaminate")
