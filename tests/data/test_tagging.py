@@ -59,9 +59,9 @@ def test_workers_change_no_content(documents, tmp_path):
 def test_only_a_changed_tagger_measures_again(documents, tmp_path, monkeypatch):
     memo, measured = FileMemo(tmp_path / "memo"), []
     for cls in (Gopher, C4):
-        real = cls.measure
+        real = cls.measure_all
         monkeypatch.setattr(
-            cls, "measure", lambda self, t, real=real: measured.append(self) or real(self, t)
+            cls, "measure_all", lambda self, t, real=real: measured.append(self) or real(self, t)
         )
     first = tag_documents(documents, [Gopher(), C4()], out=tmp_path / "1", memo=memo)
     measured.clear()
