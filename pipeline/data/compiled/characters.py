@@ -23,12 +23,13 @@ CODE_POINTS = 0x40000  # no letter, digit or space is assigned, or will be soon,
 def kind_table() -> Any:
     """The kinds of each code point, as this Python's own tables of Unicode have them."""
     table = np.zeros(CODE_POINTS, np.uint8)
+    every = list(map(chr, range(CODE_POINTS)))
     for kind, test in (
         (SPACE | AROUND, str.isspace),
         (ALPHA, str.isalpha),
         (DECIMAL, str.isdecimal),
     ):
-        found = np.fromiter(map(test, map(chr, range(CODE_POINTS))), np.bool_, CODE_POINTS)
+        found = np.fromiter(map(test, every), np.bool_, CODE_POINTS)
         table[found] |= kind
     for kind, characters in ((SYMBOL, "#\u2026"), (AROUND, ".@,?!;:)("), (STOP, ",?!;:)(")):
         table[[ord(each) for each in characters]] |= kind

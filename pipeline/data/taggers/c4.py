@@ -116,9 +116,10 @@ def _odd(characters: set[str]) -> Any:
     if not characters.isdisjoint("σς"):  # which of the two depends on what is around
         characters = characters | set("σς")
     odd = np.zeros(CODE_POINTS, np.bool_)
-    for point in range(128, CODE_POINTS):
-        lower = chr(point).lower()
-        odd[point] = lower != chr(point) and not characters.isdisjoint(lower)
+    every = list(map(chr, range(128, CODE_POINTS)))
+    for each in {*filter(str.isupper, every), *filter(str.istitle, every)}:
+        lower = each.lower()
+        odd[ord(each)] = lower != each and not characters.isdisjoint(lower)
     return odd
 
 
