@@ -17,10 +17,10 @@ from pipeline.data.taggers import DECIMALS, Value
 class Comments:
     """`comment_ratio`: characters of comments over characters, in one programming language.
 
-    In Python they are the docstrings, without their indentation, and what stands after `#`; a text
-    that does not parse has no docstrings, and one that cannot be cut into tokens no comments. What
-    parses depends on the version of Python that runs. In other languages they are the comments that
-    Pygments' lexer finds, of one line or of several. No text has a ratio of 0.
+    In Python they are the docstrings, without their indentation, and comments without any `#`; a
+    text that does not parse has no docstrings, and one that cannot be cut into tokens no comments.
+    What parses depends on the version of Python that runs. In other languages they are the comments
+    that Pygments' lexer finds, of one line or of several. No text has a ratio of 0.
 
     Args:
         language: `python`, or the name of a lexer of Pygments (`java`, `javascript`, `c`, …).
@@ -86,4 +86,5 @@ def _comments(text: str) -> str:
         tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
     except (tokenize.TokenError, SyntaxError):
         return ""
-    return "".join(each.string for each in tokens if each.type == tokenize.COMMENT)
+    every = "".join(each.string for each in tokens if each.type == tokenize.COMMENT)
+    return every.replace("#", "")
