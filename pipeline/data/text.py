@@ -27,7 +27,7 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Spans of the sentences that BlingFire finds; what it leaves out between them is in none.
 
     Raises:
-        MissingDependency: it is not installed. Its wheel, 42 MB, has libraries for x86 and macOS.
+        MissingDependency: it is not installed, or has no library for this machine.
 
     Source: allenai/dolma, `dolma/core/utils.py`, `split_sentences`.
     """
