@@ -114,6 +114,7 @@ class Bench:
             made = write_corpus(folder, megabytes)
             self.num_documents, self.num_bytes = made["documents"], made["bytes"]
         else:  # what is left of a command without work
+            self.num_documents = 1
             (folder / "documents").mkdir(parents=True)
             with gzip.open(folder / "documents" / "0.jsonl.gz", "wt") as file:
                 file.write(json.dumps({"id": "0", "text": "One document.\n", "source": "s"}) + "\n")
@@ -132,7 +133,11 @@ class Bench:
             command = [self.args.datatrove, "-c", DATATROVE, self.folder / "documents", out]
         else:
             command = [sys.executable, __file__, "--child", name, self.folder, self.words, out]
-        return cost_of(command)
+        cost = cost_of(command)
+        told = {"work": name, "documents": self.num_documents, "wall": round(cost.wall, 2)}
+        told |= {"cpu": round(cost.cpu, 2), "mb": round(cost.peak_mb)}
+        print(json.dumps(told), file=sys.stderr, flush=True)
+        return cost
 
     def prepare(self):
         """What `tag` and the floor read; and the compiler has compiled."""
