@@ -9,7 +9,7 @@ and writes Attributes, with the same list of words. Beside it: `ingest` and `tag
 same gzipped JSONL; the floor, which reads the same Documents and writes the same Attributes without
 measuring; and each command on one document, which is its start-up. Commands alternate. Datatrove's
 Gopher and C4 filters get `--datatrove-megabytes` of the same text, as they are slow, and are
-compared by documents per second.
+compared by documents per second; that part is the corpus's first, so give enough for several kinds.
 """
 
 import argparse
