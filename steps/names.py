@@ -13,7 +13,7 @@ from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.comments import Comments
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.gopher import Gopher
-from pipeline.data.taggers.language import Language
+from pipeline.data.taggers.language import Language, LanguageParagraphs
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.taggers.python_file import PythonFile
@@ -38,6 +38,7 @@ COMPONENTS[Tagger] = {
     "gopher": Gopher,
     "c4": C4,
     "language": Language,
+    "language_paragraphs": LanguageParagraphs,
     "pii": Pii,
     "lengths": Lengths,
     "unicode_words": UnicodeWords,

@@ -77,7 +77,7 @@ local part(by, from, to, seed='sample') = [
     bound('unicode_words.num_words', 25, null),
     bound('language_paragraphs.doc_en', 0.5, null),
   ],
-  english_taggers: ['unicode_words', { type: 'language', by: 'paragraph' }],
+  english_taggers: ['unicode_words', 'language_paragraphs'],
 
   // Reference documentation and source code are no web pages: short lines, many symbols and repeated
   // phrases are what they are made of, so only the ends of the scale are cut.

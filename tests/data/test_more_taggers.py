@@ -9,7 +9,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import digest
 from pipeline.data.taggers.comments import Comments
-from pipeline.data.taggers.language import Language
+from pipeline.data.taggers.language import LanguageParagraphs
 from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
@@ -19,7 +19,7 @@ GERMAN = "Das ist ein Satz, den nicht jeder lesen kann.\n"
 
 
 def test_language_is_told_of_each_paragraph_and_of_the_document_by_their_lengths():
-    made = Language(by="paragraph").measure(ENGLISH + "\n" + GERMAN)
+    made = LanguageParagraphs().measure(ENGLISH + "\n" + GERMAN)
     first, second = made["en_paragraphs"]
     assert (first[:2], second[:2]) == ((0, 42), (43, 89))
     assert first[2] > 0.8 > 0.2 > second[2]
@@ -28,10 +28,8 @@ def test_language_is_told_of_each_paragraph_and_of_the_document_by_their_lengths
     assert [span[2] for span in made["not_en_paragraphs"]] == pytest.approx(
         [1 - first[2], 1 - second[2]]
     )
-    assert not any(Language(by="paragraph").measure("").values())
-    assert Language(by="paragraph").measure("\n \n")["doc_not_en"] == 1
-    with pytest.raises(ValueError, match="by is 'line'; it must be"):
-        Language(by="line")
+    assert not any(LanguageParagraphs().measure("").values())
+    assert LanguageParagraphs().measure("\n \n")["doc_not_en"] == 1
 
 
 # what uniseg 0.10.1 gave; the first of them is the example of the annex

@@ -19,7 +19,7 @@ from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.comments import Comments
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.gopher import Gopher
-from pipeline.data.taggers.language import Language, model_path
+from pipeline.data.taggers.language import Language, LanguageParagraphs, model_path
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.unicode_words import UnicodeWords
@@ -182,7 +182,7 @@ def test_languages_are_those_of_the_same_model(dolma, real_texts, tmp_path):
     model = model_path()
     taggers = ["ft_lang_id_en_doc_v2", "ft_lang_id_en_paragraph_with_doc_score_v2"]
     texts = [text[:2000] for text in real(real_texts, 60)]
-    whole, parts = Language(), Language(by="paragraph")
+    whole, parts = Language(), LanguageParagraphs()
     tags = tags_of(dolma, texts, tmp_path, [f"{each}={model}" for each in taggers])
     for text, found in zip(texts, tags, strict=True):
         one, many = found[taggers[0]], found[taggers[1]]

