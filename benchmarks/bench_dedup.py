@@ -3,7 +3,7 @@
     python benchmarks/bench_dedup.py [--megabytes 250] [--repeats 3] [--folder KEEP]
 
 OLMO_TANGO_DOLMA and OLMO_TANGO_DATATROVE name the Pythons of environments with dolma 1.2.1 and
-datatrove 0.10.1, OLMO_TANGO_TEXT a folder of text (see `dedup_corpus.py`). Every run is a process
+datatrove 0.10.1, OLMO_TANGO_TEXT a folder of text (see `corpus.py`). Every run is a process
 of its own, start-up included, and ours and theirs take turns. Prints one JSON line: of each the
 median, least and most of wall and CPU seconds, and of the memory of the largest process in MB.
 """
@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import pyarrow.parquet as pq  # noqa: E402
 
-from benchmarks.dedup_corpus import write_corpus  # noqa: E402
+from benchmarks.corpus import write_corpus  # noqa: E402
 from pipeline.core.artifacts import Artifact  # noqa: E402
 from pipeline.core.engine import Local  # noqa: E402
 from pipeline.core.shards import ShardWriter, read_batches  # noqa: E402

@@ -11,12 +11,16 @@ from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.code import Code
+from pipeline.data.taggers.comments import Comments
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.gopher import Gopher
-from pipeline.data.taggers.language import Language
+from pipeline.data.taggers.language import Language, LanguageParagraphs
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.taggers.python_file import PythonFile
+from pipeline.data.taggers.secrets import Secrets
+from pipeline.data.taggers.token_lengths import TokenLengths
+from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.train.config import Cosine, Linear, Schedule
 from steps.wiring import COMPONENTS
@@ -38,9 +42,14 @@ COMPONENTS[Tagger] = {
     "gopher": Gopher,
     "c4": C4,
     "language": Language,
+    "language_paragraphs": LanguageParagraphs,
     "pii": Pii,
     "lengths": Lengths,
+    "unicode_words": UnicodeWords,
+    "token_lengths": TokenLengths,
     "code": Code,
+    "comments": Comments,
+    "secrets": Secrets,
     "fasttext": FastText,
     "python_file": PythonFile,
 }

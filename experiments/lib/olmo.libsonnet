@@ -61,7 +61,11 @@ local paloma = {
       + shards('cc_en_tail', 'cc_en_tail', 1493),
       9812,
       2479
-    ) + { rules: data.sample(0.5104606781) + data.common_crawl + data.uncontaminated + data.cleaned },
+    ) + {
+      taggers+: data.toxicity_taggers,
+      rules: data.sample(0.5104606781) + data.common_crawl + data.uncontaminated
+             + data.without_repeats + data.without_toxic_sentences + data.without_addresses,
+    },
     c4: source('c4', shards('c4', 'c4', 86), 0, 0) + {  // counted in common_crawl
       rules: data.uncontaminated + data.without_repeats,
     },
@@ -70,6 +74,7 @@ local paloma = {
     reddit: source('reddit', shards('reddit', 'reddit-v5-dedupe-pii-nsfw-toxic', 78), 339, 89),
     papers: source('pes2o', shards('pes2o', 'pes2o_v2', 26), 268, 70),
     books: source('books', shards('books', 'books', 3), 20.4, 6) + {
+      taggers+: data.english_taggers,
       rules: data.uncontaminated + data.english,
     },
     encyclopedia: source('wiki', shards('wiki', 'en_simple_wiki_v0', 2), 16.2, 4.3),

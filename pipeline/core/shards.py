@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -201,11 +202,7 @@ def read_shard(root: Path, shard: Shard, columns: list[str] | None = None) -> pa
         CorruptShard: its size is not the manifest's, it is not Parquet, or rows are missing.
     """
     with _opened(root, shard, columns) as file:
-        try:
-            table = file.read(columns=columns)
-        except UNREADABLE as error:
-            raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
-    return table
+        return _read(root, shard, lambda: file.read(columns=columns))
 
 
 def read_batches(
@@ -214,15 +211,25 @@ def read_batches(
     """Read one shard in batches of at most `batch_rows` rows, in order, with flat memory."""
     with _opened(root, shard, columns) as file:
         batches = file.iter_batches(batch_size=batch_rows, columns=columns)
-        while True:
-            try:
-                batch = next(batches, None)
-            except UNREADABLE as error:
-                path = Path(root) / shard.path
-                raise CorruptShard(path, None, f"not readable ({error})") from error
-            if batch is None:
-                return
+        while (batch := _read(root, shard, lambda: next(batches, None))) is not None:
             yield batch
+
+
+def read_groups(
+    root: Path, shard: Shard, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Read one shard by its row groups, whose size in bytes is bounded where rows are large."""
+    with _opened(root, shard, columns) as file:
+        for number in range(file.num_row_groups):
+            table = _read(root, shard, partial(file.read_row_group, number, columns))
+            yield from table.combine_chunks().to_batches()
+
+
+def _read(root: Path, shard: Shard, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except UNREADABLE as error:
+        raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
 
 
 def _opened(root: Path, shard: Shard, columns: list[str] | None) -> pq.ParquetFile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,43 @@ def write_made_up(path: Path, records: Iterator[dict[str, Any]]) -> None:
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as file:
         for record in records:
             file.write((json_text(record) + "\n").encode())
+
+
+def write_made_up_classifier(path: Path, labels: Sequence[str]) -> None:
+    """A model of fastText that takes one adverb in eight for a sign of a label, or of `other`."""
+    every = [*labels, "other"]
+    size = len(every)
+    words = {"</s>": [0.0] * (size - 1) + [4.0]}  # of text without such a word
+    for number, word in enumerate(_ADVERBS[: 8 * size : 8]):
+        words[word] = [20.0 * (number == place) for place in range(size)]
+    outputs = [[float(row == column) for column in range(size)] for row in range(size)]
+    write_fasttext(path, words, dict(zip(every, outputs, strict=True)))
+
+
+def write_fasttext(
+    path: Path, words: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[float]]
+) -> None:
+    """A classifier in fastText's own format, version 12: a softmax over labels, no word pairs.
+
+    Args:
+        words: the vector of each; `</s>` first, which stands in every text.
+        labels: the vector of each, with or without `__label__`.
+    """
+    dim = len(next(iter(words.values())))
+    entries = [(word, 0) for word in words]
+    entries += [(f"__label__{each.removeprefix('__label__')}", 1) for each in labels]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<ii", 793712314, 12))
+        # dim, window, epochs, min count, negatives, n-grams, softmax, supervised, no buckets
+        file.write(struct.pack("<12id", dim, 5, 5, 1, 5, 1, 3, 3, 0, 0, 0, 100, 1e-4))
+        file.write(struct.pack("<iiiqq", len(entries), len(words), len(labels), 100, -1))
+        for name, kind in entries:
+            file.write(name.encode() + b"\0" + struct.pack("<qb", 10, kind))
+        for rows in (words.values(), labels.values()):
+            file.write(struct.pack("<?qq", False, len(rows), dim))
+            for row in rows:
+                file.write(struct.pack(f"<{dim}f", *row))
 
 
 def _messages(writer: Writer, kind: int) -> list[dict[str, str]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,12 +14,13 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
-from pipeline.core.shards import ShardWriter, read_batches, shard_name
+from pipeline.core.shards import ShardWriter, read_groups, shard_name
+from pipeline.data.batch import BatchTagger, Texts, as_array, columns_of
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
 
-BATCH_ROWS = 256
+GROUP_BYTES = 4 << 20  # of measures that are held before they are written
 
 
 def tag_documents(
@@ -92,31 +92,49 @@ class _TagShard:
                 stack.enter_context(ShardWriter(self.out, path, attribute_schema(tagger.COLUMNS)))
                 for tagger, path in paths
             ]
-            columns = ["id", "text"]
-            for batch in read_batches(self.documents.root, shard, columns, BATCH_ROWS):
-                ids, texts = (batch[each].to_pylist() for each in columns)
-                for (tagger, _), writer in zip(paths, writers, strict=True):
-                    rows = [
-                        self._row(tagger, shard, *each) for each in zip(ids, texts, strict=True)
-                    ]
-                    writer.write(pa.Table.from_pylist(rows, schema=writer.schema))
+            held: list[list[pa.RecordBatch]] = [[] for _ in paths]
+            for batch in read_groups(self.documents.root, shard, ["id", "text"]):
+                texts = self._texts(shard, batch)
+                for (tagger, _), writer, rows in zip(paths, writers, held, strict=True):
+                    made = self._columns(tagger, shard, batch, texts)
+                    rows.append(pa.RecordBatch.from_arrays(made, schema=writer.schema))
+                    _write(writer, rows, GROUP_BYTES)
+            for writer, rows in zip(writers, held, strict=True):
+                _write(writer, rows, 0)
         return [writer.shard for writer in writers]
 
-    def _row(self, tagger: Tagger, shard: Shard, id: str, text: str | None) -> dict[str, Any]:
-        where = self.documents.root / shard.path
-        if text is None:
+    def _texts(self, shard: Shard, batch: pa.RecordBatch) -> Texts:
+        where, text = self.documents.root / shard.path, batch["text"]
+        if text.null_count:
+            id = batch["id"][text.is_null().index(True).as_py()].as_py()
             raise CorruptShard(where, id, "has no text")
         try:
-            measured = tagger.measure(text)
+            return Texts.of(text)
+        except pa.ArrowInvalid as error:
+            raise CorruptShard(where, None, f"has text that is no UTF-8 ({error})") from error
+
+    def _columns(
+        self, tagger: Tagger, shard: Shard, batch: pa.RecordBatch, texts: Texts
+    ) -> list[pa.Array]:
+        where, id = self.documents.root / shard.path, None
+        try:
+            if isinstance(tagger, BatchTagger):
+                columns = tagger.measure_all(texts)
+                return [as_array(columns[name]) for name in tagger.COLUMNS]
+            rows = []
+            for place, text in enumerate(texts):
+                id = batch["id"][place].as_py()
+                rows.append(tagger.measure(text))
+            return columns_of(rows, tagger.COLUMNS)
         except PipelineError:
             raise
         except Exception as error:
             reason = f"tagger {tagger.name!r} failed: {type(error).__name__}: {error}"
             raise CorruptShard(where, id, reason) from error
-        row: dict[str, Any] = {}
-        for name, kind in tagger.COLUMNS.items():
-            value: Any = measured[name]
-            if kind == "spans":
-                value = [{"start": s, "end": e, "score": score} for s, e, score in value or []]
-            row[name] = value
-        return row
+
+
+def _write(writer: ShardWriter, rows: list[pa.RecordBatch], at_least: int) -> None:
+    """Write rows that are held back, once there are bytes enough, and let them go."""
+    if rows and sum(each.nbytes for each in rows) >= at_least:
+        writer.write(pa.Table.from_batches(rows).combine_chunks())
+        rows.clear()

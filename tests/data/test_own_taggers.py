@@ -2,7 +2,6 @@
 
 import math
 import os
-import struct
 from collections import Counter
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import digest
+from pipeline.data.made_up import write_fasttext, write_made_up_classifier
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.python_file import PythonFile
 from pipeline.data.tagging import tag_documents
@@ -22,23 +22,14 @@ TALK = {
 }
 
 
-def train_fasttext(path, talk, dim=1):
+def train_fasttext(path, talk):
     """A model in fastText's own format: naive Bayes, one number a word, a softmax over two."""
     counts = {label: Counter(" ".join(texts).split()) for label, texts in talk.items()}
     first, second = counts
-    words = sorted(counts[first] | counts[second])
-    weights = [math.log((1 + counts[first][w]) / (1 + counts[second][w])) for w in words]
-    entries = [(w, 0) for w in ["</s>", *words]] + [(f"__label__{each}", 1) for each in talk]
-    with open(path, "wb") as file:
-        file.write(struct.pack("<ii", 793712314, 12))
-        # dim, window, epochs, min count, negatives, n-grams, softmax, supervised, no buckets
-        file.write(struct.pack("<12id", dim, 5, 5, 1, 5, 1, 3, 3, 0, 0, 0, 100, 1e-4))
-        file.write(struct.pack("<iiiqq", len(entries), len(words) + 1, len(talk), 100, -1))
-        for name, kind in entries:
-            file.write(name.encode() + b"\0" + struct.pack("<qb", 10, kind))
-        for rows in ([0.0, *weights], [4.0, -4.0]):
-            file.write(struct.pack("<?qq", False, len(rows), dim))
-            file.write(struct.pack(f"<{len(rows)}f", *rows))
+    words = {"</s>": [0.0]}
+    for word in sorted(counts[first] | counts[second]):
+        words[word] = [math.log((1 + counts[first][word]) / (1 + counts[second][word]))]
+    write_fasttext(path, words, {first: [4.0], second: [-4.0]})
     return OutsideFile(str(path))
 
 
@@ -66,6 +57,24 @@ def test_a_paragraph_is_a_span_with_the_score_that_it_has_alone(model):
     assert first[2] == alone.measure("shut up you idiot")["toxic"] > 0.9
     assert found["toxic"] == pytest.approx((18 * first[2] + 17 * second[2]) / 35, abs=1e-5)
     assert tagger.measure("\n \n") == {"toxic": 0.0, "toxic_paragraphs": []}
+
+
+def test_a_sentence_is_a_span_and_may_go_on_over_a_newline(model):
+    pytest.importorskip("blingfire")
+    tagger = FastText("toxicity", model, ("toxic",), by="sentence", lower=True)
+    text = "Thank you\nkindly. Shut up é you idiot!  Thank you."
+    found = tagger.measure(text)["toxic_sentences"]
+    assert [text[start:end] for start, end, _ in found][0] == "Thank you\nkindly."
+    assert [score > 0.5 for _, _, score in found] == [False, True, False]
+    with pytest.raises(ValueError, match="by is 'word'; it must be"):
+        FastText("toxicity", model, ("toxic",), by="word")
+
+
+def test_a_made_up_model_finds_some_of_what_it_is_asked_for(tmp_path):
+    write_made_up_classifier(tmp_path / "m.bin", ["toxic"])
+    tagger = FastText("toxicity", OutsideFile(str(tmp_path / "m.bin")), ("toxic",))
+    assert tagger.measure("the judge slept again")["toxic"] > 0.9
+    assert tagger.measure("the judge slept")["toxic"] < 0.1
 
 
 def test_a_model_that_is_none_and_a_label_that_it_does_not_know_are_named(model, tmp_path):

@@ -1,17 +1,20 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pyarrow as pa
 import pytest
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard
-from pipeline.core.shards import read_shard
+from pipeline.core.shards import ShardWriter, read_batches, read_shard, write_shard
+from pipeline.data.batch import BatchTagger
+from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.tagging import tag_documents
 from pipeline.store.memo import FileMemo
-from tests.data.conftest import make_documents
+from tests.data.conftest import column, make_documents
 
 TEXTS = [["one two", "", "three\nfour five six."], [], ["a b c d e " * 9]]
 
@@ -59,9 +62,9 @@ def test_workers_change_no_content(documents, tmp_path):
 def test_only_a_changed_tagger_measures_again(documents, tmp_path, monkeypatch):
     memo, measured = FileMemo(tmp_path / "memo"), []
     for cls in (Gopher, C4):
-        real = cls.measure
+        real = cls.measure_all
         monkeypatch.setattr(
-            cls, "measure", lambda self, t, real=real: measured.append(self) or real(self, t)
+            cls, "measure_all", lambda self, t, real=real: measured.append(self) or real(self, t)
         )
     first = tag_documents(documents, [Gopher(), C4()], out=tmp_path / "1", memo=memo)
     measured.clear()
@@ -76,6 +79,51 @@ def test_only_a_changed_tagger_measures_again(documents, tmp_path, monkeypatch):
 def test_a_tagger_that_fails_names_itself_and_the_document(documents, tmp_path):
     with pytest.raises(CorruptShard, match=r"00000\.parquet record 0-1: tagger 'fragile' failed"):
         tag_documents(documents, [Fragile()], out=tmp_path / "o")
+
+
+@dataclass(frozen=True)
+class FragileInBatches(BatchTagger):
+    name = "fragile_in_batches"
+    VERSION = "001"
+    COLUMNS = {"n": "number"}
+
+    def measure_all(self, texts):
+        raise ZeroDivisionError("no")
+
+
+def test_a_tagger_of_batches_that_fails_names_itself_and_the_file(documents, tmp_path):
+    with pytest.raises(CorruptShard, match=r"0.parquet: tagger 'fragile_in_batches' failed"):
+        tag_documents(documents, [FragileInBatches()], out=tmp_path / "o")
+
+
+def broken(root, text):
+    """Documents of which the second has this column of text instead of its own."""
+    made = make_documents(root, [["a", "b"]])
+    columns = {name: ["x", "y"] for name in DOCUMENT_SCHEMA.names}
+    table = pa.table(columns | {"text": text}, schema=DOCUMENT_SCHEMA)
+    return replace(made, shards=[write_shard(root, "00000.parquet", table, DOCUMENT_SCHEMA)])
+
+
+def test_a_document_without_text_or_with_bytes_that_are_none_is_named(tmp_path):
+    with pytest.raises(CorruptShard, match=r"00000.parquet record y: has no text"):
+        tag_documents(broken(tmp_path / "a", ["a", None]), [Lengths()], out=tmp_path / "o")
+    text = pa.array([b"a", b"\xff\xfe"]).view(pa.string())
+    with pytest.raises(CorruptShard, match=r"00000.parquet: has text that is no UTF-8"):
+        tag_documents(broken(tmp_path / "b", text), [Lengths()], out=tmp_path / "o")
+
+
+def test_rows_stay_in_order_over_many_groups_of_the_shard(tmp_path, monkeypatch):
+    texts = ["x" * (n % 7) for n in range(3000)]
+    root = tmp_path / "d"
+    made = make_documents(root, [texts])
+    with ShardWriter(root, "00000.parquet", DOCUMENT_SCHEMA) as writer:
+        for batch in read_batches(root, made.shards[0], batch_rows=500):
+            writer.write(batch)
+    assert writer.shard.content == made.shards[0].content
+    monkeypatch.setattr("pipeline.data.tagging.GROUP_BYTES", 10_000)
+    documents = replace(made, shards=[writer.shard])
+    tagged = tag_documents(documents, [Lengths()], out=tmp_path / "o")
+    assert column(tagged, "num_characters") == [len(text) for text in texts]
 
 
 def test_two_taggers_of_one_name_are_refused(documents, tmp_path):

@@ -1,27 +1,38 @@
 """What dolma's taggers say of texts: run by the Python of an environment that has dolma 1.2.1.
 
-    python dolma_tags.py texts.jsonl tags.jsonl
+    python dolma_tags.py texts.jsonl tags.jsonl TAGGER[=MODEL][@EXTENSION] …
 
 A line of the first file is the JSON text of a document; the line of the second is an object from
-tagger to an object from name to spans, or `null` for a tagger that failed.
+tagger to an object from name to spans, or `null` for a tagger that failed. A tagger with a model
+reads that file in the place of the one that it would download; one with an extension is told that
+each document is a file of that name.
 """
 
 import json
 import sys
+import warnings
 
-from dolma.core.data_types import Document
+import dolma.core.ft_tagger
+from dolma.core.data_types import DocumentWithMetadata
 from dolma.core.registry import TaggerRegistry
 
-TAGGERS = ("gopher_v1", "gopher_v2", "c4_v1", "c4_v2", "pii_regex_with_counts_fast_v2")
-TAGGERS += ("code_redpajama_taggers_v1", "code_copyright_comments_v1")
 
-
-def main(source, target):
-    taggers = {name: TaggerRegistry.get(name)() for name in TAGGERS}
+def main(source, target, *names):
+    warnings.simplefilter("ignore")
+    taggers = {}
+    for each in names:
+        rest, _, extension = each.partition("@")
+        name, _, model = rest.partition("=")
+        if model:
+            dolma.core.ft_tagger.cached_path = lambda url, model=model: model
+        taggers[name] = TaggerRegistry.get(name)(), {"ext": extension}
     with open(source, encoding="utf-8") as texts, open(target, "w", encoding="utf-8") as out:
         for line in texts:
-            document = Document(id="1", text=json.loads(line), source="s")
-            out.write(json.dumps({n: tagged(each, document) for n, each in taggers.items()}) + "\n")
+            made, text = {}, json.loads(line)
+            for name, (tagger, metadata) in taggers.items():
+                document = DocumentWithMetadata(id="1", text=text, source="s", metadata=metadata)
+                made[name] = tagged(tagger, document)
+            out.write(json.dumps(made) + "\n")
 
 
 def tagged(tagger, document):

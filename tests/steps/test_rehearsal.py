@@ -88,6 +88,6 @@ def test_a_fault_of_the_experiment_is_told_as_ever():
 
 def test_every_source_of_the_published_sizes_is_found():
     found = {each.step for each in outside(written("olmo7b"))}
-    assert len(found) == 22
+    assert len(found) == 23
     assert {"benchmarks", "tokenizer", "common_crawl", "paloma_c4", "preferences"} <= found
     assert len(components(written("tiny"))) > 30

@@ -34,17 +34,18 @@ def supplied(tmp_path, files=None, make_up=False, config=None):
 def test_what_is_out_of_reach_is_named_with_what_may_be_given(tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     found = supplied(tmp_path)
-    assert len(found.missing) == 21 and not found.values
+    assert len(found.missing) == 23 and not found.values
     said = missing_in_words(found.missing)
     assert "HF_TOKEN is not set" in said
     assert "with prompt_id, prompt, chosen, rejected" in said
+    assert "--source NAME=FILE.bin" in said and "common_crawl_quality.nsfw" in said
     assert "--source tokenizer=PATH" in said and "--stand-in" in said
 
 
 def test_everything_out_of_reach_has_a_stand_in_of_its_own_form(tmp_path):
     config = written("olmo7b")
     found = supplied(tmp_path, make_up=True)
-    assert not found.missing and len(found.made_up) == 21
+    assert not found.missing and len(found.made_up) == 23
     graph = build_steps(rehearsed(config, SIZE, found.values)[0])
     preferences = graph["preferences"].kwargs["source"].of
     assert preferences.fields == {"id": "prompt_id"} and preferences.licence == "MIT"
@@ -63,7 +64,7 @@ def test_a_given_file_is_read_in_the_form_of_what_it_replaces(tmp_path):
     (tmp_path / "p.parquet").write_bytes(b"")
     files = {"preferences": str(path), "paloma_*": str(tmp_path / "p.parquet")}
     found = supplied(tmp_path, files, make_up=True)
-    assert len(found.given) == 12 and len(found.made_up) == 9
+    assert len(found.given) == 12 and len(found.made_up) == 11
     graph = build_steps(rehearsed(written("olmo7b"), SIZE, found.values)[0])
     source = graph["preferences"].kwargs["source"]
     (pair,) = source.read(source.pieces()[0])
@@ -75,7 +76,7 @@ def test_a_given_file_is_read_in_the_form_of_what_it_replaces(tmp_path):
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("papres", "a.jsonl", "no step of this name reads outside data; did you mean 'papers'"),
+        ("papres", "a.jsonl", "nothing of this name reads outside data; did you mean 'papers'"),
         ("papers", "none.jsonl", "--source papers=.*: there is no such file"),
         ("papers", "a.csv", "the name must end in .jsonl"),
     ],

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from pipeline.core.files import file_sha256
-from pipeline.data.taggers import SpanRow, Value
-
-ENDINGS = (".", "?", "!", '"')
-MIN_WORDS = 3
+from pipeline.data.batch import BatchTagger, Column, Floats, Spans, Texts
+from pipeline.data.taggers import State, state_of
 
 
 @dataclass(frozen=True)
-class C4:
+class C4(BatchTagger):
     """Lines without ending punctuation or with few words; signs of code and of filler.
 
     Lines are split at each newline, and a span has the newline too. An empty line, and the nothing
@@ -56,45 +56,74 @@ class C4:
         """Digest of the list, or nothing."""
         return "" if self.naughty_words is None else file_sha256(Path(self.naughty_words))
 
-    def measure(self, text: str) -> dict[str, Value]:
-        unended: list[SpanRow] = []
-        short: list[SpanRow] = []
-        javascript, at = False, 0
-        lines = text.split("\n")
-        for number, line in enumerate(lines):
-            end = at + len(line) + (number < len(lines) - 1)
-            stripped = line.strip().lower()
-            tokens = stripped.split()
-            if not stripped.endswith(ENDINGS):
-                unended.append((at, end, 1.0))
-            if len(tokens) < MIN_WORDS:
-                short.append((at, end, 1.0))
-            found = stripped if self.variant == "v2" else tokens
-            javascript = javascript or "javascript" in found
-            at = end
-        lower = text.lower()
+    def measure_all(self, texts: Texts) -> dict[str, Column]:
+        from pipeline.data.compiled.c4 import measure
+
+        newlines, whole_words = int(texts.counts[:, 2].sum()), self.variant == "v1"
+        marks, unended, num_unended, short, num_short = measure(
+            texts.data, texts.kinds, texts.bounds, newlines, whole_words
+        )
         return {
-            "lines_with_no_ending_punctuation": unended,
-            "lines_with_too_few_words": short,
-            "has_naughty_word": self._naughty(lower),
-            "has_javascript": float(javascript),
-            "has_lorem_ipsum": float("lorem ipsum" in lower),
-            "has_curly_brace": float("{" in text),
-            "line_count": float(len(lines)),
+            "lines_with_no_ending_punctuation": Spans.of(unended, num_unended),
+            "lines_with_too_few_words": Spans.of(short, num_short),
+            "has_naughty_word": self._naughty(texts),
+            "has_javascript": marks[:, 0],
+            "has_lorem_ipsum": marks[:, 1],
+            "has_curly_brace": marks[:, 2],
+            "line_count": marks[:, 3],
         }
 
-    def _naughty(self, lower: str) -> float | None:
+    def _naughty(self, texts: Texts) -> Floats:
         if self.naughty_words is None:
-            return None
-        single, phrases = _naughty_list(self.naughty_words)
-        return float(
-            not single.isdisjoint(lower.split()) or any(phrase in lower for phrase in phrases)
-        )
+            return np.full(len(texts), np.nan)
+        listed = _listed(self.naughty_words, state_of(self.naughty_words))
+        return listed.found_in(texts)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Words and phrases, and the tables by which compiled code finds them."""
+
+    words: frozenset[str]
+    phrases: tuple[str, ...]
+    tables: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, entries: list[str]) -> _Listed:
+        from pipeline.data.compiled.c4 import tables_of
+
+        phrases = tuple(each for each in entries if " " in each)
+        tables = tables_of([each.encode() for each in entries], _odd(set("".join(entries))))
+        return cls(frozenset(entries) - set(phrases), phrases, tables)
+
+    def found_in(self, texts: Texts) -> Floats:
+        from pipeline.data.compiled.c4 import find_listed
+
+        found = find_listed(texts.data, texts.kinds, texts.bounds, *self.tables).astype(np.float64)
+        for place in np.flatnonzero(found == 2):  # lower case is more than changed ASCII letters
+            lower = texts[int(place)].lower()
+            found[place] = not self.words.isdisjoint(lower.split()) or any(
+                phrase in lower for phrase in self.phrases
+            )
+        made: Floats = found
+        return made
+
+
+def _odd(characters: set[str]) -> Any:
+    """Code points beyond ASCII that some of the characters may be the lower case of."""
+    from pipeline.data.compiled.characters import CODE_POINTS
+
+    if not characters.isdisjoint("σς"):  # which of the two depends on what is around
+        characters = characters | set("σς")
+    odd = np.zeros(CODE_POINTS, np.bool_)
+    every = list(map(chr, range(128, CODE_POINTS)))
+    for each in {*filter(str.isupper, every), *filter(str.istitle, every)}:
+        lower = each.lower()
+        odd[ord(each)] = lower != each and not characters.isdisjoint(lower)
+    return odd
 
 
 @cache
-def _naughty_list(path: str) -> tuple[frozenset[str], tuple[str, ...]]:
+def _listed(path: str, state: State) -> _Listed:
     entries = [line.strip().lower() for line in Path(path).read_text("utf-8").splitlines()]
-    entries = [each for each in entries if each]
-    single = frozenset(each for each in entries if " " not in each)
-    return single, tuple(each for each in entries if " " in each)
+    return _Listed.of(list(dict.fromkeys(each for each in entries if each)))

@@ -9,32 +9,38 @@ from typing import Any, ClassVar, Literal
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.taggers import DECIMALS, SpanRow, State, Value, state_of
-from pipeline.data.text import paragraphs
+from pipeline.data.text import paragraphs, sentences
+
+UNITS = {"paragraph": paragraphs, "sentence": sentences}
 
 
 @dataclass(frozen=True)
 class FastText:
-    """The probability of each label, of a document or of each of its paragraphs.
+    """The probability of each label, of a document, or of each of its paragraphs or sentences.
 
     Text is read as one line: newlines become spaces, and what stands around it is cut off. A
-    paragraph is a line that is not blank; its score is a span, and the number of the document is
-    the mean over characters.
+    paragraph is a line that is not blank; a sentence is one of BlingFire's, which may go on over a
+    newline, and white space between two belongs to neither. The score of either is a span, and the
+    number of the document is the mean over characters.
 
     Args:
         name: of the table, as `toxicity`.
         model: a `.bin` or `.ftz` file; at a URL with its revision, and its digest in the lock.
         labels: those that are asked for, without `__label__`; a column each, in lower case.
-        by: `document` gives numbers; `paragraph` spans `<label>_paragraphs` beside them.
+        by: `document` gives numbers; `paragraph` or `sentence` spans `<label>_paragraphs` or
+            `<label>_sentences` beside them. Sentences need the package `blingfire`.
         lower: whether text is lower-cased first.
 
-    Source: Joulin et al. 2016, "Bag of Tricks"; allenai/dolma 1.2.1, `core/ft_tagger.py`.
-    Differs: sentences are not split: Dolma's Jigsaw taggers read BlingFire's sentences.
+    Source: Joulin et al. 2016, "Bag of Tricks"; allenai/dolma 1.2.1, `core/ft_tagger.py`, and
+        `taggers/jigsaw.py` (`jigsaw_hatespeech_sentence_v2`, `jigsaw_nsfw_sencence_v2`).
+    Differs: a probability that float32 sums bring above 1 is 1; Dolma's two sentence taggers have
+        no number of the document.
     """
 
     name: str
     model: OutsideFile
     labels: tuple[str, ...]
-    by: Literal["document", "paragraph"] = "document"
+    by: Literal["document", "paragraph", "sentence"] = "document"
     lower: bool = False
 
     VERSION: ClassVar[str] = "001"
@@ -42,6 +48,8 @@ class FastText:
     def __post_init__(self) -> None:
         if not self.labels:
             raise ValueError("labels is empty; it must name what the model tells apart")
+        if self.by not in ("document", *UNITS):
+            raise ValueError(f"by is {self.by!r}; it must be 'document', 'paragraph' or 'sentence'")
         if not self.name.isidentifier():
             raise ValueError(f"name is {self.name!r}; it must be letters, digits and underscores")
 
@@ -49,8 +57,8 @@ class FastText:
     def COLUMNS(self) -> dict[str, str]:
         """Column -> kind."""
         columns = {column_of(each): "number" for each in self.labels}
-        if self.by == "paragraph":
-            columns |= {f"{column_of(each)}_paragraphs": "spans" for each in self.labels}
+        if self.by != "document":
+            columns |= {f"{column_of(each)}_{self.by}s": "spans" for each in self.labels}
         return columns
 
     def measure(self, text: str) -> dict[str, Value]:
@@ -58,7 +66,7 @@ class FastText:
             scores = self._scores(text)
             return {column_of(each): scores[each] for each in self.labels}
         spans: dict[str, list[SpanRow]] = {each: [] for each in self.labels}
-        for start, end in paragraphs(text):
+        for start, end in UNITS[self.by](text):
             if text[start:end].strip():
                 for label, score in self._scores(text[start:end]).items():
                     spans[label].append((start, end, score))
@@ -67,7 +75,7 @@ class FastText:
             size = sum(end - start for start, end, _ in found)
             total = sum((end - start) * score for start, end, score in found)
             made[column_of(label)] = round(total / size, DECIMALS) if size else 0.0
-            made[f"{column_of(label)}_paragraphs"] = found
+            made[f"{column_of(label)}_{self.by}s"] = found
         return made
 
     def _scores(self, text: str) -> dict[str, float]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.data.taggers import Value
-from pipeline.data.text import words
+import numpy as np
+
+from pipeline.data.batch import BatchTagger, Column, Texts
 
 
 @dataclass(frozen=True)
-class Lengths:
+class Lengths(BatchTagger):
     """Characters (code points), UTF-8 bytes, words and lines of a document."""
 
     name: ClassVar[str] = "lengths"
@@ -22,11 +23,11 @@ class Lengths:
         "num_lines": "number",
     }
 
-    def measure(self, text: str) -> dict[str, Value]:
-        lines = text.count("\n") + (not text.endswith("\n") and bool(text))
-        return {
-            "num_characters": float(len(text)),
-            "num_bytes": float(len(text.encode())),
-            "num_words": float(len(words(text))),
-            "num_lines": float(lines),
-        }
+    def measure_all(self, texts: Texts) -> dict[str, Column]:
+        num_bytes = np.diff(texts.bounds)
+        characters, words, newlines = texts.counts.T
+        unended = num_bytes > 0
+        unended[unended] = texts.data[texts.bounds[1:][unended] - 1] != ord("\n")
+        numbers = (characters, num_bytes, words, newlines + unended)
+        made = (each.astype(np.float64) for each in numbers)
+        return dict(zip(self.COLUMNS, made, strict=True))

@@ -1,0 +1,170 @@
+"""A batch of texts as Arrow holds them, and what is measured of all of them at once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.data.document import SPAN
+from pipeline.data.taggers import DECIMALS, Value
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Ints: TypeAlias = npt.NDArray[np.integer[Any]]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Column: TypeAlias = "Floats | Spans"
+EXACT_BELOW = 1e6  # values of which five decimals are told by a product and a look for halves
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts one after another in UTF-8: text i is `data[bounds[i]:bounds[i + 1]]`.
+
+    What several taggers ask is worked out once: `kinds` of the characters (see `compiled`), and
+    `counts` of characters, words and newlines, a row a text.
+    """
+
+    data: Bytes
+    bounds: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, column: pa.Array) -> Texts:
+        """The texts of a column of strings without nulls; copies none of them.
+
+        Raises:
+            pa.ArrowInvalid: they are no UTF-8.
+        """
+        column.validate(full=True)
+        wide = column.cast(pa.large_string())
+        _, offsets, data = wide.buffers()
+        bounds = np.frombuffer(offsets or bytes(8), np.int64)[wide.offset :][: len(wide) + 1]
+        held = np.frombuffer(data or b"", np.uint8)[bounds[0] : bounds[-1]]
+        return cls(held, bounds - bounds[0])
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> str:
+        return self.data[self.bounds[place] : self.bounds[place + 1]].tobytes().decode()
+
+    @cached_property
+    def kinds(self) -> Bytes:
+        from pipeline.data.compiled import characters
+
+        kinds: Bytes = characters.kinds_of(self.data, characters.kind_table())
+        return kinds
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.int64]:
+        from pipeline.data.compiled import characters
+
+        counts: npt.NDArray[np.int64] = characters.counts_of(self.data, self.kinds, self.bounds)
+        return counts
+
+    @property
+    def num_characters(self) -> npt.NDArray[np.int64]:
+        return self.counts[:, 0]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Spans of several texts, in their order; `counts` says how many are of each."""
+
+    starts: Ints
+    ends: Ints
+    counts: Ints
+    scores: Floats | None = None  # without them each is 1
+
+    @classmethod
+    def of(cls, places: Ints, counts: Ints) -> Spans:
+        """From rows of (start, end)."""
+        return cls(places[:, 0], places[:, 1], counts)
+
+    @property
+    def covered(self) -> Ints:
+        """How many characters of each text its spans have, together."""
+        sums = np.concatenate(([0], np.cumsum(self.ends - self.starts, dtype=np.int64)))
+        bounds = np.concatenate(([0], np.cumsum(self.counts)))
+        return np.diff(sums[bounds])
+
+    def as_array(self) -> pa.Array:
+        scores = np.ones(len(self.starts)) if self.scores is None else self.scores
+        held = [np.ascontiguousarray(self.starts), np.ascontiguousarray(self.ends), scores]
+        rows = pa.StructArray.from_arrays(
+            [pa.array(each, field.type) for each, field in zip(held, SPAN, strict=True)],
+            fields=list(SPAN),
+        )
+        bounds = np.concatenate(([0], np.cumsum(self.counts))).astype(np.int32)
+        return pa.ListArray.from_arrays(pa.array(bounds), rows)
+
+
+class BatchTagger(ABC):
+    """A tagger that measures many texts at once; of one text it measures a batch of one."""
+
+    COLUMNS: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def measure_all(self, texts: Texts) -> dict[str, Column]:
+        """A column for each of `COLUMNS`; NaN is a number that is not defined for a text."""
+
+    def measure(self, text: str) -> dict[str, Value]:
+        """A value for each column; None where the measure is not defined for the text."""
+        made = self.measure_all(Texts.of(pa.array([text], pa.string())))
+        values = {name: as_array(column)[0].as_py() for name, column in made.items()}
+        return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Value:
+    if isinstance(value, list):
+        return [(each["start"], each["end"], each["score"]) for each in value]
+    number: float | None = value
+    return number
+
+
+def as_array(column: Column) -> pa.Array:
+    """A column as Arrow holds it."""
+    if isinstance(column, Spans):
+        return column.as_array()
+    return pa.array(np.ascontiguousarray(column), pa.float64(), from_pandas=True)
+
+
+def columns_of(rows: Sequence[Mapping[str, Value]], kinds: Mapping[str, str]) -> list[pa.Array]:
+    """What was measured a text at a time, in columns."""
+    made = []
+    for name, kind in kinds.items():
+        values: Any = [row[name] for row in rows]
+        if kind == "spans":
+            flat = [span for each in values for span in each or ()]
+            starts, ends, scores = zip(*flat, strict=True) if flat else ((), (), ())
+            counts = np.fromiter((len(each or ()) for each in values), np.int64, len(values))
+            whole = [np.array(each, np.int64) for each in (starts, ends)]
+            held = Spans(whole[0], whole[1], counts, np.array(scores, np.float64))
+            made.append(held.as_array())
+        else:
+            made.append(pa.array(values, pa.float64()))
+    return made
+
+
+def rounded(values: Floats) -> Floats:
+    """Each value to five decimals, as Python's `round` does it.
+
+    The quotient of a whole number by 100,000 is the float nearest to those decimals. Which whole
+    number is nearest is plain unless the product is close to a half, or large.
+    """
+    scale = 10.0**DECIMALS
+    product = values * scale
+    nearest = np.rint(product)
+    made: Floats = nearest / scale
+    doubt = (np.abs(product - nearest) > 0.499) | (np.abs(values) > EXACT_BELOW)
+    for place in zip(*np.nonzero(doubt), strict=True):
+        made[place] = round(float(values[place]), DECIMALS)
+    return made

@@ -1,0 +1,46 @@
+"""How long a document is in the tokens of a tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+from pipeline.core.errors import CorruptShard
+from pipeline.core.fingerprints import OutsideFile
+from pipeline.data.taggers import State, Value, state_of
+
+
+@dataclass(frozen=True)
+class TokenLengths:
+    """`num_tokens`: how many tokens a document has, without those that would mark its ends.
+
+    Args:
+        tokenizer: a `tokenizer.json`, by path or by URL with its revision. A tagger takes a file
+            and no step's result, as what a step reads stands among its own arguments; of a
+            tokenizer that was trained in a run, give the path of its file.
+
+    Source: allenai/dolma 1.2.1, `taggers/length.py`, `dolma_v1_tokenizer`, `dolma_v2_tokenizer`.
+    Differs: text is not stripped first, as `tokenize` does not strip it; any tokenizer.
+    """
+
+    tokenizer: OutsideFile
+
+    name: ClassVar[str] = "token_lengths"
+    VERSION: ClassVar[str] = "001"
+    COLUMNS: ClassVar[dict[str, str]] = {"num_tokens": "number"}
+
+    def measure(self, text: str) -> dict[str, Value]:
+        path = str(self.tokenizer.local())
+        encoded = _tokenizer(path, state_of(path)).encode(text, add_special_tokens=False)
+        return {"num_tokens": float(len(encoded.ids))}
+
+
+@cache
+def _tokenizer(path: str, state: State) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(path)
+    except Exception as error:  # it raises no narrower one
+        raise CorruptShard(path, None, f"is no tokenizer ({error})") from error

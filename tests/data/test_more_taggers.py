@@ -1,0 +1,108 @@
+"""Taggers of language by paragraph, words by Unicode's rules, tokens, comments and secrets."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pipeline.core.errors import CorruptShard
+from pipeline.core.fingerprints import OutsideFile
+from pipeline.core.keys import digest
+from pipeline.data.taggers.comments import Comments
+from pipeline.data.taggers.language import LanguageParagraphs
+from pipeline.data.taggers.secrets import Secrets
+from pipeline.data.taggers.token_lengths import TokenLengths
+from pipeline.data.taggers.unicode_words import UnicodeWords
+
+ENGLISH = "This is a sentence that anybody can read.\n"
+GERMAN = "Das ist ein Satz, den nicht jeder lesen kann.\n"
+
+
+def test_language_is_told_of_each_paragraph_and_of_the_document_by_their_lengths():
+    made = LanguageParagraphs().measure(ENGLISH + "\n" + GERMAN)
+    first, second = made["en_paragraphs"]
+    assert (first[:2], second[:2]) == ((0, 42), (43, 89))
+    assert first[2] > 0.8 > 0.2 > second[2]
+    assert made["doc_en"] == pytest.approx((42 * first[2] + 46 * second[2]) / 89, abs=1e-5)
+    assert made["doc_en"] + made["doc_not_en"] == pytest.approx(1)
+    assert [span[2] for span in made["not_en_paragraphs"]] == pytest.approx(
+        [1 - first[2], 1 - second[2]]
+    )
+    assert not any(LanguageParagraphs().measure("").values())
+    assert LanguageParagraphs().measure("\n \n")["doc_not_en"] == 1
+
+
+# what uniseg 0.10.1 gave; the first of them is the example of the annex
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The quick (\u201cbrown\u201d) fox can\u2019t jump 32.3 feet, right?", 15),
+        ("", 0),
+        ("a", 1),
+        ("can't a.b 3,141.5 3. a:b x_1 'a'", 10),
+        ("\u05d0'\u05d0\"\u05d1 \u05d0\" \u05d0'", 4),
+        ("\U0001f1e6\U0001f1e7\U0001f1e8 \U0001f468\u200d\U0001f469 a\u0308b \u30ab\u30ab_", 5),
+        ("one\r\ntwo\x0b\u0308a\u2028", 4),
+        ("\u4e2d\u6587", 2),
+    ],
+)
+def test_words_are_those_of_unicode_s_annex(text, words):
+    assert UnicodeWords().measure(text)["num_words"] == words
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab1. ,'\n\u0308\u200d\U0001f1e6\u05d0\"\u30ab_", max_size=40))
+def test_the_words_of_a_document_are_those_of_its_paragraphs(text):
+    made = UnicodeWords().measure(text)
+    assert made["num_words"] == sum(score for _, _, score in made["paragraphs"])
+    spans = [text[start:end] for start, end, _ in made["paragraphs"]]
+    assert spans == [each for each in text.splitlines(keepends=True) if each.strip()]
+    for piece, (_, _, score) in zip(spans, made["paragraphs"], strict=True):
+        assert UnicodeWords().measure(piece)["num_words"] == score
+
+
+def test_tokens_are_counted_with_a_tokenizer_of_ones_own(tmp_path):
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "t.json"))
+    tagger = TokenLengths(OutsideFile(str(tmp_path / "t.json")))
+    assert [tagger.measure(each)["num_tokens"] for each in ("a b c", "", " a ")] == [3, 0, 1]
+    (tmp_path / "no.json").write_text("{}")
+    with pytest.raises(CorruptShard, match="no.json: is no tokenizer"):
+        TokenLengths(OutsideFile(str(tmp_path / "no.json"))).measure("a")
+    assert digest(tagger) != digest(TokenLengths(OutsideFile(str(tmp_path / "no.json"))))
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "comments"),
+    [
+        ("python", '"""Doc."""\nx = 1  # hi\n', "Doc.\n hi"),
+        ("python", "def f():\n    'What.'\nclass A:\n    'It.'\n", "It.\nWhat."),
+        ("python", "x = 1\n", ""),
+        ("python", "# one\nx = (\n", ""),
+        ("python", "'a' 'b\x00'", ""),
+        ("java", "// a\nint x; /* b */\n", "// a/* b */"),
+        ("python", "", ""),
+    ],
+)
+def test_comments_are_a_share_of_the_text(language, text, comments):
+    made = Comments(language).measure(text)["comment_ratio"]
+    assert made == pytest.approx(len(comments) / max(1, len(text)), abs=1e-5)
+
+
+def test_a_language_that_is_not_known_is_named():
+    with pytest.raises(ValueError, match="language is 'klingon', of which Pygments has no lexer"):
+        Comments("klingon").measure("a")
+    with pytest.raises(ValueError, match="language is empty"):
+        Comments(" ")
+
+
+def test_a_secret_is_marked_wherever_it_stands():
+    pytest.importorskip("detect_secrets")
+    key = "AKIA" + "IOSFODNN7EXAMPLE"  # the one that its provider's documentation has
+    text = f"x = 1\nid = '{key}'\n# é\nagain = '{key}'\n"
+    made = Secrets().measure(text)
+    assert [text[start:end] for start, end, _ in made["secrets"]] == [key, key]
+    assert made["num_secrets"] == 2 and made["secrets_per_word"] == round(2 / 11, 5)
+    assert Secrets().measure("plain words")["secrets"] == []
+    assert Secrets().measure("")["secrets_per_word"] == -1
