@@ -48,11 +48,11 @@ def test_a_file_imports_its_own_package_and_those_below(path):
             assert other == package or row(other) > row(package), f"{path} imports {name}"
 
 
-def test_kernels_import_nothing_of_ours_as_their_cache_looks_at_one_file_only():
+def test_kernels_stand_together_as_one_cache_is_named_after_them_all():
     for path in FILES:
-        names = set(imports(path))
-        if "numba" in names:
-            assert not any(name.startswith("pipeline") for name in names), path
+        if "numba" in {name.split(".")[0] for name in imports(path)}:
+            assert path.parent.name == "compiled", path
+            assert "cache=True" not in path.read_text() or path.name == "__init__.py"
 
 
 @pytest.mark.parametrize("package", WITHOUT_TORCH)

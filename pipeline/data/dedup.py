@@ -186,7 +186,7 @@ def _cut(texts: TextColumn, found: int, runs: _Runs, spans: BinaryIO, rows: Bina
     Args:
         found: paragraphs of the shard that were cut before.
     """
-    from pipeline.data import hashing  # numba
+    from pipeline.data.compiled import hashing  # numba
 
     num_texts = len(texts.offsets) - 1
     counts, lengths = np.zeros((2, num_texts), np.int64)
@@ -242,7 +242,7 @@ class _MarkShard:
 
 def _paragraph_columns(rows: BinaryIO, spans: BinaryIO, marks: BinaryIO, num: int) -> list[Any]:
     """The marked spans of the next `num` rows, and the share of their text that they cover."""
-    from pipeline.data import hashing  # numba
+    from pipeline.data.compiled import hashing  # numba
 
     counts, lengths = np.fromfile(rows, np.int64, 2 * num).reshape(-1, 2).T
     total = int(counts.sum())
@@ -255,7 +255,7 @@ def _paragraph_columns(rows: BinaryIO, spans: BinaryIO, marks: BinaryIO, num: in
 
 
 def _hash_texts(texts: TextColumn) -> Keys:
-    from pipeline.data import hashing  # numba
+    from pipeline.data.compiled import hashing  # numba
 
     return cast(Keys, hashing.hash_texts(*texts))
 

@@ -37,7 +37,7 @@ def part_bits(num_keys: int) -> int:
 
 def write_run(path: Path, keys: Keys, places: Places, num_bits: int) -> Run:
     """Write keys, whose places are in their order, as one run."""
-    from pipeline.data import hashing  # numba
+    from pipeline.data.compiled import hashing  # numba
 
     grouped, moved, bounds = hashing.group(keys, places, num_bits)
     with open(path, "wb") as file:
@@ -65,7 +65,7 @@ class _Table:
         self.num_keys = 0
 
     def look_up(self, keys: Keys, places: Places) -> Places:
-        from pipeline.data import hashing  # numba
+        from pipeline.data.compiled import hashing  # numba
 
         found = np.empty(len(keys), np.int64)
         at = 0
@@ -79,7 +79,7 @@ class _Table:
         return found
 
     def _make_room(self, num_keys: int) -> None:
-        from pipeline.data import hashing  # numba
+        from pipeline.data.compiled import hashing  # numba
 
         if 2 * num_keys <= len(self.slots):
             return

@@ -112,7 +112,7 @@ class _SignShard:
     scratch: Path
 
     def __call__(self, number: int) -> list[str]:
-        from pipeline.data import signatures  # numba
+        from pipeline.data.compiled import signatures  # numba
 
         factors, terms = hash_functions(self.num_bands * self.num_rows, self.seed)
         table = signatures.folding()
@@ -141,7 +141,7 @@ class _SignShard:
 
 def _band_keys(least: npt.NDArray[np.uint64], num_bands: int) -> Keys:
     """A key for each band of each signature: the hash of its number and its rows."""
-    from pipeline.data import hashing  # numba
+    from pipeline.data.compiled import hashing  # numba
 
     rows = least.reshape(-1, least.shape[1] // num_bands)
     bands = np.arange(len(rows), dtype=np.uint64) % np.uint64(num_bands)
@@ -161,7 +161,7 @@ def hash_functions(
 
 def _clusters(runs: list[Run], num_bits: int, num_documents: int) -> tuple[Places, Places]:
     """The first document of each one's cluster, and the size of the cluster of each such first."""
-    from pipeline.data import hashing  # numba
+    from pipeline.data.compiled import hashing  # numba
 
     parents = np.arange(num_documents)
     sizes = np.zeros(num_documents, np.int64)

@@ -85,7 +85,7 @@ def test_blank_is_what_python_calls_space(tmp_path):
 
 
 def test_hashes_are_those_of_the_published_function():
-    from pipeline.data import hashing
+    from pipeline.data.compiled import hashing
 
     known = {
         "": "00000000000000000000000000000000",
@@ -104,7 +104,7 @@ def test_hashes_are_those_of_the_published_function():
 @given(st.binary(max_size=70), st.binary(max_size=20), st.binary(max_size=20))
 @settings(deadline=None)
 def test_a_hash_depends_on_its_text_alone(text, before, after):
-    from pipeline.data import hashing
+    from pipeline.data.compiled import hashing
 
     keys = hashing.hash_texts(*TextColumn.of(pa.array([before, text, after, text], pa.binary())))
     assert (keys[1] == keys[3]).all()

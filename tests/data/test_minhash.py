@@ -30,7 +30,7 @@ laws = settings(
 
 def words(text):
     """The words of a text, by Python's own functions."""
-    from pipeline.data.signatures import UNSPACED
+    from pipeline.data.compiled.signatures import UNSPACED
 
     found = ""
     for character in NUMBER.sub("0", text):
@@ -104,7 +104,7 @@ def test_clusters_are_those_of_a_plain_search_over_plain_signatures(
 
 
 def test_every_character_is_folded_as_python_folds_it(tmp_path):
-    from pipeline.data.signatures import ALONE, DIGIT, DROPPED, SPACE, folding
+    from pipeline.data.compiled.signatures import ALONE, DIGIT, DROPPED, SPACE, folding
 
     table = folding()
     for point in range(0x20000):
@@ -123,7 +123,7 @@ def test_every_character_is_folded_as_python_folds_it(tmp_path):
 @given(st.binary(max_size=100), st.binary(max_size=20))
 @settings(deadline=None)
 def test_the_hash_of_an_ngram_is_xxh64(data, after):
-    from pipeline.data import signatures
+    from pipeline.data.compiled import signatures
 
     whole = np.frombuffer(data + after, np.uint8)
     found = signatures.xxh64(whole, np.uint64(0), np.uint64(len(data)))
@@ -217,7 +217,7 @@ def test_a_filter_after_concat_keeps_the_first_of_each_cluster_across_sources(tm
 
 
 def test_a_text_of_many_ngrams_is_signed_block_by_block():
-    from pipeline.data import signatures
+    from pipeline.data.compiled import signatures
 
     text = " ".join(spelt(str(n)) for n in range(3 * signatures.BLOCK + 5))
     functions = hash_functions(6, 1)

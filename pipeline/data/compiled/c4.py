@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from pipeline.data.compiled import kernel
 from pipeline.data.compiled.characters import INSIDE, SPACE, code_point
 from pipeline.data.compiled.gopher import FIRST, MIX
 
@@ -15,7 +15,7 @@ JAVASCRIPT = np.frombuffer(b"javascript", np.uint8)
 LOREM_IPSUM = np.frombuffer(b"lorem ipsum", np.uint8)
 
 
-@njit(cache=True)
+@kernel
 def measure(data, kinds, bounds, newlines, whole_words):
     """Marks of each text, and the spans of its lines: (places, how many a text) of both kinds.
 
@@ -66,13 +66,13 @@ def measure(data, kinds, bounds, newlines, whole_words):
     return marks, unended[:at_unended], num_unended, short[:at_short], num_short
 
 
-@njit(cache=True)
+@kernel
 def lowered(byte):
     """An ASCII letter in lower case, any other byte as it is."""
     return byte + np.uint8(32) if 65 <= byte <= 90 else byte
 
 
-@njit(cache=True)
+@kernel
 def spelled(data, at, end, name):
     """Whether `name`, in lower case, stands at a place before `end`, in whatever case."""
     if at + len(name) > end:
@@ -83,7 +83,7 @@ def spelled(data, at, end, name):
     return True
 
 
-@njit(cache=True)
+@kernel
 def find_listed(data, kinds, bounds, entries, cuts, slots, buckets, order, odd):
     """For each text whether it has a word or phrase of a list: 1, 0, or 2 where Python must look.
 

@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from pipeline.data.compiled import kernel
 
 # kinds of the character that begins at a byte; a byte inside of a character is INSIDE and no more
 SPACE = 1
@@ -36,7 +37,7 @@ def kind_table() -> Any:
     return table
 
 
-@njit(cache=True)
+@kernel
 def kinds_of(data, table):
     """The kinds of the character that begins at each byte of valid UTF-8."""
     kinds = np.empty(len(data), np.uint8)
@@ -55,7 +56,7 @@ def kinds_of(data, table):
     return kinds
 
 
-@njit(cache=True)
+@kernel
 def code_point(data, at):
     """The character that begins at a byte of 128 or more, and its bytes."""
     byte = np.int64(data[at])
@@ -69,7 +70,7 @@ def code_point(data, at):
     return point, size
 
 
-@njit(cache=True)
+@kernel
 def counts_of(data, kinds, bounds):
     """Characters, words and newlines of each text."""
     counts = np.zeros((len(bounds) - 1, 3), np.int64)

@@ -7,8 +7,8 @@ and an n-gram is told by the two of n - 1 words that it is made of.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from pipeline.data.compiled import kernel
 from pipeline.data.compiled.characters import ALPHA, INSIDE, SPACE, SYMBOL
 
 FIRST, MIX = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a
@@ -25,7 +25,7 @@ REQUIRED_BYTES = 4
 FEW = 1024  # word lengths that are counted; longer ones are sorted
 
 
-@njit(cache=True)
+@kernel
 def measure(data, kinds, bounds, counts, join_newlines):
     """A row a text, in the order of the tagger's columns; NaN where a measure is not defined.
 
@@ -63,7 +63,7 @@ def measure(data, kinds, bounds, counts, join_newlines):
     return made
 
 
-@njit(cache=True)
+@kernel
 def _room(count):
     room = 4
     while room < 2 * count:
@@ -71,7 +71,7 @@ def _room(count):
     return room
 
 
-@njit(cache=True)
+@kernel
 def _find(data, pieces, table, place):
     """The first piece of the text that is equal to the one at `place`, which is added if new."""
     starts, sizes, hashes, _ = pieces
@@ -93,7 +93,7 @@ def _find(data, pieces, table, place):
     return place
 
 
-@njit(cache=True)
+@kernel
 def _lines(row, data, kinds, bounds, join_newlines, pieces, table):
     start, end = bounds
     starts, sizes, hashes, times = pieces
@@ -129,7 +129,7 @@ def _lines(row, data, kinds, bounds, join_newlines, pieces, table):
     row[6], row[7], row[8], row[9] = bullets / num, ellipses / num, repeated / num, in_repeated
 
 
-@njit(cache=True)
+@kernel
 def _words(row, data, kinds, bounds, words, pieces, table):
     start, end = bounds
     ids, ends = words
@@ -168,7 +168,7 @@ def _words(row, data, kinds, bounds, words, pieces, table):
     row[3], row[4], row[5] = symbols / max(1, num), alphas / max(1, num), required
 
 
-@njit(cache=True)
+@kernel
 def _median(ends, num, longest):
     low, high = (num - 1) // 2, num // 2
     if longest > FEW:
@@ -187,7 +187,7 @@ def _median(ends, num, longest):
     return (first + second) / 2
 
 
-@njit(cache=True)
+@kernel
 def _ngrams(row, num, words, times, table, active, other):
     """An n-gram has the number of its first place; one that repeats is made of two that do."""
     ids, ends = words

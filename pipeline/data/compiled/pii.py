@@ -7,12 +7,12 @@ find the same is tested on random text.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from pipeline.data.compiled import kernel
 from pipeline.data.compiled.characters import AROUND, DECIMAL, INSIDE, SPACE, STOP
 
 
-@njit(cache=True)
+@kernel
 def measure(data, kinds, bounds, most_question_marks):
     """Spans of e-mail addresses, telephone numbers and IP addresses, and how many of each a text.
 
@@ -59,7 +59,7 @@ def measure(data, kinds, bounds, most_question_marks):
     return emails[: sums[0]], phones[: sums[1]], addresses[: sums[2]], counts
 
 
-@njit(cache=True)
+@kernel
 def _characters(kinds, start, end):
     num = 0
     for at in range(start, end):
@@ -67,7 +67,7 @@ def _characters(kinds, start, end):
     return num
 
 
-@njit(cache=True)
+@kernel
 def _next(kinds, at, end):
     at += 1
     while at < end and kinds[at] & INSIDE:
@@ -75,7 +75,7 @@ def _next(kinds, at, end):
     return at
 
 
-@njit(cache=True)
+@kernel
 def _emails(data, kinds, line, end, place, found):
     """`[A]*([^\\s@]+@[^\\s@,?!;:)(]+?)[A]?\\s`, where A is white space and .@,?!;:)(
 
@@ -132,7 +132,7 @@ def _emails(data, kinds, line, end, place, found):
     return num
 
 
-@njit(cache=True)
+@kernel
 def _back(kinds, at):
     at -= 1
     while kinds[at] & INSIDE:
@@ -140,13 +140,13 @@ def _back(kinds, at):
     return at
 
 
-@njit(cache=True)
+@kernel
 def _parts(data, kinds, at):
     """Whether a character is an @ or white space."""
     return data[at] == 64 or kinds[at] & SPACE != 0
 
 
-@njit(cache=True)
+@kernel
 def _domain(data, kinds, at, end):
     """Where a match ends whose @ is here, or -1; and whether its domain has a full stop."""
     last, stop, dots = at + 1, -1, 0
@@ -165,7 +165,7 @@ def _domain(data, kinds, at, end):
     return (after, dots > 0) if space else (-1, False)
 
 
-@njit(cache=True)
+@kernel
 def _phones(data, kinds, line, end, place, found):
     """`\\s+\\(?(\\d{3})\\)?[-. ]*(\\d{3})[-. ]?(\\d{4})`: no character may be of two parts."""
     num, at, counted = 0, line, line
@@ -197,7 +197,7 @@ def _phones(data, kinds, line, end, place, found):
     return num
 
 
-@njit(cache=True)
+@kernel
 def _digits(kinds, at, end, count):
     """The place after so many digits, of whatever script, or -1."""
     for _ in range(count):
@@ -207,7 +207,7 @@ def _digits(kinds, at, end, count):
     return at
 
 
-@njit(cache=True)
+@kernel
 def _addresses(data, kinds, line, end, place, found):
     """Four numbers of 0 to 255 with full stops between, wherever they begin.
 
@@ -245,7 +245,7 @@ def _addresses(data, kinds, line, end, place, found):
     return num
 
 
-@njit(cache=True)
+@kernel
 def _ascii_digits(data, at, end):
     """How many digits begin here; 4 for more than 3."""
     size = 0
@@ -254,7 +254,7 @@ def _ascii_digits(data, at, end):
     return size
 
 
-@njit(cache=True)
+@kernel
 def _below_256(data, at):
     number = (
         (np.int64(data[at]) - 48) * 100

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import regex
-from numba import njit
 
+from pipeline.data.compiled import kernel
 from pipeline.data.compiled.characters import INSIDE, SPACE, code_point
 
 CLASSES = """Other CR LF Newline Extend Format ZWJ Regional_Indicator Katakana Hebrew_Letter ALetter
@@ -34,7 +34,7 @@ def class_table() -> Any:
     return table
 
 
-@njit(cache=True)
+@kernel
 def count(data, kinds, bounds, newlines, table):
     """Paragraphs that are not blank, (start, end, words) in characters; and how many a text."""
     num = len(bounds) - 1
@@ -61,7 +61,7 @@ def count(data, kinds, bounds, newlines, table):
     return found[:at], counts
 
 
-@njit(cache=True)
+@kernel
 def _class(data, at, table):
     if data[at] < 0x80:
         return table[data[at]]
@@ -73,7 +73,7 @@ def _class(data, at, table):
     return np.uint8(OTHER)
 
 
-@njit(cache=True)
+@kernel
 def _words(data, kinds, first, last, table):
     """How many pieces there are from one character to another that are not only white space."""
     num, seen = 0, False  # whether the piece has anything that is no white space
@@ -110,7 +110,7 @@ def _words(data, kinds, first, last, table):
     return num + seen
 
 
-@njit(cache=True)
+@kernel
 def _joined(earlier, before, kind, indicators):
     """Whether a character goes on with the word of the two before it: rules 5 to 16."""
     letter = kind == LETTER or kind == HEBREW
@@ -141,7 +141,7 @@ def _joined(earlier, before, kind, indicators):
     return kind == INDICATOR and before == INDICATOR and indicators % 2 == 1
 
 
-@njit(cache=True)
+@kernel
 def _joined_by_next(data, kinds, at, last, before, kind, table):
     """Whether a sign stands inside of a word or number, which the character after it says."""
     in_word = kind == MID_LETTER or kind == MID_NUM_LET or kind == QUOTE

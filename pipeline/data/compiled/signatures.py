@@ -1,7 +1,6 @@
 """Signatures of MinHash: characters are folded, words become n-grams, n-grams the least hashes.
 
-As with `hashing.py`, only the work itself imports this file, for it loads numba; and nothing of
-ours is imported here. Characters are as the Unicode of the running Python has them.
+Characters are as the Unicode of the running Python has them.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from pipeline.data.compiled import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int32]
@@ -220,7 +221,7 @@ def _end_word(
     return count, num_held
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def sign(
     data: Bytes,
     offsets: Offsets,

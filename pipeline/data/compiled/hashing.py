@@ -1,8 +1,6 @@
 """Kernels over Arrow's own buffers: hashes of texts and paragraphs, and who was first to have one.
 
-Importing this file loads numba, and machine code that the first call leaves beside it; so only the
-work itself imports it, inside of functions. That machine code is made anew when this file changes
-and no other, so nothing of ours is imported here. All arithmetic is on integers, the same anywhere.
+All arithmetic is on integers, the same anywhere.
 """
 
 from __future__ import annotations
@@ -12,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from pipeline.data.compiled import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int32]
@@ -93,7 +93,7 @@ def hashed(data: Bytes, start: np.uint64, end: np.uint64) -> Any:
     return high, low + high
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def hash_texts(data: Bytes, offsets: Offsets) -> Any:
     """The hash of each text `data[offsets[i]:offsets[i + 1]]`."""
     keys = np.empty((max(0, len(offsets) - 1), 2), np.uint64)
@@ -134,7 +134,7 @@ def is_blank(data: Bytes, start: np.uint64, end: np.uint64) -> Any:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def cut_paragraphs(
     data: Bytes,
     offsets: Offsets,
@@ -189,7 +189,7 @@ def cut_paragraphs(
     return found
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def choose_spans(spans: npt.NDArray[np.int32], marks: Bytes, counts: Places) -> Any:
     """Of texts with `counts[i]` spans each, those marked: starts, ends, and bounds of each text's.
 
@@ -212,7 +212,7 @@ def choose_spans(spans: npt.NDArray[np.int32], marks: Bytes, counts: Places) -> 
     return starts, ends, bounds, covered
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def group(keys: Keys, places: Places, num_bits: int) -> Any:
     """Keys and places in the order of the keys' first bits, equals as they stood; and the bounds.
 
@@ -238,7 +238,7 @@ def group(keys: Keys, places: Places, num_bits: int) -> Any:
     return grouped, moved, bounds
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def find_firsts(keys: Keys, places: Places, slots: Keys, owners: Places, firsts: Places) -> Any:
     """`firsts[i]` is the place of the first key, of this call or earlier ones, that is `keys[i]`.
 
@@ -262,7 +262,7 @@ def find_firsts(keys: Keys, places: Places, slots: Keys, owners: Places, firsts:
     return num_new
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def move_slots(slots: Keys, owners: Places, wider: Keys, wider_owners: Places) -> None:
     """Put what a table holds into a wider one."""
     mask = np.int64(len(wider) - 1)
@@ -275,7 +275,7 @@ def move_slots(slots: Keys, owners: Places, wider: Keys, wider_owners: Places) -
             wider_owners[slot] = owners[old]
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def join_sets(parents: Places, left: Places, right: Places) -> None:
     """Put `left[i]` and `right[i]` into one set; the root of a set is its smallest member."""
     for i in range(len(left)):
@@ -292,7 +292,7 @@ def join_sets(parents: Places, left: Places, right: Places) -> None:
             parents[one] = other
 
 
-@njit(nogil=True, cache=True)
+@kernel(nogil=True)
 def settle_sets(parents: Places, sizes: Places) -> None:
     """Make every parent the root of its set, and count each set at its root."""
     for i in range(len(parents)):
