@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,9 +32,10 @@ from steps.live import Display, say
 from steps.needs import demand_of, lacking, machine
 from steps.planning import say_plan
 from steps.pool import Pool
-from steps.running import command_line, log_of, run_step, shown
+from steps.running import IN_PROCESS, command_line, log_of, run_step, shown
 from steps.scheduling import Outcome, Runner, Scheduler
 from steps.wiring import WiringError, made_by
+from steps.worker import free_of_garbage
 from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
@@ -42,7 +43,10 @@ ENDING_SECONDS = 10.0  # for children of a stopped step to end in
 
 @Executor.register("olmo")
 class LocalExecutor(Executor):
-    """Steps of one machine: one after the other in this process, or in workers side by side.
+    """Steps of one machine in worker processes, so that no end of a step is the end of the run.
+
+    With OLMO_IN_PROCESS=1 in the environment they run in this process, one after the other, for a
+    debugger; so do those of classes that a notebook or script defines itself.
 
     Args:
         workers: steps that run at once; `-j` on the command line counts more.
@@ -75,8 +79,7 @@ class LocalExecutor(Executor):
             run_name = workspace.register_run(step_graph.values()).name
         elif not self._passed:  # the run was noted before there was an executor
             self._preflight(step_graph.values())
-        gc.freeze()  # what was imported is there to the end: not to be looked through again
-        gc.set_threshold(100_000, 20, 20)
+        free_of_garbage()
         say_plan(step_graph, workspace)
         clear_leftovers(workspace.results.root / "leases")
         folder = workspace.run_dir(run_name)
@@ -104,16 +107,19 @@ class LocalExecutor(Executor):
         folder: Path,
         display: Display,
     ) -> dict[str, Outcome]:
+        if len(known) == len(reads):
+            return known
         slots = min(self.workers, len(reads) - len(known))
+        here = in_process() or any(type(step).__module__ == "__main__" for step in graph.values())
         demands = {name: demand_of(graph[name]) for name in reads}
         scheduled: dict[str, Any] = {
             "known": known,
-            "slots": max(1, slots),
+            "slots": 1 if here else slots,
             "demands": demands,
             "capacity": machine(any(each.gpus for each in demands.values())),
             "watcher": display,
         }
-        if slots <= 1:
+        if here:
             runner: Runner = _Here(graph, self.workspace, folder, display)
             try:
                 return Scheduler(reads, runner, **scheduled).run()
@@ -137,10 +143,13 @@ class LocalExecutor(Executor):
     def _setup(self, graph: StepGraph) -> dict[str, Any]:
         """What a worker needs to build the same graph: values only."""
         assert isinstance(self.workspace, ResultWorkspace)
+        packages = list(self.include_package or [])
+        modules = sorted({type(step).__module__ for step in graph.values()})
+        packages += [name for name in modules if name.split(".")[0] not in ("steps", *packages)]
         return {
             "steps": graph.to_config(),
             "ids": {name: step.unique_id for name, step in graph.items()},
-            "packages": list(self.include_package or []),
+            "packages": packages,
             "workspace": self.workspace.as_config(),
             "level": logging.getLogger().getEffectiveLevel(),
         }
@@ -184,6 +193,11 @@ def _alive(workspace: ResultWorkspace, run_name: str) -> Iterator[None]:
         with suppress(OSError):  # on a disk that cannot be written nobody can remove anything
             stack.enter_context(workspace.results.lease(run_lease(run_name)))
         yield
+
+
+def in_process() -> bool:
+    """Whether the environment asks for steps in the run's own process."""
+    return os.environ.get(IN_PROCESS, "") not in ("", "0")
 
 
 class _Here:

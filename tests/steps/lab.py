@@ -31,6 +31,7 @@ class Lab:
         self.folder = folder
         (folder / "tango.yml").write_text(SETTINGS)
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        self.env.pop("OLMO_IN_PROCESS", None)  # as users do
 
     def write(self, name="x.json", **graph):
         (self.folder / name).write_text(json.dumps({"steps": graph}))

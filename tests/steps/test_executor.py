@@ -17,12 +17,16 @@ DIAMOND = {"a": toy(), "b": toy("a"), "c": toy("a", value=5), "d": toy("b", "c")
 
 
 def execute(folder, steps, run="r", **options):
-    """Run a graph in this process; gives Tango's output and the values that were made."""
+    """Run a graph, in this process where no number of workers is given.
+
+    Gives Tango's output and the values that were made.
+    """
     workspace = ResultWorkspace(str(folder))
     graph = StepGraph.from_params(steps)
     workspace.register_run(graph.values(), run)
     executor = LocalExecutor(workspace, include_package=["tests.steps.toys"], **options)
-    with workspace.capture_logs_for_run(run):
+    with workspace.capture_logs_for_run(run), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLMO_IN_PROCESS", "0" if options else "1")
         output = executor.execute_step_graph(graph, run)
         output.display()
     return output, {name: workspace.step_cache[graph[name]].value for name in output.successful}
