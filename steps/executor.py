@@ -16,7 +16,6 @@ from tango.step_graph import StepGraph
 from tango.workspace import Workspace
 
 from pipeline.core.artifacts import Report
-from pipeline.core.progress import duration
 from pipeline.core.stopping import (
     INTERRUPTED,
     Stopped,
@@ -24,7 +23,7 @@ from pipeline.core.stopping import (
     stop_requested,
     stopping_signals,
 )
-from pipeline.core.terminal import counted
+from pipeline.core.terminal import counted, duration
 from pipeline.store.leases import clear_leftovers, run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
@@ -243,7 +242,10 @@ class RunOutput(ExecutorOutput):
         if made_by(step) is Report:
             made = results.load(step.unique_id)
             assert isinstance(made, Report)
-            self._pages.append(self._folder / link_name(name) / made.page.path)
+            linked = self._folder / link_name(name) / made.page.path
+            noted = linked.exists()  # not on a disk that takes no notes of a run
+            place = linked if noted else results.folder(step.unique_id) / made.page.path
+            self._pages.append(place)
 
     def display(self) -> None:
         """How many steps came out how, and where the results are."""
