@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -27,11 +26,12 @@ from pipeline.core.terminal import counted, duration
 from pipeline.store.leases import clear_leftovers, run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
+from steps.here import Here
 from steps.live import Display, say
 from steps.needs import demand_of, lacking, machine
 from steps.planning import say_plan
 from steps.pool import Pool
-from steps.running import IN_PROCESS, command_line, log_of, run_step, shown
+from steps.running import command_line, in_process, log_of, shown
 from steps.scheduling import Outcome, Runner, Scheduler
 from steps.wiring import WiringError, made_by
 from steps.worker import free_of_garbage
@@ -85,7 +85,12 @@ class LocalExecutor(Executor):
         reads = _reads(step_graph)
         there = _there(step_graph, reads, workspace)
         known = {name: Outcome("cached") for name in there}
-        display = Display(len(reads) - len(known), len(known), lambda name: log_of(folder, name))
+        display = Display(
+            len(reads) - len(known),
+            len(known),
+            lambda name: log_of(folder, name),
+            alone=not in_process(),
+        )
         try:
             with stopping_signals(), _alive(workspace, run_name), display:
                 outcomes = self._run(step_graph, reads, known, folder, display)
@@ -119,7 +124,7 @@ class LocalExecutor(Executor):
             "watcher": display,
         }
         if here:
-            runner: Runner = _Here(graph, self.workspace, folder, display)
+            runner: Runner = Here(graph, self.workspace, folder, display)
             try:
                 return Scheduler(reads, runner, **scheduled).run()
             except KeyboardInterrupt:
@@ -192,32 +197,6 @@ def _alive(workspace: ResultWorkspace, run_name: str) -> Iterator[None]:
         with suppress(OSError):  # on a disk that cannot be written nobody can remove anything
             stack.enter_context(workspace.results.lease(run_lease(run_name)))
         yield
-
-
-def in_process() -> bool:
-    """Whether the environment asks for steps in the run's own process."""
-    return os.environ.get(IN_PROCESS, "") not in ("", "0")
-
-
-class _Here:
-    """The runner of one step after the other in this process."""
-
-    def __init__(self, graph: StepGraph, workspace: Workspace, folder: Path, face: Display) -> None:
-        self.graph, self.workspace, self.folder, self.face = graph, workspace, folder, face
-        self._next = ""
-
-    def submit(self, name: str) -> None:
-        self._next = name
-
-    def finished(self, timeout: float | None) -> list[tuple[str, Outcome]]:
-        name = self._next
-        log = log_of(self.folder, name)
-        outcome = run_step(
-            self.graph[name], self.workspace, log, lambda line: self.face.warn(f"{name}: {line}")
-        )
-        if signum := stop_requested():  # heeded by work that was at its end
-            raise Stopped(signum)
-        return [(name, outcome)]
 
 
 class RunOutput(ExecutorOutput):

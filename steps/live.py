@@ -39,14 +39,18 @@ class Display:
     Args:
         waiting: number of steps that are to run; `cached` are there already.
         log_of: the log of a step.
+        alone: whether nothing else writes to the terminal, so that a part of it may be drawn anew.
     """
 
-    def __init__(self, waiting: int, cached: int, log_of: Callable[[str], Path]) -> None:
+    def __init__(
+        self, waiting: int, cached: int, log_of: Callable[[str], Path], alone: bool = True
+    ) -> None:
         self.waiting, self.cached, self.log_of = waiting, cached, log_of
         self.began = time.monotonic()
         self.counts: dict[str, int] = {}
         self.running: dict[str, float] = {}
         self.held: dict[str, tuple[float, str]] = {}  # steps of others: since when, who was told
+        self.alone = alone
         self._live: Live | None = None
         self._over = threading.Event()
 
@@ -55,7 +59,7 @@ class Display:
         self.console = Console(file=self._file, soft_wrap=True, highlight=False)
         if not self.waiting:
             pass
-        elif self.console.is_terminal and not tango_logging.FILE_FRIENDLY_LOGGING:
+        elif self.alone and self.console.is_terminal and not tango_logging.FILE_FRIENDLY_LOGGING:
             self._live = Live(
                 get_renderable=self._now,
                 console=self.console,

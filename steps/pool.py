@@ -36,8 +36,11 @@ GRACE_SECONDS: dict[
 }
 
 
-# not by -m: the package imports that module before it would be run
-_START = "import sys; from steps.worker import main; sys.exit(main(int(sys.argv[1])))"
+# Not by -m: the package imports that module before it would be run. What is imported is there to
+# the end, so the collector, which would look through it, waits until the worker is ready.
+_START = (
+    "import gc, sys; gc.disable(); from steps.worker import main; sys.exit(main(int(sys.argv[1])))"
+)
 
 
 class _Worker:

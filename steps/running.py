@@ -48,6 +48,11 @@ MACHINERY = (
 )
 
 
+def in_process() -> bool:
+    """Whether the environment asks for steps in the run's own process."""
+    return os.environ.get(IN_PROCESS, "") not in ("", "0")
+
+
 def log_of(run: Path, name: str) -> Path:
     """The log of a step of a run."""
     return run / "logs" / f"{file_name(name)}.log"
@@ -121,7 +126,7 @@ def told(error: BaseException, lines: list[str], log: Path) -> Failure:
     theirs = [each for each in frames if not _says_nothing(each.filename)][-NUM_PLACES:]
     places = [f"{shown(each.filename)}:{each.lineno} {each.line or ''}" for each in theirs]
     message = str(error) or repr(error)
-    if type(cause).__name__ in ("BdbQuit", "EOFError") and IN_PROCESS not in os.environ:
+    if type(cause).__name__ in ("BdbQuit", "EOFError") and not in_process():
         message = f"{message}; {NO_TERMINAL}"  # it asked somebody who is not there
     return Failure(type(error).__name__, message, tuple(places), tuple(lines), str(log))
 

@@ -112,6 +112,7 @@ def free_of_garbage() -> None:
     """Have what was imported not looked through again and again: it is there to the end."""
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)
+    gc.enable()
 
 
 def _refuse_breakpoint(*_: Any, **__: Any) -> NoReturn:
