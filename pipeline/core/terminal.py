@@ -40,7 +40,7 @@ def excerpt(text: object, num_lines: int = 20, num_characters: int = 2000, rest:
         rest: where that stands, as in "the log".
     """
     text = str(text).rstrip()
-    kept = "".join(text[:num_characters].splitlines(keepends=True)[:num_lines]).rstrip()
+    kept = "\n".join(text[:num_characters].split("\n")[:num_lines]).rstrip()
     left = len(text) - len(kept)
     place = f" in {rest}" if rest else ""
     more = f"\n… and {counted(left, 'more character')}{place}" if left else ""

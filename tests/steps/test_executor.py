@@ -14,7 +14,7 @@ from tango.step_graph import StepGraph
 from steps.executor import LocalExecutor
 from steps.wiring import WiringError
 from steps.workspace import ResultWorkspace
-from tests.steps import toys  # noqa: F401  registers them
+from tests.steps import pages, toys  # noqa: F401  registers them
 from tests.steps.lab import toy
 
 DIAMOND = {"a": toy(), "b": toy("a"), "c": toy("a", value=5), "d": toy("b", "c")}
@@ -33,7 +33,8 @@ def execute(folder, steps, run="r", **options):
         patch.setenv("OLMO_IN_PROCESS", "0" if options else "1")
         output = executor.execute_step_graph(graph, run)
         output.display()
-    return output, {name: workspace.step_cache[graph[name]].value for name in output.successful}
+    made = {name: workspace.step_cache[graph[name]] for name in output.successful}
+    return output, {name: getattr(each, "value", None) for name, each in made.items()}
 
 
 def log_of(folder, step, run="r"):
@@ -175,6 +176,32 @@ def test_what_a_step_says_of_its_failure_is_cut_and_cannot_steer_a_terminal(tmp_
     assert "failed: ValueError: \\x1b[2J\\x9b31mxx" in said
     assert len(said) < 4000 and "more characters in the log" in said
     assert "x" * 20000 in log_of(tmp_path, "a")
+
+
+def test_a_step_that_makes_nothing_is_told_as_that(tmp_path, capfd):
+    output, _ = execute(tmp_path, {"a": toy(does="make_nothing")})
+    said = capfd.readouterr().out
+    assert set(output.failed) == {"a"}
+    assert "PipelineError: run() of ToySum gave None and made no artifact in its folder" in said
+    assert str(tmp_path / "work" / "ToySum-001-") in said and "manifest.json" not in said
+
+
+def test_the_page_of_a_report_is_named_where_it_stands(tmp_path, capfd, monkeypatch):
+    steps = {"page": pages.write("x")}
+
+    def named():
+        said = re.search("open in a browser: (.*)\n", capfd.readouterr().out)
+        return Path(said.group(1)).resolve(strict=True).read_text()
+
+    execute(tmp_path, steps)
+    assert named() == "x"
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "ws")
+
+    monkeypatch.setattr(ResultWorkspace, "note_run", refuse)
+    execute(tmp_path, steps, run="not_noted")
+    assert named() == "x"
 
 
 def test_a_breakpoint_in_a_step_says_how_to_have_it(tmp_path, capfd):
