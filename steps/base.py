@@ -16,6 +16,7 @@ from tango.format import Format
 from tango.step import Step
 
 from pipeline.core.artifacts import Artifact
+from pipeline.core.energy import EnergyMeter
 from pipeline.core.errors import ChangedData, PipelineError
 from pipeline.core.files import write_json
 from pipeline.core.keys import Json, canonical, changes, digest
@@ -129,7 +130,7 @@ class PipelineStep(Step[Artifact]):
             content_key = digest(content_form)
             earlier = results.find_earlier(content_key, code)
             if earlier is None and remote is not None:
-                earlier = remote.bring_content(results, content_key)
+                earlier = remote.bring_content(results, content_key, held=self.unique_id)
             if earlier is not None:
                 cli_logger.info(
                     '[green]\N{CHECK MARK} Step [bold]"%s"[/] linked to an earlier result: '
@@ -143,12 +144,13 @@ class PipelineStep(Step[Artifact]):
                 content_form = self.content_key(args)
                 content_key = digest(content_form)
             self.log_starting(needed_by=needed_by)
-            started = time.time()
+            started, meter = time.time(), EnergyMeter()
             try:
                 self._make(results, args)
                 self._require_unchanged()
                 lease.require()
-                record = _record(self, started) | record_provenance(self.out, CODE)
+                record = _record(self, started) | meter.record()
+                record |= record_provenance(self.out, CODE)
                 record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)
             except (Occupied, LostLease):

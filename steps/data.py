@@ -6,20 +6,25 @@ from typing import Annotated
 
 from tango.step import Step
 
-from pipeline.core.artifacts import Attributes, Documents
+from pipeline.core.artifacts import Attributes, Documents, DolmaFolder
 from pipeline.core.engine import LOCAL, Engine
-from pipeline.data import decontaminate, filtering, ingest
+from pipeline.core.fingerprints import OutsideFile
+from pipeline.data import decontaminate, dolma, filtering, ingest, minhash
 from pipeline.data.decontaminate import COLUMNS as OVERLAPS
 from pipeline.data.decontaminate import find_overlaps
 from pipeline.data.dedup import By, columns_by, deduplicate
+from pipeline.data.dolma import export_dolma
+from pipeline.data.dolma_attributes import import_attributes
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
+from pipeline.data.minhash import COLUMNS as NEAR
+from pipeline.data.minhash import MAX_SEED, find_near_duplicates
 from pipeline.data.rules import Rule, check_rules
 from pipeline.data.sources import Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.tagging import check_taggers, tag_documents
 from steps.base import PipelineStep
-from steps.ranges import NOT_EMPTY, Count, Positive
+from steps.ranges import NOT_EMPTY, Count, Positive, Range
 
 
 @Step.register("ingest")
@@ -98,6 +103,36 @@ class Dedup(PipelineStep):
         return {f"dedup.{n}": kind for n, kind in columns_by(self.kwargs["by"]).items()}
 
 
+@Step.register("near_duplicates")
+class NearDuplicates(PipelineStep):
+    """Mark what is nearly alike to something earlier in the corpus, by MinHash."""
+
+    VERSION = minhash.VERSION
+
+    def run(
+        self,
+        documents: Documents,
+        num_bands: Positive = 14,
+        num_rows: Positive = 8,
+        ngram_words: Positive = 5,
+        seed: Annotated[int, Range(0, MAX_SEED)] = 1,
+        engine: Engine = LOCAL,
+    ) -> Attributes:
+        return find_near_duplicates(
+            documents,
+            num_bands=num_bands,
+            num_rows=num_rows,
+            ngram_words=ngram_words,
+            seed=seed,
+            out=self.out,
+            engine=engine,
+        )
+
+    def measures(self) -> dict[str, str]:
+        """Column -> kind of everything that it will have measured."""
+        return {f"{minhash.NAME}.{n}": kind for n, kind in NEAR.items()}
+
+
 @Step.register("decontaminate")
 class Decontaminate(PipelineStep):
     """Mark what stands in evaluation text."""
@@ -150,3 +185,45 @@ class Filter(PipelineStep):
                 return  # somebody else's step: its tables are known once it ran
             measured |= each.measures()
         check_rules(self.kwargs["rules"], measured, f"{path}.rules")
+
+
+@Step.register("import_attributes")
+class ImportAttributes(PipelineStep):
+    """What Dolma's commands measured of the documents, from their folders."""
+
+    VERSION = "001"
+
+    def run(
+        self,
+        documents: Documents,
+        folders: Annotated[dict[str, OutsideFile], NOT_EMPTY],
+        columns: dict[str, str] | None = None,
+        part: bool = False,
+        engine: Engine = LOCAL,
+    ) -> Attributes:
+        return import_attributes(
+            documents,
+            {name: each.local() for name, each in folders.items()},
+            columns=columns,
+            part=part,
+            out=self.out,
+            engine=engine,
+        )
+
+
+@Step.register("export_dolma")
+class ExportDolma(PipelineStep):
+    """Documents, and what was measured of them, as the folders that Dolma's commands read."""
+
+    VERSION = dolma.VERSION
+
+    def run(
+        self,
+        documents: Documents,
+        attributes: dict[str, Attributes] = {},  # noqa: B006  Tango reads defaults
+        names: dict[str, str] = {},  # noqa: B006
+        engine: Engine = LOCAL,
+    ) -> DolmaFolder:
+        return export_dolma(
+            documents, attributes, names=names, out=self.out, engine=engine, memo=self.memo
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.core.engine import Engine, Local
 from pipeline.core.ray_engine import RayEngine
 from pipeline.data.cut import Cut
+from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
 from pipeline.data.python_install import PythonInstall
 from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
@@ -26,6 +27,9 @@ COMPONENTS[Source] = {
     "jsonl": Jsonl,
     "parquet": ParquetFiles,
     "hf_dataset": HfDataset,
+    "text": TextFiles,
+    "html": HtmlFiles,
+    "warc": WarcFiles,
     "python_install": PythonInstall,
     "cut": Cut,
 }

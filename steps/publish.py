@@ -28,7 +28,7 @@ from steps.base import PipelineStep
 class WriteReport(PipelineStep):
     """One page of everything that was made, which needs no network."""
 
-    VERSION = "003"
+    VERSION = "004"
 
     def run(
         self,

@@ -23,6 +23,7 @@ from pipeline.data.rules import Sample
 from pipeline.data.sources import Source
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.model.config import OlmoConfig
+from pipeline.tokens.importing import TokenFiles
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.small import Small, kept_step
 from steps.wiring import component, described, inner_hint, is_reference, run_hints
@@ -30,7 +31,7 @@ from steps.wiring import component, described, inner_hint, is_reference, run_hin
 Values = dict[str, Any]
 Changed = list[tuple[str, Any, Any]]  # path, value in the experiment, value in the rehearsal
 LEFT_OUT = ("step_resources", "needs")
-OUTSIDE: tuple[Any, ...] = (Source, TaskSource, OutsideFile)
+OUTSIDE: tuple[Any, ...] = (Source, TaskSource, OutsideFile, TokenFiles)
 LOOK_INSIDE = object()
 
 
@@ -166,6 +167,9 @@ class _Rehearsal:
             if each == "steps" and isinstance(config.get(each), list):
                 made[each] = self._kept(config)
                 self._note(path, config[each], made[each])
+            elif each == "part" and hint is bool:  # of the documents that files are about
+                made[each] = True
+                self._note(path, config.get(each, default), True)
             elif each in config:
                 made[each] = _walk(hint, config[each], path, self._change)
             elif each in self.limits and default is not inspect.Parameter.empty:

@@ -26,6 +26,7 @@ from pipeline.data.sources import HfDataset, Source
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.eval.made_up import write_made_up_wheel
 from pipeline.model.config import OLMO_7B, OlmoConfig
+from pipeline.tokens.importing import TokenFiles
 from steps.rehearsal import Changed, Found, Size, Values, components, in_words, outside
 from steps.wiring import component
 
@@ -84,6 +85,9 @@ def supply(
         if path is not None:
             values = work.from_file(each, path)
             made.given.append(each.step)
+        elif each.cls is TokenFiles:  # whole files of ids, of a tokenizer that may be made up too
+            values = work.tokens(each)
+            made.made_up.append(each.step)
         elif (reason := work.reason(each)) is not None:
             values = work.make_up(each) if make_up else None
             if values is None:
@@ -176,6 +180,15 @@ class _Supplier:
         if found.cls is OutsideFile and _makes(config) is HfModel:
             return {"path": self._model(OLMO_7B, folder)}
         return None
+
+    def tokens(self, found: Found) -> Values:
+        """A small file of ids in the place of token files."""
+        from pipeline.tokens.made_up import write_made_up_tokens
+
+        path = self.folder / found.step / "tokens.npy"
+        write_made_up_tokens(path)
+        kept = {n: v for n, v in found.values.items() if n in KEPT}
+        return {**kept, "path": str(path), "unfinished": "keep"}
 
     def small(self, found: Found, values: Values | None) -> Values | None:
         """For a whole model in a folder, one of the same kind with few narrow layers."""

@@ -18,8 +18,9 @@ from pipeline.core.artifacts import (
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.document import MetadataField
-from pipeline.tokens import tokenizing
+from pipeline.tokens import importing, tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
+from pipeline.tokens.importing import TokenFiles, import_tokens
 from pipeline.tokens.mixing import check_proportions, mix_tokens
 from pipeline.tokens.order import inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
@@ -78,6 +79,16 @@ class Tokenize(PipelineStep):
         return tokenize_documents(
             documents, tokenizer, strip=strip, out=self.out, engine=engine, memo=self.memo
         )
+
+
+@Step.register("import_tokens")
+class ImportTokens(PipelineStep):
+    """Token shards that OLMo's or Dolma's tools wrote."""
+
+    VERSION = importing.VERSION
+
+    def run(self, files: TokenFiles, tokenizer: Tokenizer, engine: Engine = LOCAL) -> Tokens:
+        return import_tokens(files, tokenizer, out=self.out, engine=engine, memo=self.memo)
 
 
 @Step.register("mix")

@@ -61,7 +61,15 @@ def _step(
     cls: Any = Step.resolve_class_name(kind)[0]
     if not hasattr(cls, "UNKEYED"):  # somebody else's step: Tango builds it
         params = Params({"type": kind, **_resolved(config, path, built)})
-        return Step.from_params(params, step_name=name)
+        other: Step[Any] = Step.from_params(params, step_name=name)
+        if other.cache_results:
+            raise WiringError(
+                f"{path}.type is {kind!r}, whose result cannot be stored: it is no PipelineStep; "
+                "with CACHEABLE = False it runs whenever it is asked for"
+            )
+        return other
+    if not cls.CACHEABLE:
+        raise WiringError(f"{path}.type is {kind!r}, a PipelineStep that is not CACHEABLE")
     resources = config.pop("step_resources", None)
     metadata = config.pop("step_metadata", None)
     metadata = _value(dict[str, Any] | None, metadata, f"{path}.step_metadata", built)

@@ -27,6 +27,7 @@ from tango.workspace import Run, Workspace
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.files import write_json
+from pipeline.store.leases import run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
@@ -171,8 +172,20 @@ class ResultWorkspace(Workspace):
         return Run(name, infos, datetime.now(timezone.utc))
 
     def note_run(self, name: str, ids: dict[str, str]) -> None:
-        """Write down a run's steps, with links to look at, as the latest one."""
+        """Write down a run's steps, with links to look at, as the latest one.
+
+        A name that was given before goes on with that run where one of them has all steps of the
+        other; else the earlier run is kept under another name, as its results are.
+
+        Raises:
+            WiringError: that other run is at work.
+        """
         folder = self.run_dir(name)
+        before = self._noted(folder)
+        if before.items() >= ids.items():
+            ids = before
+        elif not ids.items() >= before.items():
+            self._keep_as_another(name)
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
             if old.is_symlink():
@@ -182,6 +195,23 @@ class ResultWorkspace(Workspace):
             _relink(folder / link_name(step), place)
         write_json(folder / "steps.json", ids)
         _relink(self.dir / "latest", os.path.relpath(folder, self.dir))
+
+    def _noted(self, folder: Path) -> dict[str, str]:
+        """The steps of a run that was written down, with their ids; none where there is none."""
+        try:
+            noted = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return noted if isinstance(noted, dict) else {}
+
+    def _keep_as_another(self, name: str) -> None:
+        if self.results.lease(run_lease(name)).holder() is not None:
+            raise WiringError(f"a run named {escape(name)} is at work, and has other steps")
+        number = 1
+        while os.path.lexists(self.run_dir(f"{name}~{number}")):
+            number += 1
+        os.rename(self.run_dir(name), self.run_dir(f"{name}~{number}"))
+        cli_logger.warning("the run %s of other steps is kept as %s~%d", name, name, number)
 
     def _new_name(self) -> str:
         """The name of a run that nobody else has, made as a folder."""

@@ -48,6 +48,13 @@ def test_a_file_imports_its_own_package_and_those_below(path):
             assert other == package or row(other) > row(package), f"{path} imports {name}"
 
 
+def test_kernels_import_nothing_of_ours_as_their_cache_looks_at_one_file_only():
+    for path in FILES:
+        names = set(imports(path))
+        if "numba" in names:
+            assert not any(name.startswith("pipeline") for name in names), path
+
+
 @pytest.mark.parametrize("package", WITHOUT_TORCH)
 def test_torch_stays_where_models_are(package):
     for path in (ROOT / "pipeline" / package).rglob("*.py"):
@@ -101,6 +108,6 @@ def test_nothing_is_ever_unpickled():
         assert "allow_pickle=True" not in text, path
 
 
-def test_a_plan_imports_no_torch():
-    code = "import sys, steps; sys.exit('torch' in sys.modules)"
+def test_a_plan_imports_no_torch_and_no_numba():
+    code = "import sys, steps; sys.exit(bool({'torch', 'numba'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -88,6 +88,7 @@ local part(by, from, to, seed='sample') = [
   },
 
   once: [bound('dedup.duplicate_document', null, 0)],
+  nearly_once: [bound('near_duplicates.duplicate_near', null, 0)],
 
   // No run of 13 words of what is evaluated on, and no line that is a shorter answer there; and
   // Paloma's rule, no line of 13 words of it.

@@ -20,6 +20,7 @@ from pipeline.core.shards import read_batches
 from pipeline.core.untrusted import read_json
 from pipeline.data.decontaminate import HIT, HITS
 from pipeline.data.funnel import FUNNEL, REMOVED
+from pipeline.data.ingest import SKIPPED
 
 MOST_ROWS = 200_000  # of a table of measures that a histogram is made of
 NUM_BARS = 16
@@ -45,6 +46,7 @@ def documents(made: Documents, limit: int) -> Iterator[Block]:
         for each in sorted(made.sources, key=lambda each: (-each.num_text_bytes, each.source))
     ]
     yield grid("sources", sources)
+    yield from _skipped(made.root)
     rows = [
         {
             "source": row["source"],
@@ -57,6 +59,21 @@ def documents(made: Documents, limit: int) -> Iterator[Block]:
     yield grid("documents", rows, made.num_documents)
     yield from _funnel(made.root)
     yield from _removed(made.root, limit)
+
+
+def _skipped(root: Path) -> Iterator[Block]:
+    """What a source held that is no document, by reason."""
+    path = root / SKIPPED
+    if not path.exists():
+        return
+    try:
+        rows = [
+            {"reason": reason, "records": int(each["count"]), "first": each["first"][0][0]}
+            for reason, each in read_json(path).items()
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CorruptShard(path, None, f"does not tell what was skipped ({error})") from error
+    yield grid("skipped records", sorted(rows, key=lambda row: (-row["records"], row["reason"])))
 
 
 COUNTS = [f"{unit}_removed_{which}" for which in ("first", "alone") for unit in ("num", "bytes")]

@@ -83,6 +83,13 @@ class Workspace:
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs.values())
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a whole result of this name."""
+        try:
+            return self.find(str(name)) in self.results
+        except NotFound:
+            return False
+
     def __getitem__(self, name: str) -> Result:
         """The result called `step` (of the latest run), `run:step`, or by the start of its id.
 

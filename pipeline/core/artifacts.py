@@ -82,6 +82,26 @@ class Attributes(Artifact):
 
 
 @dataclass(frozen=True)
+class DolmaAttributes:
+    """Files below `attributes/<experiment>/`; file k is about file k of the documents."""
+
+    experiment: str
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class DolmaFolder(Artifact):
+    """`documents/*.jsonl.gz` and `attributes/<experiment>/*.jsonl.gz`, as Dolma's commands read."""
+
+    num_documents: int
+    documents: list[Shard]
+    attributes: list[DolmaAttributes]
+
+    def check(self) -> None:
+        _require_sum("num_documents", self.num_documents, (s.num_records for s in self.documents))
+
+
+@dataclass(frozen=True)
 class Questions(Artifact):
     """Evaluation items: Parquet rows task, id, contexts, continuations, gold, text, licence."""
 

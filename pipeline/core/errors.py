@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+MAX_NAMES = 12  # that are listed in a message
+
 
 class PipelineError(Exception):
     """The base of every error the pipeline raises on purpose; it can cross processes."""
@@ -89,4 +91,5 @@ def nearest(name: object, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), known, 1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there is {', '.join(known)}" if known else ""
+    more = f" and {len(known) - MAX_NAMES} more" if len(known) > MAX_NAMES else ""
+    return f"; there is {', '.join(known[:MAX_NAMES])}{more}" if known else ""

@@ -144,7 +144,7 @@ def open_outside(path: str, pin: Pin | None = None) -> Any:
     With a pin, the file is read from start to end only, and leaving its `with` block in peace
     raises CorruptShard where it is not the one that is pinned.
     """
-    return _open(path) if pin is None else _Pinned(path, pin)
+    return _decompressed(_open(path), path) if pin is None else _Pinned(path, pin)
 
 
 def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
@@ -155,7 +155,7 @@ def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
         CorruptShard: they are not those that are pinned.
     """
     try:
-        with Counted(_open(path, compression="disable")) as source:
+        with Counted(_open(path)) as source:
             shutil.copyfileobj(source, file)
     except Exception as error:  # each protocol has errors of its own
         raise Unavailable(f"{path} cannot be fetched ({error})") from error
@@ -163,7 +163,7 @@ def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
     return Pin(num_bytes=source.num_bytes, sha256=source.sha256)
 
 
-def _open(path: str, **more: Any) -> Any:
+def _open(path: str) -> Any:
     with warnings.catch_warnings():  # Google's client, which it imports, complains of Python 3.10
         warnings.filterwarnings("ignore", ".*Python version", FutureWarning)
         from smart_open import open as open_any
@@ -171,7 +171,32 @@ def _open(path: str, **more: Any) -> Any:
     # the host of Dolma's files refuses clients that do not name themselves
     headers = {"User-Agent": "olmo-tango", "Accept-Encoding": "identity"}
     named = {"headers": headers} if path.startswith("http") else {}
-    return open_any(path, "rb", transport_params=named, **more)
+    return open_any(path, "rb", transport_params=named, compression="disable")
+
+
+def _decompressed(file: Any, path: str) -> Any:
+    """A file that gives the bytes that one holds compressed, if its name says so; closes both."""
+    if path.lower().endswith(".gz"):
+        from isal import igzip
+
+        unpack: Any = igzip.open  # three times as fast as Python's own
+        return _Above(unpack(file), file)
+    from smart_open.compression import compression_wrapper
+
+    inside = compression_wrapper(file, "rb", filename=path)
+    return file if inside is file else _Above(inside, file)
+
+
+class _Above(io.BufferedReader):
+    """A stream whose bytes come of another, which is closed with it."""
+
+    def __init__(self, stream: Any, below: Any) -> None:
+        super().__init__(stream)
+        self._below = below
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
 
 
 class _Pinned:
@@ -181,10 +206,8 @@ class _Pinned:
         self.path, self.pin = path, pin
 
     def __enter__(self) -> Any:
-        from smart_open.compression import compression_wrapper
-
-        self._raw = Counted(_open(self.path, compression="disable"))
-        self._file = compression_wrapper(io.BufferedReader(self._raw), "rb", filename=self.path)
+        self._raw = Counted(_open(self.path))
+        self._file = _decompressed(io.BufferedReader(self._raw), self.path)
         return self._file
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:

@@ -98,6 +98,10 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
+def _is_list_of_structs(kind: pa.DataType) -> bool:
+    return _is_list(kind) and bool(pa.types.is_struct(kind.value_type))
+
+
 class ShardWriter:
     """Write one Parquet shard; on a clean exit it has its final name and `shard` is its record.
 
@@ -114,10 +118,16 @@ class ShardWriter:
         self._final = self.root / path
         self._final.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = temporary_for(self._final)
+        # places in text hardly repeat: a dictionary of them takes time and makes the file larger
+        alike = [each.name for each in schema if not _is_list_of_structs(each.type)]
         # a reader finds a flipped byte by the page's checksum, before the digest is asked for
         try:
             self._writer = pq.ParquetWriter(
-                self._temporary, schema, compression="zstd", write_page_checksum=True
+                self._temporary,
+                schema,
+                compression="zstd",
+                write_page_checksum=True,
+                use_dictionary=alike if len(alike) < len(schema) else True,
             )
         except OSError:  # on a full disk this begins the file and fails
             self._temporary.unlink(missing_ok=True)

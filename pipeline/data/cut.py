@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.data.document import Document
 from pipeline.data.rules import Sample, sample_place
-from pipeline.data.sources import Malformed, Piece, Source
+from pipeline.data.sources import Malformed, Piece, Skipped, Source
 
 SEED = "cut"
 T = TypeVar("T")
@@ -87,20 +87,20 @@ class Cut:
             pieces = self.of.pieces()
             return chosen(pieces, [each.name for each in pieces], self.max_pieces)
         named = listed()
-        some = chosen(named, [name for _, name in named], self.max_pieces)
+        some = chosen(named, [each.name for each in named], self.max_pieces)
         found: list[Piece] = getattr(self.of, "pieces_of")(some)  # noqa: B009  only files have it
         return found
 
     def digest_now(self, piece: Piece) -> str:
         return self.of.digest_now(piece)
 
-    def read(self, piece: Piece) -> Iterator[Document | Malformed]:
+    def read(self, piece: Piece) -> Iterator[Document | Malformed | Skipped]:
         parts = self._num_parts()
         share, left = -(-self.max_documents // parts), self.max_bytes // parts
         kept: list[tuple[float, int, Document]] = []  # a heap with the one to go first on top
         with closing(_iterator(self.of.read(piece))) as records:
             for number, each in enumerate(islice(records, self.max_records)):
-                if isinstance(each, Malformed):
+                if not isinstance(each, Document):
                     yield each
                     continue
                 entry = (-sample_place(SEED, each.id), number, each)

@@ -1,31 +1,33 @@
 """Exact duplicates: what stands earlier in the corpus is marked, whatever the number of workers.
 
-Two passes over the shards. The first hashes; between them the hashes are sorted, a part of their
-range at a time, to find the first of each; the second writes the marks. Hashes have 128 bits, so
-two texts of one hash do not happen.
+Two passes over the shards. The first reads the text, hashes it and notes where paragraphs stand;
+between them the first of each hash is found; the second writes the marks and reads no text. Hashes
+have 128 bits, so two texts of one hash do not happen (of 10^12 texts, by less than one chance in
+10^14), unless somebody makes them on purpose.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import xxhash
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
-from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
-from pipeline.core.shards import ShardWriter, read_batches, shard_name
-from pipeline.data.document import attribute_schema
-from pipeline.data.text import paragraphs
+from pipeline.core.shards import ShardWriter, shard_name
+from pipeline.data.document import SPAN, attribute_schema
+from pipeline.data.first_seen import Keys, Places, Run, firsts, part_bits, write_run
+from pipeline.data.text_columns import TextColumn, read_text
 
 By = Literal["document", "paragraph", "url"]
 COLUMNS: dict[str, dict[str, str]] = {
@@ -34,9 +36,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     "url": {"duplicate_url": "number"},
 }
 NAME = "dedup"
-KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
-MAX_SORTED = 1 << 23  # hashes sorted at a time: 250 MB
-Keys = npt.NDArray[Any]
+RUN_KEYS = 1 << 19  # hashes in memory before they are written: 12 MB with their spans
+WRITTEN_ROWS = 4096
+PARAGRAPH_BYTES = 64  # of text, about, from which the number of parts is taken
 
 
 def deduplicate(
@@ -45,14 +47,17 @@ def deduplicate(
     """Mark each document, URL or paragraph that stands earlier in the corpus: table `dedup`.
 
     The first in corpus order is never marked. A paragraph is a line with its newline, compared
-    without it; blank ones do not count. `duplicate_document` and `duplicate_url` are 0 or 1; a
-    document without `metadata.url` is no duplicate by URL. `duplicate_paragraphs` are spans of
-    score 1, `duplicate_paragraph_fraction` the share of the characters that they cover.
+    without it; blank ones (`str.isspace`) do not count. `duplicate_document` and `duplicate_url`
+    are 0 or 1; a document without `metadata.url` is no duplicate by URL. `duplicate_paragraphs` are
+    spans of score 1, `duplicate_paragraph_fraction` the share of the characters that they cover.
 
-    Memory does not grow with the corpus, but for a byte a hash; hashes stand in `out` meanwhile.
+    Memory does not grow with the corpus beyond a byte a hash, of a file mapped into it. In `out`
+    stand meanwhile 33 bytes a paragraph (hash 16, place 8, span 8, mark 1), 25 a document or URL.
 
     Source: Soldaini et al. 2024, "Dolma", section 4.1.3; allenai/dolma, `dolma dedupe`.
-    Differs: exact, where Dolma's Bloom filter has false positives and depends on its workers.
+    Differs: exact, where Dolma's Bloom filter has false positives and depends on its workers. A
+        span has its newline always, and no more; there the last one of a text may lack it or be one
+        too long. A blank paragraph may have U+001C to U+001F, which are white space in Python only.
     """
     for place, key in enumerate(by):
         if key not in COLUMNS:
@@ -65,10 +70,20 @@ def deduplicate(
     scratch.mkdir(parents=True)
     wanted = [each for each in COLUMNS if each in by]
     numbers = range(len(documents.shards))
-    engine.map(_HashShard(documents, wanted, scratch), numbers, label="dedup: hash")
+    hashing = _HashShard(documents, wanted, scratch)
+    hashed = engine.map(hashing, numbers, label="dedup: hash")
+    begins: dict[str, list[int]] = {}
     for each in wanted:
-        _mark_repeats([scratch / f"{each}-{number}" for number in numbers])
-    shards = engine.map(_MarkShard(documents, wanted, scratch, out), numbers, label="dedup: mark")
+        begins[each] = list(accumulate((shard[each].num_places for shard in hashed), initial=0))
+        runs = [
+            Run(scratch / name, begin)
+            for shard, begin in zip(hashed, begins[each][:-1], strict=True)
+            for name in shard[each].runs
+        ]
+        _mark_repeats(runs, hashing.num_bits(each), begins[each][-1], scratch / f"{each}.marks")
+    items = [_Begin(n, {each: begins[each][n] for each in wanted}) for n in numbers]
+    marking = _MarkShard(documents, wanted, scratch, out)
+    shards = engine.map(marking, items, label="dedup: mark")
     shutil.rmtree(scratch)
     table = AttributeTable(NAME, columns_by(wanted), shards)
     return Attributes.of(out, describes=documents.content, tables=[table])
@@ -79,25 +94,113 @@ def columns_by(by: Sequence[str]) -> dict[str, str]:
     return {name: kind for each in by for name, kind in COLUMNS.get(each, {}).items()}
 
 
+class _Hashed(NamedTuple):
+    """What of a shard is compared: its files of hashes, and over how many places they go."""
+
+    runs: list[str]
+    num_places: int
+
+
+class _Begin(NamedTuple):
+    """A shard, and at which place of the whole corpus it begins by each of what is compared."""
+
+    number: int
+    begins: dict[str, int]
+
+    def __str__(self) -> str:
+        return str(self.number)
+
+
 @dataclass(frozen=True)
 class _HashShard:
-    """Pass 1: the hashes of a shard, one file for each of what is compared."""
+    """Pass 1: the hashes of a shard, and where its paragraphs stand."""
 
     documents: Documents
     by: list[str]
     scratch: Path
 
-    def __call__(self, number: int) -> None:
-        files = {each: open(self.scratch / f"{each}-{number}.keys", "wb") for each in self.by}
-        try:
-            for batch in _rows(self.documents, number, self.by):
-                for each, file in files.items():
-                    for text, metadata in batch:
-                        for key in _texts(each, text, metadata):
-                            file.write(xxhash.xxh3_128_digest(key.encode()))
-        finally:
-            for file in files.values():
-                file.close()
+    def num_bits(self, by: str) -> int:
+        """By how many bits of a hash it is parted."""
+        if by == "paragraph":
+            return part_bits(self.documents.num_text_bytes // PARAGRAPH_BYTES)
+        return part_bits(self.documents.num_documents)
+
+    def __call__(self, number: int) -> dict[str, _Hashed]:
+        shard = self.documents.shards[number]
+        runs = {
+            each: _Runs(self.scratch, f"{each}-{number}", self.num_bits(each)) for each in self.by
+        }
+        first, num_paragraphs = 0, 0
+        more = ["metadata"] if "url" in self.by else None
+        with (
+            open(self.scratch / f"{number}.spans", "wb") as spans,
+            open(self.scratch / f"{number}.rows", "wb") as rows,
+        ):
+            for texts, batch in read_text(self.documents.root, shard, more):
+                places = np.arange(first, first + len(batch))
+                if "document" in runs:
+                    runs["document"].add(_hash_texts(texts), places)
+                if "url" in runs:
+                    urls, has_url = _urls(batch["metadata"])
+                    runs["url"].add(_hash_texts(urls), places[has_url])
+                if "paragraph" in runs:
+                    num_paragraphs = _cut(texts, num_paragraphs, runs["paragraph"], spans, rows)
+                first += len(batch)
+        totals = {each: num_paragraphs if each == "paragraph" else first for each in self.by}
+        return {each: _Hashed(runs[each].close(), totals[each]) for each in self.by}
+
+
+class _Runs:
+    """Hashes and their places, written when there are many."""
+
+    def __init__(self, scratch: Path, name: str, num_bits: int) -> None:
+        self._scratch, self._name, self._num_bits = scratch, name, num_bits
+        self._held: list[tuple[Keys, Places]] = []
+        self._num_held = 0
+        self._names: list[str] = []
+
+    def add(self, keys: Keys, places: Places) -> None:
+        self._held.append((keys, places))
+        self._num_held += len(keys)
+        if self._num_held >= RUN_KEYS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is held as one run."""
+        if self._num_held:
+            keys, places = (np.concatenate(each) for each in zip(*self._held, strict=True))
+            self._names.append(f"{self._name}-{len(self._names)}.keys")
+            write_run(self._scratch / self._names[-1], keys, places, self._num_bits)
+        self._held, self._num_held = [], 0
+
+    def close(self) -> list[str]:
+        self.write()
+        return self._names
+
+
+def _cut(texts: TextColumn, found: int, runs: _Runs, spans: BinaryIO, rows: BinaryIO) -> int:
+    """Hash the paragraphs of texts, and note their spans; gives how many the shard has by now.
+
+    In `rows` stand, for each text, the number of its paragraphs and of its code points.
+
+    Args:
+        found: paragraphs of the shard that were cut before.
+    """
+    from pipeline.data import hashing  # numba
+
+    num_texts = len(texts.offsets) - 1
+    counts, lengths = np.zeros((2, num_texts), np.int64)
+    state = np.array([0, texts.offsets[0], 0], np.int64)
+    # a paragraph that counts takes two bytes and more, but for the last of a text
+    most = min(RUN_KEYS, num_texts + (int(texts.offsets[-1]) - int(texts.offsets[0])) // 2 + 1)
+    while state[0] < num_texts:
+        keys, places = np.empty((most, 2), np.uint64), np.empty((most, 2), np.int32)
+        num = hashing.cut_paragraphs(*texts, state, keys, places, counts, lengths)
+        runs.add(keys[:num], np.arange(found, found + num))
+        spans.write(places[:num].data)
+        found += num
+    rows.write(np.stack([counts, lengths], axis=1).data)
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,109 +212,72 @@ class _MarkShard:
     scratch: Path
     out: Path
 
-    def __call__(self, number: int) -> Shard:
-        marks = {each: _Marks(self.scratch / f"{each}-{number}.marks") for each in self.by}
+    def __call__(self, item: _Begin) -> Shard:
         schema = attribute_schema(columns_by(self.by))
-        with ShardWriter(self.out, f"{NAME}/{shard_name(number)}", schema) as writer:
-            for batch in _rows(self.documents, number, self.by):
-                rows = [self._row(text, metadata, marks) for text, metadata in batch]
-                writer.write(pa.Table.from_pylist(rows, schema=schema))
+        left = self.documents.shards[item.number].num_records
+        with ExitStack() as stack:
+            path = f"{NAME}/{shard_name(item.number)}"
+            writer = stack.enter_context(ShardWriter(self.out, path, schema))
+            marks = {}
+            for each in self.by:
+                marks[each] = stack.enter_context(open(self.scratch / f"{each}.marks", "rb"))
+                marks[each].seek(item.begins[each])
+            if "paragraph" in marks:
+                rows = stack.enter_context(open(self.scratch / f"{item.number}.rows", "rb"))
+                spans = stack.enter_context(open(self.scratch / f"{item.number}.spans", "rb"))
+            while left:
+                num = min(left, WRITTEN_ROWS)
+                columns: dict[str, Any] = {
+                    f"duplicate_{each}": np.fromfile(marks[each], np.uint8, num).astype(np.float64)
+                    for each in ("document", "url")
+                    if each in marks
+                }
+                if "paragraph" in marks:
+                    found = _paragraph_columns(rows, spans, marks["paragraph"], num)
+                    columns.update(zip(COLUMNS["paragraph"], found, strict=True))
+                writer.write(pa.table([columns[name] for name in schema.names], schema=schema))
+                left -= num
         return writer.shard
 
-    def _row(self, text: str, metadata: str, marks: dict[str, _Marks]) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        for each in ("document", "url"):
-            if each in marks:
-                num = len(list(_texts(each, text, metadata)))
-                row[f"duplicate_{each}"] = float(any(marks[each].take(num)))
-        if "paragraph" in marks:
-            spans = [(start, end) for start, end, _ in _paragraphs(text)]
-            found = [
-                {"start": start, "end": end, "score": 1.0}
-                for (start, end), marked in zip(
-                    spans, marks["paragraph"].take(len(spans)), strict=True
-                )
-                if marked
-            ]
-            covered = sum(span["end"] - span["start"] for span in found)
-            row["duplicate_paragraphs"] = found
-            row["duplicate_paragraph_fraction"] = covered / len(text) if text else 0.0
-        return row
+
+def _paragraph_columns(rows: BinaryIO, spans: BinaryIO, marks: BinaryIO, num: int) -> list[Any]:
+    """The marked spans of the next `num` rows, and the share of their text that they cover."""
+    from pipeline.data import hashing  # numba
+
+    counts, lengths = np.fromfile(rows, np.int64, 2 * num).reshape(-1, 2).T
+    total = int(counts.sum())
+    held = np.fromfile(spans, np.int32, 2 * total).reshape(-1, 2)
+    starts, ends, bounds, covered = hashing.choose_spans(
+        held, np.fromfile(marks, np.uint8, total), counts
+    )
+    found = pa.StructArray.from_arrays([starts, ends, np.ones(len(starts))], fields=list(SPAN))
+    return [pa.ListArray.from_arrays(bounds, found), covered / np.maximum(lengths, 1)]
 
 
-class _Marks:
-    """The marks of a shard's hashes, read in their order."""
+def _hash_texts(texts: TextColumn) -> Keys:
+    from pipeline.data import hashing  # numba
 
-    def __init__(self, path: Path) -> None:
-        self._marks = np.fromfile(path, dtype=np.uint8)
-        self._place = 0
-
-    def take(self, num: int) -> npt.NDArray[Any]:
-        self._place += num
-        return self._marks[self._place - num : self._place]
+    return cast(Keys, hashing.hash_texts(*texts))
 
 
-def _rows(documents: Documents, number: int, by: Sequence[str]) -> Iterator[list[tuple[str, str]]]:
-    columns = ["text", "metadata"] if "url" in by else ["text"]
-    for batch in read_batches(documents.root, documents.shards[number], columns):
-        texts = batch["text"].to_pylist()
-        if None in texts:
-            path = documents.root / documents.shards[number].path
-            raise CorruptShard(path, texts.index(None), "has no text")
-        metadata = batch["metadata"].to_pylist() if "url" in by else [""] * len(texts)
-        yield list(zip(texts, metadata, strict=True))
-
-
-def _texts(by: str, text: str, metadata: str) -> Iterator[str]:
-    """What of a document is hashed."""
-    if by == "document":
-        yield text
-    elif by == "url":
-        url = json.loads(metadata or "{}").get("url")
+def _urls(metadata: pa.Array) -> tuple[TextColumn, npt.NDArray[np.bool_]]:
+    """The URLs of the rows that have one, and which rows do."""
+    found: list[bytes] = []
+    has_url = np.zeros(len(metadata), bool)
+    for place, text in enumerate(metadata.to_pylist()):
+        held = json.loads(text or "{}")
+        url = held.get("url") if isinstance(held, dict) else None
         if url:
-            yield str(url)
-    else:
-        for _, _, paragraph in _paragraphs(text):
-            yield paragraph
+            has_url[place] = True
+            found.append(str(url).encode("utf-8", "surrogatepass"))
+    return TextColumn.of(pa.array(found, pa.binary())), has_url
 
 
-def _paragraphs(text: str) -> Iterator[tuple[int, int, str]]:
-    for start, end in paragraphs(text):
-        paragraph = text[start:end].removesuffix("\n")
-        if paragraph and not paragraph.isspace():
-            yield start, end, paragraph
-
-
-def _mark_repeats(names: Sequence[Path]) -> None:
-    """Write `<name>.marks`, a byte a hash of `<name>.keys`: does it stand earlier in the order?"""
-    keys = [_mapped(name.with_name(name.name + ".keys")) for name in names]
-    marks = [np.zeros(len(each), dtype=np.uint8) for each in keys]
-    total = sum(len(each) for each in keys)
-    num_parts = max(1, -(-total // MAX_SORTED))
-    width = -(-(1 << 64) // num_parts)
-    for part in range(num_parts):
-        low, high = part * width, min((part + 1) * width, 1 << 64) - 1
-        chosen = [
-            np.flatnonzero((each["high"] >= np.uint64(low)) & (each["high"] <= np.uint64(high)))
-            for each in keys
-        ]
-        held = [each[places] for each, places in zip(keys, chosen, strict=True)]
-        if not held:
-            continue
-        every = np.concatenate(held)
-        order = np.lexsort((every["low"], every["high"]))  # stable: equals stay in corpus order
-        ordered = every[order]
-        repeated = np.zeros(len(every), dtype=bool)
-        repeated[order[1:]] = ordered[1:] == ordered[:-1]
-        at = 0
-        for mark, places in zip(marks, chosen, strict=True):
-            mark[places] = repeated[at : at + len(places)]
-            at += len(places)
-    for name, mark in zip(names, marks, strict=True):
-        mark.tofile(name.with_name(name.name + ".marks"))
-
-
-def _mapped(path: Path) -> Keys:
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype=KEY)
-    return np.memmap(path, dtype=KEY, mode="r")
+def _mark_repeats(runs: Sequence[Run], num_bits: int, num_places: int, path: Path) -> None:
+    """Write a byte a place: does its hash stand earlier in the corpus?"""
+    path.write_bytes(b"")
+    if num_places:
+        marks = np.memmap(path, np.uint8, "w+", shape=num_places)
+        for places, first in firsts(runs, num_bits):
+            marks[places] = places != first
+        marks.flush()  # another machine may read them

@@ -21,6 +21,7 @@ Message = dict[str, str]  # role and content
 ROLES = ("system", "user", "assistant")
 BATCH_BYTES = 4 << 20  # text held before it is written
 BATCH_ROWS = 1024
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Document(NamedTuple):
@@ -75,9 +76,7 @@ def json_text(value: Any) -> str:
     Raises:
         ValueError: it holds NaN or an infinity, which JSON has no form for.
     """
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return _JSON.encode(value)
 
 
 def write_documents(
@@ -93,10 +92,10 @@ def write_documents(
     while (first := next(rest, None)) is not None:
         path = f"{prefix}{len(shards):05d}.parquet"
         with ShardWriter(out, path, DOCUMENT_SCHEMA) as writer:
-            size, batch, held = 0, [first], len(first.text.encode())
+            size, batch, held = 0, [first], _num_bytes(first.text)
             while size + held < shard_bytes and (following := next(rest, None)) is not None:
                 batch.append(following)
-                held += len(following.text.encode())
+                held += _num_bytes(following.text)
                 if held >= BATCH_BYTES or len(batch) >= BATCH_ROWS:
                     writer.write(as_columns(batch))
                     size, held, batch = size + held, 0, []
@@ -104,6 +103,10 @@ def write_documents(
             total += size + held
         shards.append(writer.shard)
     return shards, total
+
+
+def _num_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def as_columns(documents: Iterable[Document]) -> dict[str, list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ import xxhash
 from pipeline.core.artifacts import Documents, SourceCount
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import ChangedData, CorruptShard
-from pipeline.core.files import Shard
+from pipeline.core.files import Shard, write_json
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import read_batches, shard_name
 from pipeline.data.document import Document, write_documents
-from pipeline.data.sources import Malformed, Piece, Source
+from pipeline.data.sources import Malformed, Piece, Skipped, Source
 from pipeline.store.memo import FileMemo, place_file
 
 VERSION = "001"
-SET_ASIDE = "malformed.jsonl"
+SET_ASIDE, SKIPPED = "malformed.jsonl", "skipped.json"
+NUM_FIRST = 10  # skipped records of a reason that are named
 
 
 def ingest_documents(
@@ -38,7 +39,9 @@ def ingest_documents(
     """Store the documents of a source in its order; each piece has shards of its own.
 
     Records that are no documents are set aside in `malformed.jsonl`, with place and reason, as long
-    as they are not more than `max_malformed`. Checking that ids differ takes 24 bytes a document.
+    as they are not more than `max_malformed`. What a source skips, as it holds no document (the
+    images of a crawl), is counted by reason in `skipped.json`. Checking that ids differ takes 24
+    bytes a document.
 
     Args:
         shard_bytes: text in a shard before the next one begins.
@@ -65,6 +68,8 @@ def ingest_documents(
         raise CorruptShard(first.path, first.record, first.reason + more)
     if malformed:
         _set_aside(malformed, out)
+    if skipped := _together(piece.skipped for piece in read):
+        write_json(out / SKIPPED, {reason: asdict(skipped[reason]) for reason in sorted(skipped)})
     shards = [shard for piece in read for shard in piece.shards]
     _require_unique(out, shards)
     num_documents = sum(each.num_records for each in shards)
@@ -112,12 +117,24 @@ def concat_documents(documents: Sequence[Documents], *, out: Path) -> Documents:
 
 
 @dataclass(frozen=True)
+class _Count:
+    """Records that were skipped for one reason, and the places of the first of them."""
+
+    count: int = 0
+    first: list[list[Any]] = field(default_factory=list)  # path and record
+
+    def __add__(self, other: _Count) -> _Count:
+        return _Count(self.count + other.count, (self.first + other.first)[:NUM_FIRST])
+
+
+@dataclass(frozen=True)
 class _Read:
     """What one piece gave."""
 
     shards: list[Shard] = field(default_factory=list)
     num_text_bytes: int = 0
     malformed: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, _Count] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,17 +155,20 @@ class _IngestPiece:
             if found is not None:
                 return found
         malformed: list[Malformed] = []
+        skipped: dict[str, _Count] = {}
         shards, num_text_bytes = write_documents(
-            self._documents(piece, malformed), self.out, prefix, self.shard_bytes
+            self._documents(piece, malformed, skipped), self.out, prefix, self.shard_bytes
         )
         if self.source.digest_now(piece) != piece.digest:
             raise ChangedData(piece.path)
-        read = _Read(shards, num_text_bytes, [each._asdict() for each in malformed])
+        read = _Read(shards, num_text_bytes, [each._asdict() for each in malformed], skipped)
         if self.memo is not None and piece.digest and len(malformed) <= self.max_malformed:
             self.memo.keep_files(key, self.out, [each.path for each in shards], asdict(read))
         return read
 
-    def _documents(self, piece: Piece, malformed: list[Malformed]) -> Iterator[Document]:
+    def _documents(
+        self, piece: Piece, malformed: list[Malformed], skipped: dict[str, _Count]
+    ) -> Iterator[Document]:
         seen: set[bytes] = set()
         for number, each in enumerate(self.source.read(piece), 1):
             if isinstance(each, Document):
@@ -158,6 +178,10 @@ class _IngestPiece:
                     yield each
                     continue
                 each = Malformed(piece.path, number, f"its id {each.id!r} stands there already")
+            elif isinstance(each, Skipped):
+                one = _Count(1, [[each.path, each.record]])
+                skipped[each.reason] = skipped.get(each.reason, _Count()) + one
+                continue
             malformed.append(each)
             if len(malformed) > self.max_malformed:
                 return
@@ -177,10 +201,19 @@ class _IngestPiece:
                 Shard(**{**each, "path": f"{prefix}{place:05d}.parquet"})
                 for place, each in enumerate(note["shards"])
             ]
-            read = _Read(shards, note["num_text_bytes"], note["malformed"])
-        except (TypeError, KeyError):
+            skipped = {name: _Count(**each) for name, each in note["skipped"].items()}
+            read = _Read(shards, note["num_text_bytes"], note["malformed"], skipped)
+        except (TypeError, KeyError, AttributeError):
             return None
         return read if memo.place(key, self.out, [each.path for each in shards]) else None
+
+
+def _together(counts: Iterable[dict[str, _Count]]) -> dict[str, _Count]:
+    whole: dict[str, _Count] = {}
+    for each in counts:
+        for reason, count in each.items():
+            whole[reason] = whole.get(reason, _Count()) + count
+    return whole
 
 
 def _set_aside(malformed: list[Malformed], out: Path) -> None:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from pipeline.core.errors import Unavailable
 from pipeline.core.fingerprints import OutsideFile, is_url, open_outside
 from pipeline.data.cut import chosen
-from pipeline.data.sources import HfDataset, Jsonl, ParquetFiles
+from pipeline.data.files import Files
+from pipeline.data.sources import HfDataset
 
 WAIT_SECONDS = 15.0
 MAX_REASON = 160  # characters
@@ -33,7 +34,7 @@ class Reach:
             max_pieces: of many files, so many are chosen as `Cut` chooses them.
         """
         path = value.get("path")
-        if issubclass(cls, (Jsonl, ParquetFiles)):
+        if issubclass(cls, Files):
             paths = [path] if isinstance(path, str) else list(path or [])
             names = [each.rsplit("/", 1)[-1] for each in paths]
             reasons = map(self._of_files, chosen(paths, names, max_pieces))

@@ -28,33 +28,42 @@ def as_document(
         raise ValueError(f"is a {type(row).__name__}; it must be an object")
     rest = with_conversation(row, conversations) if conversations else dict(row)
     rest.pop("source", None)
-    values = {each: rest.pop(fields.get(each, each), None) for each in FIELDS}
+    id, text, added, created, metadata = [rest.pop(fields.get(n, n), None) for n in FIELDS]
     if name is not None:
-        values["id"] = name
-    for each in ("id", "text"):
-        if values[each] is None:
+        id = name
+    for value, each in ((id, "id"), (text, "text")):
+        if value is None:
             raise ValueError(f"has no {fields.get(each, each)!r}")
-    for each in ("id", "text", "added", "created"):
-        value = values[each] if values[each] is not None else ""
-        if each not in ("id", "text") and hasattr(value, "isoformat"):
-            value = value.isoformat()
-        if not isinstance(value, str):
-            raise ValueError(f"{fields.get(each, each)!r} is {value!r}; it must be text")
-        require_text(value, fields.get(each, each))
-        values[each] = value
-    if not values["id"]:
+    id, text = _text(id, "id", fields), _text(text, "text", fields)
+    added = "" if added is None else _date(added, "added", fields)
+    created = "" if created is None else _date(created, "created", fields)
+    if not id:
         raise ValueError("'id' is empty")
-    metadata = values["metadata"] if values["metadata"] is not None else {}
-    if not isinstance(metadata, Mapping):
+    if metadata is None:
+        metadata = {}
+    elif not isinstance(metadata, Mapping):
         raise ValueError(f"'metadata' is a {type(metadata).__name__}; it must be an object")
-    if both := sorted(metadata.keys() & rest.keys()):
+    if rest and (both := sorted(metadata.keys() & rest.keys())):
         raise ValueError(f"{both[0]!r} stands in the record and in its metadata")
     try:
-        text = json_text({**metadata, **rest})
-        require_text(text, "metadata")
+        told = json_text({**metadata, **rest}) if metadata or rest else "{}"
+        require_text(told, "metadata")
     except (TypeError, ValueError) as error:
         raise ValueError(f"'metadata' has no JSON form ({error})") from error
-    return Document(values["id"], values["text"], source, values["added"], values["created"], text)
+    except RecursionError:
+        raise ValueError("'metadata' has no JSON form (nested too deep)") from None
+    return Document(id, text, source, added, created, told)
+
+
+def _text(value: Any, name: str, fields: Mapping[str, str]) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{fields.get(name, name)!r} is {value!r}; it must be text")
+    require_text(value, fields.get(name, name))
+    return value
+
+
+def _date(value: Any, name: str, fields: Mapping[str, str]) -> str:
+    return _text(value.isoformat() if hasattr(value, "isoformat") else value, name, fields)
 
 
 def with_conversation(row: Mapping[str, Any], kind: Conversations) -> dict[str, Any]:
@@ -126,6 +135,8 @@ def _messages(row: Mapping[str, Any], name: str) -> list[Message]:
 
 def require_text(value: str, name: str) -> None:
     """Raises ValueError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    if value.isascii():
+        return
     try:
         value.encode()
     except UnicodeEncodeError as error:

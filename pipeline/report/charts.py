@@ -96,7 +96,8 @@ class _Axis(NamedTuple):
 
     def __call__(self, value: float) -> float:
         low, high, at = (math.log(v) if self.log else v for v in (self.low, self.high, value))
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
+        width = high - low or 1.0  # of two numbers beside each other the logarithms are one
+        return self.start + (at - low) / width * (self.end - self.start)
 
     def ticks(self, target: int = 5) -> list[float]:
         if self.log:

@@ -86,7 +86,7 @@ def write_report(
     page.choice(scores, overlaps, runs)
     page.generations(generations)
     page.training(training)
-    page.data(corpus)
+    page.data(corpus, tokens)
     page.funnels(corpus)
     page.tokens(tokens)
     made: dict[str, Artifact] = {}
@@ -146,8 +146,7 @@ class _Page:
         runs = tables.ordered_runs(training)
         tiles: list[tuple[str, str]] = []
         if corpus:
-            kept = [d for n, d in corpus.items() if "kept" in n.lower()]
-            kept = kept or [list(corpus.values())[-1]]
+            kept = tables.kept(corpus)
             size = short_bytes(sum(d.num_text_bytes for d in kept))
             number = short_count(sum(d.num_documents for d in kept))
             tiles.append((number, f"documents kept, {size} of text"))
@@ -299,7 +298,7 @@ class _Page:
         charts = tag("div", *(Html(loss_chart(n, training[n])) for n in runs), class_="charts")
         self.section("training", "Training", [remark, shown_table(table), charts])
 
-    def data(self, corpus: Mapping[str, Documents]) -> None:
+    def data(self, corpus: Mapping[str, Documents], tokens: Mapping[str, Tokens]) -> None:
         if not corpus:
             return
         self.section(
@@ -307,9 +306,10 @@ class _Page:
             "Data sheet",
             [
                 note(
-                    "The corpus before and after each filter. Malformed records were skipped by "
-                    "a setting and are in no other number."
+                    "What was kept of each source, and the corpus before and after each filter. "
+                    "Malformed records were skipped by a setting and are in no other number."
                 ),
+                shown_table(tables.data_sheet(corpus, tokens)),
                 shown_table(self._with_places(tables.stages(corpus), corpus.values())),
                 folded_table(
                     "Sources, licences and provenance", tables.sources(corpus), open_rows=OPEN_ROWS

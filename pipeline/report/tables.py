@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.core.artifacts import MANIFEST, Attributes, Checkpoints, Documents, Tokens
+from pipeline.core.artifacts import (
+    MANIFEST,
+    Attributes,
+    Checkpoints,
+    Documents,
+    SourceCount,
+    Tokens,
+)
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
@@ -98,6 +105,44 @@ def sources(corpus: Mapping[str, Documents]) -> Table:
     ]
     heads = ["stage", "source", "licence", "provenance", "documents", "bytes of text"]
     return Table([*heads, "of the stage"], rows)
+
+
+def kept(corpus: Mapping[str, Documents]) -> list[Documents]:
+    """The stages that hold what is trained on: those that are called so, else the last."""
+    found = [d for name, d in corpus.items() if "kept" in name.lower()]
+    return found or list(corpus.values())[-1:]
+
+
+def data_sheet(corpus: Mapping[str, Documents], tokens: Mapping[str, Tokens]) -> Table:
+    """A row a source of what was kept: whose it is, and how much there is of it, largest first."""
+    counts: Counter[str] = Counter()
+    for each in tokens.values():
+        counts.update(each.sources)
+    found: dict[str, list[SourceCount]] = {}
+    for documents in kept(corpus):
+        for s in documents.sources:
+            found.setdefault(s.source, []).append(s)
+    rows: list[list[Cell]] = [
+        [
+            name,
+            ", ".join(dict.fromkeys(s.licence for s in parts)),
+            ", ".join(dict.fromkeys(s.provenance for s in parts)),
+            sum(s.num_documents for s in parts),
+            sum(s.num_text_bytes for s in parts),
+            counts.pop(name, None),
+        ]
+        for name, parts in found.items()
+    ]
+    # token files of others have no text here
+    rows += [[name, "", "", None, None, count] for name, count in sorted(counts.items())]
+    rows.sort(key=lambda row: (-_number(row[4]), -_number(row[5]), str(row[0])))
+    heads = ["source", "licence", "provenance", "documents", "bytes of text", "tokens"]
+    whole = [sum(_number(row[place]) for row in rows) for place in (3, 4, 5)]
+    return Table(heads, [*rows, ["all", "", "", *whole]], {len(rows)})
+
+
+def _number(cell: Cell) -> int:
+    return cell if isinstance(cell, int) else 0
 
 
 def why_removed(corpus: Mapping[str, Documents]) -> dict[str, list[str]]:

@@ -30,17 +30,14 @@ _BASE = Path(__file__).resolve().parents[2]  # the folder that holds `pipeline` 
 
 @dataclass(frozen=True)
 class Code:
-    """The parts that a result was made by, each with its digest.
-
-    `digest` is over the parts' digests and not their names: code that was moved is the same.
-    """
+    """The parts that a result was made by, each with its digest, and the digest of them all."""
 
     digest: str
     parts: dict[str, str]
 
     @classmethod
     def of(cls, parts: dict[str, str]) -> Code:
-        text = "\n".join(sorted(set(parts.values())))
+        text = "\n".join(f"{name} {each}" for name, each in sorted(parts.items()))
         return cls(_sha256(text), dict(sorted(parts.items())))
 
     @classmethod
@@ -55,11 +52,14 @@ class Code:
         return {"digest": self.digest, "parts": self.parts}
 
     def changes(self, newer: Code) -> list[str]:
-        """The parts of either that the other has under no name; none where they only moved."""
+        """The parts that both have and that differ, and those of one alone.
+
+        What only moved is left out: a part of one alone that the other has under any name.
+        """
         mine, theirs = set(self.parts.values()), set(newer.parts.values())
-        gone = [name for name, each in self.parts.items() if each not in theirs]
-        come = [name for name, each in newer.parts.items() if each not in mine]
-        return sorted({*gone, *come})
+        gone = [n for n, e in self.parts.items() if n not in newer.parts and e not in theirs]
+        come = [n for n, e in newer.parts.items() if n not in self.parts and e not in mine]
+        return sorted([*self.edited(newer), *gone, *come])
 
     def edited(self, newer: Code) -> list[str]:
         """The parts that both have and that differ: what to tell of two steps with unlike parts."""

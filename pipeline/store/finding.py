@@ -45,6 +45,8 @@ def find_result(results: Results, name: str) -> str:
     if begun:
         raise NotFound(f"{name!r} begins {len(begun)} ids: {', '.join(begun[:5])}")
     known = latest.steps if latest else ()
+    if with_it := [run.name for run in runs.values() if name in run.steps]:
+        raise NotFound(f"the latest run has no step {name!r}; {with_it[0]}:{name} is one")
     raise NotFound(f"{name!r} is no step of the latest run and no id{nearest(name, known)}")
 
 

@@ -71,6 +71,7 @@ class Lease:
         self.lost: LostLease | None = None
         self.nonce = uuid.uuid4().hex
         self.interrupts = threading.current_thread() is threading.main_thread()
+        self.thread = 0
         self._beaten = 0.0
 
     def __enter__(self) -> Lease:
@@ -80,9 +81,12 @@ class Lease:
             if not told and self.waiting is not None and (held := _read(self.path)) is not None:
                 self.waiting(held.record)
                 told = True
+            if _heart.is_held_here(self.path):
+                raise RuntimeError(f"{self.path}: this thread holds it, and would wait for itself")
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
         self._beaten = time.monotonic()
+        self.thread = threading.get_ident()
         _heart.add(self)
         return self
 
@@ -328,6 +332,11 @@ class _Heart:
             self._held.remove(lease)
             if not self._held:
                 self._any.clear()
+
+    def is_held_here(self, path: Path) -> bool:
+        """Whether the calling thread holds the lease of a file."""
+        thread = threading.get_ident()
+        return any(each.path == path and each.thread == thread for each in self._held)
 
     def _beat(self) -> None:
         while True:

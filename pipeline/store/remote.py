@@ -267,11 +267,17 @@ class Remote:
 
         return self._tried(look)
 
-    def bring_content(self, results: Results, content_key: str) -> str | None:
-        """Pull a result with this content key; its id, or None."""
+    def bring_content(self, results: Results, content_key: str, held: str = "") -> str | None:
+        """Pull a result with this content key; its id, or None.
+
+        Args:
+            held: an id whose lease the caller holds, and for which `bring` was tried.
+        """
 
         def look() -> bool:
             id = self.find(content_key)
+            if id == held:
+                return False
             with byte_bar("pull") as bar:
                 return id is not None and id in self and bool(self._pull(results, [id], bar))
 

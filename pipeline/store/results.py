@@ -99,7 +99,7 @@ class Results:
         return Lease(self.root / "leases", name, waiting)
 
     def __contains__(self, id: str) -> bool:
-        return self.fault(id) is None
+        return is_id(id) and self.fault(id) is None
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self.standing() if name in self)

@@ -73,17 +73,30 @@ class TokenShardWriter:
         """
         if not token_ids:
             return
-        lengths = np.array([len(each) for each in token_ids], np.int64)
         flat = np.concatenate([np.asarray(each, np.int64) for each in token_ids])
         if flat.size and not 0 <= flat.min() <= flat.max() <= np.iinfo(self._type).max:
             raise ValueError(f"token ids are {flat.min()} to {flat.max()}; must fit {self.dtype}")
-        ends = self.num_tokens + np.cumsum(lengths)
-        columns = {"source": list(sources), "id": list(names), "start": ends - lengths, "end": ends}
-        self._index.write(pa.table(columns, schema=INDEX))
-        content = flat.astype(self._type).tobytes()
+        lengths = np.array([len(each) for each in token_ids], np.int64)
+        self.write_index(sources, names, self.num_tokens + np.cumsum(lengths), lengths)
+        self.write_ids(flat)
+
+    def write_ids(self, ids: NDArray[Any]) -> None:
+        """Add ids that are known to fit; `write_index` says which documents they are."""
+        content = ids.astype(self._type).tobytes()
         self._sha256.update(content)
         self._file.write(content)
-        self.num_tokens += flat.size
+        self.num_tokens += ids.size
+
+    def write_index(
+        self,
+        sources: Sequence[str],
+        names: Sequence[str],
+        ends: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
+        """Add documents alone: where the ids of each end in the shard, and how many they are."""
+        columns = {"source": list(sources), "id": list(names), "start": ends - lengths, "end": ends}
+        self._index.write(pa.table(columns, schema=INDEX))
 
     def __enter__(self) -> TokenShardWriter:
         self._index.__enter__()

@@ -1,4 +1,4 @@
-"""A small tokenizer in the place of a published one, with ids over the same range."""
+"""A small tokenizer in the place of a published one, with ids over the same range; and ids."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from pipeline.tokens.tokenizer import NUM_BYTES
 
 NUM_TRAINED = 1024
+NUM_IDS = 1 << 16
 
 
 def write_made_up_tokenizer(
@@ -54,3 +56,9 @@ def write_made_up_tokenizer(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(filled.to_str(), encoding="utf-8")
+
+
+def write_made_up_tokens(path: Path) -> None:
+    """Write a file of two-byte ids that every byte-level tokenizer has, none of them special."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes((2 + np.arange(NUM_IDS) % (NUM_BYTES - 2)).astype("<u2").tobytes())

@@ -81,7 +81,7 @@ class _TokenizeShard:
             "strip": self.strip,
             "shard": shard.content,
         }
-        found = _remembered(self.memo, key, self.out, number)
+        found = remembered_shard(self.memo, key, self.out, number)
         if found is None:
             found = self._tokenize(number, shard)
             paths = [found[0].path, found[0].index_path]
@@ -117,10 +117,10 @@ def _stripped(
     return [sources[n] for n in held], [names[n] for n in held], [texts[n] for n in held]
 
 
-def _remembered(
+def remembered_shard(
     memo: FileMemo, key: dict[str, Json], out: Path, number: int
 ) -> tuple[TokenShard, dict[str, int]] | None:
-    """The shard that the same text gave under the same tokenizer, linked to its place here."""
+    """The shard that the same work gave, linked to its place here, and its tokens by source."""
     note = memo.note(key)
     ids, index = shard_paths(number)
     try:

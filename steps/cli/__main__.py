@@ -6,6 +6,8 @@ import os
 import sys
 from importlib import import_module
 
+from steps.cli.faults import DEBUG, tell
+
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
     "plan": "say which steps are there already, which would run, and why",
@@ -34,19 +36,25 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: olmo COMMAND ... (olmo COMMAND --help says more)\n")
         for name, says in COMMANDS.items():
             print(f"  {name:10} {says}")
+        print(f"\n{DEBUG}, with any of them, shows where a fault was raised")
         if arguments[:1] in ([], ["-h"], ["--help"]):
             return 0
         from pipeline.core.errors import nearest
 
         print(f"\n{arguments[0]!r} is no command{nearest(arguments[0], COMMANDS)}", file=sys.stderr)
         return 2
-    command = import_module(f"steps.cli.{arguments[0]}")
+    name, *rest = arguments
+    debug = DEBUG in rest
+    if debug and name != "run":  # which has it among its own options
+        rest.remove(DEBUG)
     try:
-        status: int = command.main(arguments[1:])
+        status: int = import_module(f"steps.cli.{name}").main(rest)
         sys.stdout.flush()
     except BrokenPipeError:  # `olmo plan … | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return BROKEN_PIPE
+    except (Exception, KeyboardInterrupt) as error:
+        return tell(error, debug)
     return status
 
 

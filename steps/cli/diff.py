@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_named, parser_of
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Compare two results: keys, counts and rows; 0 when their content is the same, 2 when not."""
     parser = parser_of("diff", main.__doc__)

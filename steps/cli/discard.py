@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from steps.cli.selecting import find, open_to_change, parser_of, told
+from steps.cli.selecting import find, open_to_change, parser_of
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Drop the data of results; what was made from them stays valid.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,16 +98,13 @@ def build_experiment(
     Raises:
         SyntaxFault: it is no experiment, or a type, value or reference in it is wrong.
     """
-    from importlib import import_module
-
     import steps  # noqa: F401  registers every step, and lets Tango start without torch
     from steps.locking import pins_beside
     from steps.wiring import WiringError, build_steps, require_ids
 
     config = read_experiment(path, overrides)
-    packages = read_settings(path).get("include_package", [])
-    for name in [*config.get("include_package", []), *packages]:
-        import_module(name)
+    import_packages(config.get("include_package"), path)
+    import_packages(read_settings(path).get("include_package"), "tango.yml")
     try:
         built = build_steps(config["steps"], pins_beside(path) if with_lock else {})
         if with_lock:
@@ -114,6 +112,25 @@ def build_experiment(
     except WiringError as fault:
         raise SyntaxFault(str(fault)) from fault
     return built
+
+
+def import_packages(names: Any, where: str) -> list[str]:
+    """Import what an experiment or `tango.yml` names, from the working directory too."""
+    from tango.common.util import import_extra_module
+
+    names = [] if names is None else names
+    if not isinstance(names, list):
+        raise SyntaxFault(f"{where}: include_package is {names!r}; it must be a list of modules")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            import_extra_module(name)
+        except ImportError as error:
+            raise SyntaxFault(
+                f"{where}: include_package has {name!r}, which cannot be imported ({error})"
+            ) from error
+    return names
 
 
 def with_inputs(steps: Mapping[str, Step[Any]], names: Iterable[str]) -> dict[str, Step[Any]]:
@@ -158,5 +175,7 @@ def open_results(
     said = read_settings(experiment).get("workspace")
     said = said if isinstance(said, dict) else {}
     folder = (workspace or str(said.get("dir", "workspace"))).removeprefix("local://")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise SyntaxFault(f"the workspace {folder} is a file; it must be a folder")
     strict = strict or is_strict() or (workspace is None and said.get("strict") is True)
     return Results(Path(folder), strict=strict)

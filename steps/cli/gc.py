@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from steps.cli.selecting import open_named, parser_of, refuse_read_only, told
+from steps.cli.selecting import open_named, parser_of, refuse_read_only
 
 WORDS = {
     "result": ("result", "results", "that no run names"),
@@ -17,7 +17,6 @@ WORDS = {
 }
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Say how much of the workspace no run needs, ask, and remove it.
 

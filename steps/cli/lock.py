@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 
 def main(arguments: list[str]) -> int:
@@ -17,19 +16,15 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from steps.cli.experiment import SyntaxFault, build_experiment
 
-    try:
-        steps = build_experiment(options.experiment, with_lock=False)
-        from steps.locking import lock, lock_path, shortened
-        from steps.wiring import WiringError
+    steps = build_experiment(options.experiment, with_lock=False)
+    from steps.locking import lock, lock_path, shortened
+    from steps.wiring import WiringError
 
-        path = lock_path(options.experiment)
-        try:
-            items = lock(steps.values(), path, with_digests=options.digest)
-        except WiringError as fault:
-            raise SyntaxFault(f"{fault}; delete it to begin anew") from fault
-    except SyntaxFault as fault:
-        print(fault, file=sys.stderr)
-        return 1
+    path = lock_path(options.experiment)
+    try:
+        items = lock(steps.values(), path, with_digests=options.digest)
+    except WiringError as fault:
+        raise SyntaxFault(f"{fault}; delete it to begin anew") from fault
     if not items:
         print(f"{options.experiment} reads no outside data")
         return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from steps.cli.selecting import EXPERIMENT, ids_of, open_named, parser_of, told
+from steps.cli.selecting import EXPERIMENT, ids_of, open_named, parser_of
 
 
-@told
 def main(arguments: list[str]) -> int:
     """List the runs of a workspace, or the steps of a run or an experiment."""
     parser = parser_of("ls", main.__doc__)

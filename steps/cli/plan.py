@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 
 def main(arguments: list[str]) -> int:
@@ -25,16 +24,11 @@ def main(arguments: list[str]) -> int:
     for each in ("json", "dot", "mermaid"):
         form.add_argument(f"--{each}", action="store_const", const=each, dest="form")
     options = parser.parse_args(arguments)
-    from steps.cli.experiment import SyntaxFault, build_experiment, open_results, with_inputs
+    from steps.cli.experiment import build_experiment, open_results, with_inputs
 
-    try:
-        steps = build_experiment(options.experiment, options.overrides)
-        steps = with_inputs(steps, options.step) if options.step else steps
-        results = open_results(options.workspace, options.strict, options.experiment)
-    except SyntaxFault as fault:
-        print(fault, file=sys.stderr)
-        return 1
-    from pipeline.core.errors import PipelineError
+    steps = build_experiment(options.experiment, options.overrides)
+    steps = with_inputs(steps, options.step) if options.step else steps
+    results = open_results(options.workspace, options.strict, options.experiment)
     from pipeline.store.remote import Remote
     from steps import locking
     from steps.cli.settings import workspace_settings
@@ -42,12 +36,8 @@ def main(arguments: list[str]) -> int:
     from steps.planning import plan_steps, summary
 
     url = None if options.workspace else workspace_settings(options.experiment).get("remote")
-    try:
-        remote = Remote(url) if url and options.check else None
-        planned = plan_steps(steps.values(), results, remote)
-    except PipelineError as fault:
-        print(fault, file=sys.stderr)
-        return 1
+    remote = Remote(url) if url and options.check else None
+    planned = plan_steps(steps.values(), results, remote)
     outside = locking.outside_of(steps.values())
     outside = locking.looked_at(outside) if options.check else outside
     if options.form == "json":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,32 +27,25 @@ def main(arguments: list[str]) -> int:
     import steps  # noqa: F401  registers every step
     from pipeline.report.provenance import provenance_tree
     from pipeline.report.rocrate import write_crate
-    from pipeline.store.finding import NotFound
     from pipeline.store.lineage import lineage
     from pipeline.store.results import Results
-    from steps.cli.experiment import SyntaxFault
     from steps.defaults import chosen_arguments
-    from steps.wiring import WiringError
 
     results = Results(options.workspace)
-    try:
-        made = lineage(results, _found(results, options.result))
-        if made[-1].damage:
-            raise ValueError(f"{options.result}: {made[-1].id} is damaged: {made[-1].damage}")
-        if not made[-1].is_here:
-            raise ValueError(f"{options.result}: {made[-1].id} is not in {options.workspace}")
-        if options.rocrate is not None:
-            written = write_crate(
-                made,
-                options.rocrate,
-                lambda each: chosen_arguments(each.step, each.args),
-                with_files=options.files,
-            )
-            print(written)
-            return 0
-    except (SyntaxFault, WiringError, NotFound, ValueError) as fault:
-        print(fault, file=sys.stderr)
-        return 1
+    made = lineage(results, _found(results, options.result))
+    if made[-1].damage:
+        raise ValueError(f"{options.result}: {made[-1].id} is damaged: {made[-1].damage}")
+    if not made[-1].is_here:
+        raise ValueError(f"{options.result}: {made[-1].id} is not in {options.workspace}")
+    if options.rocrate is not None:
+        written = write_crate(
+            made,
+            options.rocrate,
+            lambda each: chosen_arguments(each.step, each.args),
+            with_files=options.files,
+        )
+        print(written)
+        return 0
     for line in provenance_tree(made, lambda each: chosen_arguments(each.step, each.args)):
         print(line)
     return 0

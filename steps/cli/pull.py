@@ -14,11 +14,10 @@ from pipeline.store.remote import Remote
 from pipeline.store.results import is_id
 from pipeline.store.survey import read_runs
 from steps.cli.push import tell
-from steps.cli.selecting import ids_of, parser_of, refuse_read_only, told
+from steps.cli.selecting import ids_of, parser_of, refuse_read_only
 from steps.cli.settings import workspace_settings
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Copy results from a remote cache into the workspace; every byte is checked on the way."""
     settings = workspace_settings()

@@ -10,11 +10,10 @@ from pipeline.core.terminal import counted
 from pipeline.store.remote import Moved, Remote
 from pipeline.store.results import Results
 from pipeline.store.survey import read_runs
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_named, parser_of
 from steps.cli.settings import workspace_settings
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Copy results to a remote cache; what is there is not sent again. Sends the latest run."""
     settings = workspace_settings()

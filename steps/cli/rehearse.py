@@ -20,23 +20,14 @@ def main(arguments: list[str]) -> int:
     failed, or the experiment has a fault; 2: a source is out of reach, and nothing was run.
     """
     options = _options(arguments)
-    from pipeline.core.errors import PipelineError
-    from steps.cli.experiment import SyntaxFault, read_experiment
+    from steps.cli.experiment import read_experiment
 
     own = options.workspace is None
-    try:
-        config = read_experiment(options.experiment)
-        scratch = _scratch(options.workspace)
-    except (SyntaxFault, ValueError) as fault:
-        print(fault, file=sys.stderr)
-        return 1
-    from steps.wiring import WiringError
-
+    config = read_experiment(options.experiment)
+    scratch = _scratch(options.workspace)
     status = 1
     try:
         status = _rehearse(config, options, scratch)
-    except (WiringError, PipelineError, ValueError) as fault:
-        print(fault, file=sys.stderr)
     finally:
         begun = (scratch / "runs").is_dir()
         if own and not (begun and (options.keep or status == 1)):

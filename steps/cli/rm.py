@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from fnmatch import fnmatchcase
 
-from steps.cli.selecting import find, open_to_change, parser_of, told
+from steps.cli.selecting import find, open_to_change, parser_of
 
 RUN = "run:"
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Remove the result of a step, or a run (`run:NAME`, where * stands for any characters).
 

@@ -6,16 +6,13 @@ import copy
 import logging
 import multiprocessing
 import os
-import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.stopping import INTERRUPTED
-
-FAULT = 1  # exit status
+from steps.cli.faults import DEBUG, FAULT
 
 
 def main(arguments: list[str]) -> int:
@@ -35,25 +32,7 @@ def main(arguments: list[str]) -> int:
         return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else FAULT
-    except Exception as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        elif text := _told(error):
-            print(text, file=sys.stderr)
-        return FAULT
     return 0
-
-
-def _told(error: Exception) -> str:
-    """An error for a person; empty where everything was said already."""
-    from tango.common.exceptions import TangoError
-
-    from pipeline.core.errors import PipelineError
-    from steps.cli.experiment import SyntaxFault
-
-    if isinstance(error, (TangoError, SyntaxFault, PipelineError, OSError)):
-        return str(error)
-    return f"{type(error).__name__}: {error}\n(olmo run --debug shows where this was raised)"
 
 
 def _command() -> Any:
@@ -72,7 +51,7 @@ def _command() -> Any:
             is_flag=True,
             help="Make again what other code made, though its VERSION is the same.",
         ),
-        click.Option(["--debug"], is_flag=True, help="Show where an error was raised."),
+        click.Option([DEBUG], is_flag=True, help="Show where an error was raised."),
     ]
     options = []
     for each in [*tango.commands["run"].params, *tango.params]:
@@ -116,14 +95,16 @@ def _run(
     debug: bool,
 ) -> None:
     from tango.cli import execute_step_graph, load_settings, prepare_executor, prepare_workspace
-    from tango.common.util import import_extra_module
     from tango.executor import Executor
     from tango.step_graph import StepGraph
 
     from pipeline.core.errors import nearest
+    from steps.cli.experiment import import_packages, read_settings
     from steps.cli.settings import seen_from_here, settings_file
     from steps.wiring import WiringError
 
+    if settings is None:
+        read_settings(experiment)  # a fault in it is a line
     file = settings or settings_file(experiment)
     chosen = load_settings(None if file is None else str(file))
     if settings is None and file is not None:
@@ -138,10 +119,11 @@ def _run(
         chosen.executor = {"type": executor}
     with _logged(log_level or chosen.log_level or "warning", file_friendly_logging):
         config = _read(experiment, overrides or "", ext_var)
-        packages = [*include_package, *config.pop("include_package", [])]
-        packages += chosen.include_package or []
-        for package in packages:
-            import_extra_module(package)
+        packages = [
+            *import_packages(list(include_package), "-i"),
+            *import_packages(config.pop("include_package", None), experiment),
+            *import_packages(chosen.include_package, str(file)),
+        ]
         known, wanted = Executor.list_available(), str(chosen.executor.get("type"))
         if wanted not in known and "." not in wanted:
             raise WiringError(f"{wanted!r} is no type of executor{nearest(wanted, known)}")

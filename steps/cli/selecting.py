@@ -1,17 +1,12 @@
-"""What the commands that look at results share: finding one by its name, and telling faults."""
+"""What the commands that look at results share: finding one by its name."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 
 from pipeline.browse.workspace import Workspace, open_workspace
-from pipeline.core.errors import PipelineError
-from pipeline.core.terminal import visible
 
 EXPERIMENT = (".jsonnet", ".json")
 
@@ -21,25 +16,6 @@ def parser_of(command: str, says: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"olmo {command}", description=says)
     parser.add_argument("-w", "--workspace", help="the folder of results; tango.yml's without it")
     return parser
-
-
-def told(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
-    """A command whose faults are one line on stderr and the status 1."""
-
-    @wraps(command)
-    def run(arguments: list[str]) -> int:
-        from steps.cli.experiment import SyntaxFault
-
-        try:
-            return command(arguments)
-        except (PipelineError, SyntaxFault, ValueError, OSError) as fault:
-            print(visible(str(fault), keep_lines=True), file=sys.stderr)
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            return 130
-        return 1
-
-    return run
 
 
 def open_named(path: str | None) -> Workspace:
@@ -81,9 +57,6 @@ def find(workspace: Workspace, name: str) -> str:
 
 def ids_of(experiment: str) -> dict[str, str]:
     """The ids that the steps of an experiment have now, in order."""
-    from steps.cli.experiment import SyntaxFault, build_experiment
+    from steps.cli.experiment import build_experiment
 
-    try:
-        return {name: step.unique_id for name, step in build_experiment(experiment).items()}
-    except SyntaxFault as fault:
-        raise ValueError(str(fault)) from fault
+    return {name: step.unique_id for name, step in build_experiment(experiment).items()}

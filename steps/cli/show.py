@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_named, parser_of
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Show a result: documents and what was removed, tokens decoded, a model's tensors, scores."""
     parser = parser_of("show", main.__doc__)

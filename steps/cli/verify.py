@@ -16,10 +16,9 @@ from pipeline.store.verifying import (
     find_damage,
     num_bytes_to_read,
 )
-from steps.cli.selecting import find, open_named, parser_of, told
+from steps.cli.selecting import find, open_named, parser_of
 
 
-@told
 def main(arguments: list[str]) -> int:
     """Read all files of results again, or of the whole workspace; 1 when something is damaged.
 

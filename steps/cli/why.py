@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 
 def main(arguments: list[str]) -> int:
@@ -18,21 +17,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("b", metavar="B", nargs="?")
     parser.add_argument("-w", "--workspace", help="a folder; as tango.yml says if left out")
     options = parser.parse_args(arguments)
-    from steps.cli.experiment import SyntaxFault, build_experiment, open_results
+    import steps  # noqa: F401  lets Tango start without torch
+    from steps.cli.experiment import build_experiment, open_results
+    from steps.comparing import Comparison
 
-    try:
-        import steps  # noqa: F401  lets Tango start without torch
-        from steps.comparing import Comparison, UnknownResult
-
-        experiment = options.a.rpartition(":")[0] or None
-        results = open_results(options.workspace, experiment=experiment)
-        comparison = Comparison(results, build_experiment)
-        try:
-            lines = comparison.why(options.a, options.b)
-        except UnknownResult as error:
-            raise SyntaxFault(str(error)) from error
-    except SyntaxFault as fault:
-        print(fault, file=sys.stderr)
-        return 1
-    print("\n".join(lines))
+    experiment = options.a.rpartition(":")[0] or None
+    results = open_results(options.workspace, experiment=experiment)
+    print("\n".join(Comparison(results, build_experiment).why(options.a, options.b)))
     return 0

@@ -21,6 +21,7 @@ def test_a_step_of_the_latest_run_is_a_table(made):
     table = kept.to_arrow()
     assert table.num_rows == kept.manifest.num_documents > 1
     assert kept.to_arrow(["id"]).column_names == ["id"]
+    assert "kept" in workspace and "nothing" not in workspace and 5 not in workspace
     assert kept.path.is_dir() and kept.key["step"] == "Filter" and kept.record["seconds"] >= 0
     assert not kept.discarded
 

@@ -1,12 +1,20 @@
+import bz2
 import gzip
+import io
 import json
+import lzma
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import digest
+from pipeline.data import files
+from pipeline.data.files import numbered_lines
+from pipeline.data.records import as_document
 from pipeline.data.sources import HfDataset, Jsonl, Malformed, ParquetFiles
 
 
@@ -52,6 +60,9 @@ def test_jsonl_is_read_in_order_and_what_is_no_field_goes_into_the_metadata(tmp_
         ('{"id": "a", "text": "x", "metadata": {"n": NaN}}', "no JSON form"),
         ({"id": "a", "text": "x", "b": 1, "metadata": {"b": 2}}, "'b' stands in the record and"),
         ("[" * 100_000, "not JSON"),
+        ('"abc"', "is a str; it must be an object"),
+        ('{"id": "a", "text": "x", "n": ' + "9" * 5000 + "}", "not JSON"),
+        ('{"id": "a", "text": "x", "n": 1e999}', "no JSON form"),
     ],
 )
 def test_a_record_that_is_no_document_says_why(tmp_path, row, reason):
@@ -113,3 +124,68 @@ def test_a_key_follows_the_bytes_and_not_the_place_of_files(tmp_path):
     assert digest(Jsonl(str(tmp_path / "new/*.jsonl"), "web")) != before
     remote = Jsonl("https://example.org/a.jsonl.gz", "web", revision="1")
     assert digest(remote) != digest(Jsonl("https://example.org/a.jsonl.gz", "web", revision="2"))
+
+
+def test_compression_is_told_by_the_name(tmp_path):
+    from backports import zstd
+
+    line = b'{"id": "a", "text": "one"}\n'
+    packed = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": zstd.compress}
+    for name, compress in packed.items():
+        path = tmp_path / f"x.jsonl.{name}"
+        path.write_bytes(compress(line) + compress(line.replace(b"a", b"b")))  # in two members
+        assert [each.id for each in everything(Jsonl(str(path), "web"))] == ["a", "b"]
+        path.write_bytes(compress(line * 1000)[:-5])
+        with pytest.raises(CorruptShard, match="not readable"):
+            everything(Jsonl(str(path), "web"))
+
+
+NUMBERS = st.integers() | st.floats() | st.integers(-(2**70), 2**70) | st.integers(2**63, 2**64)
+VALUES = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(["id", "text", "added", "n", "metadata"]), VALUES))
+def test_a_line_gives_what_the_parser_of_python_gives(tmp_path_factory, row):
+    path = tmp_path_factory.getbasetemp() / "law.jsonl"
+    path.write_text(json.dumps({"id": "a", "text": "b", **row}) + "\n")
+    try:
+        expected = as_document(json.loads(path.read_text()), "web", {})
+    except ValueError as error:
+        expected = Malformed(str(path), 1, str(error))
+    assert everything(Jsonl(str(path), "web")) == [expected]
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=12).filter(lambda each: b"\n" not in each)), st.integers(1, 9))
+def test_lines_are_whole_wherever_a_block_ends(lines, block_bytes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "BLOCK_BYTES", block_bytes)
+        patch.setattr(files, "MAX_RECORD_BYTES", 8)
+        found = list(numbered_lines(io.BytesIO(b"".join(line + b"\n" for line in lines))))
+    assert [number for number, _ in found] == list(range(1, len(lines) + 1))
+    for (_, line), own in zip(found, lines, strict=True):
+        assert line == own or (line is None and len(own) > 8)
+
+
+def test_a_line_without_an_end_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(files, "MAX_RECORD_BYTES", 1 << 12)
+    rows = [{"id": "a", "text": "x" * 3000}, {"id": "b", "text": "x" * 9000}, {"id": "c"}]
+    write_jsonl(tmp_path / "x.jsonl.gz", [*rows, {"id": "d", "text": ""}])
+    found = everything(Jsonl(str(tmp_path / "x.jsonl.gz"), "web"))
+    assert [found[0].id, found[3].id] == ["a", "d"]
+    assert [each.record for each in found[1:3]] == [2, 3]
+    assert "bytes" in found[1].reason and found[2].reason == "has no 'text'"
+
+
+def test_metadata_of_any_depth_is_stored_or_malformed(tmp_path):
+    for depth in (500, 900, 950, 990, 1000, 1020, 1100, 5000):
+        row = '{"id": "a", "text": "x", "m": ' + "[" * depth + "]" * depth + "}"
+        write_jsonl(tmp_path / "x.jsonl.gz", [row])
+        (found,) = everything(Jsonl(str(tmp_path / "x.jsonl.gz"), "web"))
+        assert not isinstance(found, Malformed) or "nested too deep" in found.reason

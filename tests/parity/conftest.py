@@ -12,6 +12,17 @@ WITH_DOLMA = """anyascii blingfire==0.1.8 boto3 fsspec jsonpath-ng jq msgspec nl
 platformdirs pyyaml python-dotenv requests rich s3fs==2023.6.0 smart-open tokenizers<=0.19.1 tqdm
 uniseg numpy<2 necessary charset-normalizer zstandard huggingface-hub<0.30 pybind11
 detect-secrets beautifulsoup4 regex pygments""".split()
+# it hashes strings, which newer xxhash refuses; its English words are spaCy's
+DATATROVE = ["datatrove==0.10.1", "xxhash<4", "spacy", "tokenizers", "regex"]
+
+
+def _environment(folder, *installs):
+    """The Python of a new environment with what each of these installs."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check"]
+    for each in installs:
+        subprocess.run([*pip, *each], check=True)
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +31,16 @@ def dolma(tmp_path_factory):
     given = os.environ.get("OLMO_TANGO_DOLMA")
     if given:
         return Path(given)
-    folder = tmp_path_factory.mktemp("dolma")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [folder / "bin" / "pip", "install", "-q", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", *DOLMA], check=True)
-    subprocess.run([*pip, *WITH_DOLMA], check=True)
-    return folder / "bin" / "python"
+    return _environment(tmp_path_factory.mktemp("dolma"), ["--no-deps", *DOLMA], WITH_DOLMA)
+
+
+@pytest.fixture(scope="session")
+def datatrove(tmp_path_factory):
+    """The Python of an environment with datatrove: that of OLMO_TANGO_DATATROVE, or a new one."""
+    given = os.environ.get("OLMO_TANGO_DATATROVE")
+    if given:
+        return Path(given)
+    return _environment(tmp_path_factory.mktemp("datatrove"), DATATROVE)
 
 
 @pytest.fixture(scope="session")

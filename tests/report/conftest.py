@@ -146,9 +146,9 @@ def make_inputs(root):
         ],
     )
     kept = make_documents(
-        cache / "Filter-001-bb", [("python-code", licence, provenance, 1402, 22_514_000)]
+        cache / "Filter-002-bb", [("python-code", licence, provenance, 1402, 22_514_000)]
     )
-    make_funnel(cache / "Filter-001-bb")
+    make_funnel(cache / "Filter-002-bb")
     tokens = Tokens.of(
         cache / "Tokenize-001-cc",
         tokenizer="t" * 64,

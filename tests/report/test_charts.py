@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.report.charts import (
+    _Axis,
     escaped,
     line_chart,
     linear_ticks,
@@ -93,3 +94,9 @@ def test_a_running_mean_keeps_gaps():
     means = running_mean([(0, 2.0), (1, math.nan), (2, 8.0), (3, 1.0)], 1)
     assert math.isnan(means[1][1])
     assert means[2] == (2, 4.5)
+
+
+def test_an_axis_of_two_numbers_beside_each_other_has_a_place_for_both():
+    low, high = 4.0, math.nextafter(4.0, 5.0)
+    axis = _Axis(low, high, True, 0.0, 100.0)
+    assert all(0 <= axis(each) <= 100 for each in (low, high))

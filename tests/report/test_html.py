@@ -149,13 +149,13 @@ def test_the_results_stand_before_what_they_were_made_of(page):
 
 def test_the_id_of_a_result_is_shown_short_and_told_in_full(tmp_path):
     inputs = make_inputs(tmp_path)
-    id = f"Filter-001-{'0123456789abcdef' * 2}"
+    id = f"Filter-002-{'0123456789abcdef' * 2}"
     shutil.move(inputs["corpus"]["code kept"].root, tmp_path / "cache" / id)
     corpus = {"kept": Artifact.load(tmp_path / "cache" / id)}
     out = tmp_path / "work" / "r"
     write_report(title="t", corpus=corpus, tokens={}, training={}, scores={}, out=out)
     text = (out / "index.html").read_text(encoding="utf-8")
-    assert f'<a href="../../cache/{id}/manifest.json" title="{id}">Filter-001-01234567</a>' in text
+    assert f'<a href="../../cache/{id}/manifest.json" title="{id}">Filter-002-01234567</a>' in text
 
 
 @settings(deadline=None, max_examples=50)

@@ -50,7 +50,7 @@ def test_a_result_of_a_stranger_is_told_as_far_as_it_can_be(tmp_path):
     (folder / "manifest.json").write_text(json.dumps(form | {"sources": 7, "licences": [1]}))
     lines = tree(results)
     assert any("both · Concat 001" in each and "0.25 kWh" in each for each in lines)
-    assert "0.25 kWh in 1 of them" in lines[-1]
+    assert "0.25 kWh in 7 of them (by " in lines[-1]
 
 
 def test_a_value_is_shown_as_it_might_be_written():

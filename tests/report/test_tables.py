@@ -48,3 +48,19 @@ def test_the_parameters_of_a_run_are_those_of_its_model(inputs):
     assert tables.num_parameters(run) == 1_572_864
     with pytest.raises(CorruptShard, match="is of no model"):
         tables.num_parameters(dataclasses.replace(run, model={"d_model": 128}))
+
+
+def test_the_data_sheet_has_what_was_kept_of_each_source_with_its_licence(inputs):
+    corpus, tokens = inputs["corpus"], inputs["tokens"]
+    sheet = tables.data_sheet(corpus, tokens)
+    *rows, whole = sheet.rows
+    kept = {s.source: s for s in tables.kept(corpus)[0].sources}
+    for source, licence, provenance, documents, size, count in rows:
+        assert count == (sum(each.sources.get(source, 0) for each in tokens.values()) or None)
+        if source in kept:
+            own = kept[source]
+            assert (licence, provenance) == (own.licence, own.provenance)
+            assert (documents, size) == (own.num_documents, own.num_text_bytes)
+    assert kept.keys() <= {row[0] for row in rows}
+    assert whole[5] == sum(each.num_tokens for each in tokens.values())
+    assert tables.data_sheet({}, {}).rows == [["all", "", "", 0, 0, 0]]

@@ -33,6 +33,13 @@ def graph(bench):
     return {
         **bench.config(),
         "marks": {"type": "dedup", "documents": documents, "by": ["document"]},
+        "near": {"type": "near_duplicates", "documents": documents},
+        "once": {
+            "type": "filter",
+            "documents": documents,
+            "attributes": [ref("near")],
+            "rules": [{"attribute": "near_duplicates.duplicate_near", "at_most": 0}],
+        },
         "overlaps": {"type": "decontaminate", "documents": documents, "evaluation": documents},
         "all": {"type": "concat", "documents": [documents]},
         "mix": {
@@ -101,6 +108,9 @@ def test_the_graph_as_it_stands_is_built(graph):
         ("corpus.shard_bytes", 0, "at least 1"),
         ("corpus.max_malformed", -1, "at least 0"),
         ("overlaps.min_words", 0, "at least 1"),
+        ("near.num_bands", 0, "at least 1"),
+        ("near.ngram_words", 0, "at least 1"),
+        ("near.seed", -1, "from 0 to 4294967295"),
         ("tokenizer.vocab_size", 257, "at least 258"),
         ("tokenizer.sample_fraction", 0, "above 0 and at most 1"),
         ("tokenizer.sample_fraction", 1.5, "above 0 and at most 1"),
@@ -172,6 +182,12 @@ def test_what_must_hold_something_is_not_empty(graph, path):
             "quality.taggers",
             ["lengths", "c4", "lengths"],
             "quality.taggers[2] is 'lengths', as steps.quality.taggers[0] is",
+        ),
+        (
+            "once.rules",
+            [{"attribute": "near_duplicates.duplicate", "at_most": 0}],
+            "once.rules[0].attribute is 'near_duplicates.duplicate', which nothing measures; "
+            "did you mean 'near_duplicates.duplicate_near'?",
         ),
         (
             "ranks.steps",

@@ -279,6 +279,43 @@ def test_what_steps_ask_for_is_within_the_machine_at_any_time(tmp_path, monkeypa
         execute(tmp_path, {"big": toy(value=77, step_resources={"cpu_count": 3})})
 
 
+def test_a_name_that_is_given_again_hides_no_result_from_the_cleaning(tmp_path):
+    def ids(run):
+        path = tmp_path / "runs" / run / "steps.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    execute(tmp_path, DIAMOND)
+    whole = ids("r")
+    execute(tmp_path, {"a": DIAMOND["a"]})  # a part of it, as with -s
+    assert ids("r") == whole and len(whole) == 4
+    more = {**DIAMOND, "more": toy(value=9)}
+    execute(tmp_path, more)
+    assert ids("r").items() > whole.items() and not ids("r~1")
+    grown = ids("r")
+    execute(tmp_path, {**more, "more": toy(value=8)})
+    assert ids("r~1") == grown and ids("r")["more"] != grown["more"]
+    execute(tmp_path, {"other": toy(value=7)})
+    assert ids("r").keys() == {"other"} and ids("r~2").keys() == more.keys()
+    workspace = ResultWorkspace(str(tmp_path))
+    with workspace.results.lease("run-r"):
+        with pytest.raises(WiringError, match="a run named r is at work"):
+            execute(tmp_path, DIAMOND)
+    assert ids("r").keys() == {"other"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_step_that_is_not_ours_runs_whenever_it_is_asked_for(tmp_path, capfd, workers):
+    steps = {"a": toy(), "say": {"type": "toy_say", "value": {"type": "ref", "ref": "a"}}}
+    for number in range(2):
+        workspace = ResultWorkspace(str(tmp_path))
+        graph = StepGraph.from_params(steps)
+        run = workspace.register_run(graph.values(), f"r{number}")
+        executor = LocalExecutor(workspace, ["tests.steps.toys"], workers=workers)
+        output = executor.execute_step_graph(graph, run.name)
+        assert output.successful.keys() == {"a", "say"}
+        assert "says 1" in log_of(tmp_path, "say", f"r{number}")
+
+
 def test_any_name_of_a_step_is_a_file_of_its_run(tmp_path):
     names = ["a b", "a'b\"c", "ü→x", "x" * 199, "x" * 200, "out.log", "logs", "%2E", "a.."]
     steps = {name: toy(value=place, does="talk") for place, name in enumerate(names)}

@@ -100,3 +100,44 @@ def test_the_published_7b_is_rehearsed_to_its_report_without_a_network(
 
 def _refuse(requirement, folder):
     raise Unavailable(f"{requirement} cannot be downloaded")
+
+
+@LEAKS
+def test_folders_of_dolma_and_token_files_are_rehearsed(rehearse, capsys):
+    Path("d/documents").mkdir(parents=True)
+    Path("d/attributes/exp").mkdir(parents=True)
+    rows = [{"id": str(n), "text": f"text number {n}"} for n in range(400)]
+    Path("d/documents/a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    said = [
+        {"id": each["id"], "attributes": {"exp__t__n": [[0, len(each["text"]), 2.0]]}}
+        for each in rows
+    ]
+    Path("d/attributes/exp/a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in said))
+    source = {"type": "jsonl", "path": "d/documents/*.jsonl", "source": "x"}
+    tokens = {"path": "https://x.org/a.npy", "revision": "1", "source": "olmo"}
+    corpus, imported = {"type": "ref", "ref": "corpus"}, {"type": "ref", "ref": "imported"}
+    config = {
+        "corpus": {"type": "ingest", "source": source},
+        "imported": {
+            "type": "import_attributes",
+            "documents": corpus,
+            "folders": {"exp": "d/attributes/exp"},
+        },
+        "kept": {
+            "type": "filter",
+            "documents": corpus,
+            "attributes": [imported],
+            "rules": [{"attribute": "t.n", "at_least": 1}],
+        },
+        "dolma": {"type": "export_dolma", "documents": corpus, "attributes": {"exp": imported}},
+        "tokenizer": {"type": "train_tokenizer", "documents": corpus, "vocab_size": 300},
+        "tokens": {
+            "type": "import_tokens",
+            "files": tokens,
+            "tokenizer": {"type": "ref", "ref": "tokenizer"},
+        },
+    }
+    assert rehearse(config) == 0
+    told = capsys.readouterr().out
+    assert "6 steps" in told and "6 ok" in told and "Made up: tokens." in told
+    assert "part false -> true" in " ".join(told.split())

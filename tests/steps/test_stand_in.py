@@ -6,6 +6,7 @@ import pytest
 import steps  # noqa: F401  registers every step
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.model.config import OlmoConfig
+from pipeline.tokens.importing import TokenFiles
 from steps.rehearsal import Size, rehearsed
 from steps.stand_in import Supply, cuts_in_words, missing_in_words, supply
 from steps.wiring import build_steps
@@ -97,6 +98,24 @@ def test_a_folder_of_a_whole_model_is_made_small_too(tmp_path):
     assert (shape.n_layers, shape.d_model, shape.tie_embeddings) == (2, 32, True)
     far = {"m": {"type": "import_hf", "path": {"path": "https://x.org/m", "revision": "1"}}}
     assert supplied(tmp_path, config=far, make_up=True).made_up == ["m"]
+
+
+def test_token_files_are_made_small_wherever_they_are(tmp_path):
+    files = {"path": "https://x.org/t.npy", "revision": "1", "source": "olmo", "dtype": "uint32"}
+    config = {
+        "tokenizer": {"type": "import_tokenizer", "path": str(tmp_path / "t.json")},
+        "t": {
+            "type": "import_tokens",
+            "files": files,
+            "tokenizer": {"type": "ref", "ref": "tokenizer"},
+        },
+    }
+    (tmp_path / "t.json").write_text("{}")
+    found = supplied(tmp_path, config=config)
+    (made,) = (value for path, value in found.values.items() if path.startswith("steps.t."))
+    built = TokenFiles(**made)
+    assert (built.source, built.dtype, found.made_up) == ("olmo", "uint16", ["t"])
+    assert Path(built.path).stat().st_size == 1 << 17
 
 
 def test_names_from_an_experiment_are_escaped_in_what_is_printed():

@@ -3,6 +3,7 @@ import pytest
 import steps  # noqa: F401  registers every step
 from pipeline.data.taggers.gopher import Gopher
 from steps.wiring import WiringError, build_steps
+from tests.steps import toys  # noqa: F401  registers them
 
 SOURCE = {"type": "python_install", "part": "code", "source": "code"}
 
@@ -137,3 +138,9 @@ def test_a_changed_value_changes_its_step_and_those_below():
     )
     assert one["corpus"].unique_id == other["corpus"].unique_id
     assert one["kept"].unique_id != other["kept"].unique_id
+
+
+def test_a_step_whose_result_cannot_be_stored_is_refused():
+    for kind, says in (("toy_stored", "cannot be stored"), ("toy_unstored", "is not CACHEABLE")):
+        with pytest.raises(WiringError, match=rf"steps\.a\.type is '{kind}'.* {says}"):
+            build_steps({"a": {"type": kind, "value": 1}})

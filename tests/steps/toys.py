@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tango.step import Step
 
@@ -24,6 +25,34 @@ class Number(Artifact):
     """A number, which is all of the result."""
 
     value: int
+
+
+@Step.register("toy_say")
+class ToySay(Step):
+    """Somebody else's step, which only says something."""
+
+    CACHEABLE = False
+
+    def run(self, value: Any) -> None:
+        print("says", value.value)
+
+
+@Step.register("toy_stored")
+class ToyStored(Step):
+    """Somebody else's step with a result of no kind that we store."""
+
+    def run(self, value: int) -> int:
+        return value
+
+
+@Step.register("toy_unstored")
+class ToyUnstored(PipelineStep):
+    """A step of ours that will not be stored."""
+
+    CACHEABLE = False
+
+    def run(self, value: int) -> Number:
+        raise NotImplementedError
 
 
 @Step.register("toy_sum")

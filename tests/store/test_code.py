@@ -146,6 +146,16 @@ def test_code_that_was_moved_is_the_same(code):
     assert changed(code, BASE, moved, (BESIDE, beside)) == []
 
 
+def test_a_part_that_becomes_like_another_has_changed(code):
+    """As where one of several limits is set to what another was before."""
+    old = replaced("LIMIT = 3", "LIMIT = 3\n    LEAST = 3\n    MOST = 5")
+    old = replaced("each < LIMIT", "LEAST < each < MOST + LIMIT", old)
+    new = replaced("LIMIT = 3", "LIMIT = 5", old)
+    assert changed(code, old, new) == ["made.LIMIT"]
+    before, after = (code({"made.py": each, "beside.py": BESIDE}) for each in (old, new))
+    assert before.digest != after.digest
+
+
 @pytest.mark.parametrize(
     ("statement", "call"),
     [

@@ -38,3 +38,9 @@ def test_a_result_is_found_by_run_and_step_by_step_and_by_the_beginning_of_its_i
 def test_what_is_not_found_is_told_with_the_nearest_name(named, name, message):
     with pytest.raises(NotFound, match=message):
         find_result(named[0], name)
+
+
+def test_a_step_of_an_earlier_run_is_told_with_that_run(named, maker):
+    maker.run("second", kept=named[2], gone=named[2])
+    with pytest.raises(NotFound, match="the latest run has no step 'gone'; second:gone is one"):
+        find_result(named[0], "gone")

@@ -378,6 +378,23 @@ def test_a_damaged_file_is_not_pushed(url, tmp_path):
     assert id not in Remote(url)
 
 
+def test_what_is_damaged_in_the_remote_is_not_waited_for_by_who_holds_its_lease(tmp_path):
+    """As a step does, which looks for its id and then for the content that it would have."""
+    url, here, there = str(tmp_path / "r"), Results(tmp_path / "here"), Results(tmp_path / "there")
+    id = make_tokenizer(here)
+    remote = Remote(url)
+    remote.push(here, [id])
+    for path in (tmp_path / "r" / "files").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0" * path.stat().st_size)
+    with there.lease(id):
+        assert not remote.bring(there, id)
+        assert remote.bring_content(there, content_key(), held=id) is None
+        with pytest.raises(RuntimeError, match="would wait for itself"):
+            there.lease(id).__enter__()
+    assert id not in there and remote.bring_content(there, content_key()) is None
+
+
 def test_a_push_that_is_killed_leaves_no_entry_and_the_next_one_ends_it(url, tmp_path):
     here = Results(tmp_path / "here")
     id = make_tokenizer(here)

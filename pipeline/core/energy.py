@@ -1,0 +1,94 @@
+"""The energy that work took: the machine's own counters where they can be read, else an estimate.
+
+Processors are asked through Linux's `powercap` (Intel's RAPL, which AMD has too; most machines let
+only root read it), NVIDIA's GPUs through NVML, if the package `nvidia-ml-py` is installed. Both
+count the whole machine, whoever uses it. Without the former, energy is processor time times
+`WATTS_A_CORE`: an assumption, as the thermal design power of server processors is 5 to 15 W a core;
+the environment variable OLMO_WATTS_A_CORE sets another value. Memory, disks, cooling and idle cores
+are not counted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+WATTS_A_CORE = 10.0
+POWERCAP = Path("/sys/class/powercap")
+JOULES_A_KWH = 3.6e6
+
+
+class EnergyMeter:
+    """Reads the counters when it is made, and again for the record."""
+
+    def __init__(self) -> None:
+        self._packages = _packages()
+        self._gpus = _gpus()
+        self._seconds = _processor_seconds()
+
+    def record(self) -> dict[str, Any]:
+        """`energy_kwh`, and how it was found, for the record of a result."""
+        joules, by = 0.0, []
+        if self._packages:
+            now = _packages()
+            for path, before in self._packages.items():
+                joules += _counted(path, before, now.get(path, before)) / 1e6
+            by.append("RAPL")
+        else:
+            watts = _watts_a_core()
+            joules += (_processor_seconds() - self._seconds) * watts
+            by.append(f"processor time at {watts:g} W a core")
+        if self._gpus:
+            joules += sum(_gpus()) / 1e3 - sum(self._gpus) / 1e3
+            by.append("NVML")
+        return {"energy_kwh": joules / JOULES_A_KWH, "energy_by": ", ".join(by)}
+
+
+def _watts_a_core() -> float:
+    try:
+        return float(os.environ.get("OLMO_WATTS_A_CORE", WATTS_A_CORE))
+    except ValueError:
+        return WATTS_A_CORE
+
+
+def _processor_seconds() -> float:
+    """Of this process, and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _packages() -> dict[Path, int]:
+    """Microjoules that each processor counted; none where they cannot be read."""
+    found = {}
+    for path in sorted(POWERCAP.glob("intel-rapl:*")):
+        if re.fullmatch(r"intel-rapl:\d+", path.name):  # the parts of one are in it
+            try:
+                found[path] = int((path / "energy_uj").read_text())
+            except (OSError, ValueError):
+                return {}
+    return found
+
+
+def _counted(path: Path, before: int, now: int) -> int:
+    """What a counter went on by; it begins anew at its end."""
+    if now >= before:
+        return now - before
+    try:
+        return now + int((path / "max_energy_range_uj").read_text()) - before
+    except (OSError, ValueError):
+        return 0
+
+
+def _gpus() -> list[int]:
+    """Millijoules that each GPU counted."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    try:
+        pynvml.nvmlInit()
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        return [int(pynvml.nvmlDeviceGetTotalEnergyConsumption(each)) for each in handles]
+    except pynvml.NVMLError:
+        return []

@@ -1,0 +1,61 @@
+import sys
+import types
+
+import pytest
+
+from pipeline.core import energy
+from pipeline.core.energy import EnergyMeter
+
+
+@pytest.fixture
+def powercap(tmp_path, monkeypatch):
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+    def count(name, microjoules):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "energy_uj").write_text(f"{microjoules}\n")
+        (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
+
+    return count
+
+
+def test_without_counters_energy_is_processor_time_at_a_stated_power(powercap, monkeypatch):
+    seconds = iter([5.0, 41.0])
+    monkeypatch.setattr(energy, "_processor_seconds", lambda: next(seconds))
+    monkeypatch.setenv("OLMO_WATTS_A_CORE", "20")
+    assert EnergyMeter().record() == {
+        "energy_kwh": pytest.approx(36 * 20 / 3.6e6),
+        "energy_by": "processor time at 20 W a core",
+    }
+    monkeypatch.setenv("OLMO_WATTS_A_CORE", "many")
+    assert energy._watts_a_core() == energy.WATTS_A_CORE
+
+
+def test_counters_of_processors_are_added_and_begin_anew_at_their_end(powercap):
+    powercap("intel-rapl:0", 9_000_000)
+    powercap("intel-rapl:1", 0)
+    powercap("intel-rapl:0:0", 0)  # a part of the first
+    meter = EnergyMeter()
+    powercap("intel-rapl:0", 1_000_000)
+    powercap("intel-rapl:1", 3_000_000)
+    powercap("intel-rapl:0:0", 9_000_000)
+    record = meter.record()
+    assert record["energy_by"] == "RAPL"
+    assert record["energy_kwh"] == pytest.approx((2 + 3) / 3.6e6)
+
+
+def test_gpus_are_counted_beside_the_processors(powercap, monkeypatch):
+    counted = {0: 1000, 1: 5000}
+    module = types.SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: counted[handle],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    powercap("intel-rapl:0", 0)
+    meter = EnergyMeter()
+    counted[1] = 9000
+    assert meter.record() == {"energy_kwh": pytest.approx(4 / 3.6e6), "energy_by": "RAPL, NVML"}

@@ -1,0 +1,106 @@
+"""Every source of files reads URLs as it reads files, held to what is pinned of them."""
+
+import gzip
+import hashlib
+import threading
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.errors import CorruptShard
+from pipeline.core.pins import Pin
+from pipeline.data.ingest import ingest_documents
+from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
+from pipeline.data.sources import Jsonl, ParquetFiles
+from tests.data.conftest import column
+from tests.data.test_pages import ARTICLE, answer, record
+
+ROWS = [{"id": "a", "text": "one é"}, {"id": "b", "text": "two"}]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def host(tmp_path):
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = HTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def write_files(folder):
+    """A file for each source, with its class."""
+    lines = b'{"id": "a", "text": "one \xc3\xa9"}\n{"id": "b", "text": "two"}\n'
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (folder / "plain.jsonl").write_bytes(lines)
+    pq.write_table(pa.Table.from_pylist(ROWS), folder / "a.parquet")
+    (folder / "a.txt.gz").write_bytes(gzip.compress("one é".encode()))
+    (folder / "a.html").write_text(ARTICLE)
+    records = [record(n, answer(ARTICLE)) for n in (1, 2)]
+    (folder / "a.warc.gz").write_bytes(b"".join(map(gzip.compress, records)))
+    return {
+        "a.jsonl.gz": Jsonl,
+        "plain.jsonl": Jsonl,
+        "a.parquet": ParquetFiles,
+        "a.txt.gz": TextFiles,
+        "a.html": HtmlFiles,
+        "a.warc.gz": WarcFiles,
+    }
+
+
+def require_same(folder, address, out):
+    """Each file below an address gives what it gives here, and is held to what is pinned."""
+    for name, kind in write_files(folder).items():
+        url, own = f"{address}/{name}", kind(str(folder / name), "web")
+        here = ingest_documents(own, out=out / f"{name}-1")
+        assert here.num_documents > 0
+        far = ingest_documents(kind(url, "web", revision="1"), out=out / f"{name}-2")
+        assert far.content == here.content and column(far, "id") == column(here, "id")
+        good = Pin(sha256=hashlib.sha256((folder / name).read_bytes()).hexdigest())
+        pinned = kind(url, "web", revision="1", pins={url: good})
+        assert ingest_documents(pinned, out=out / f"{name}-3").content == here.content
+        assert pinned.fingerprint() == own.fingerprint()
+        bad = kind(url, "web", revision="1", pins={url: Pin(sha256="0" * 64)})
+        with pytest.raises(CorruptShard, match="its SHA-256 is"):
+            ingest_documents(bad, out=out / f"{name}-4")
+
+
+def test_a_url_gives_what_the_file_gives_and_a_pin_holds_it(host, tmp_path):
+    pytest.importorskip("trafilatura")
+    require_same(*host, tmp_path)
+
+
+def test_an_object_in_s3_gives_what_the_file_gives(tmp_path, monkeypatch):
+    pytest.importorskip("trafilatura")
+    boto3 = pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    moto = pytest.importorskip("moto.server", reason="the extra cluster is not installed")
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        client, folder = boto3.client("s3"), tmp_path / "served"
+        client.create_bucket(Bucket="sources")
+        folder.mkdir()
+        for name in write_files(folder):
+            client.upload_file(str(folder / name), "sources", name)
+        require_same(folder, "s3://sources", tmp_path)
+    finally:
+        running.stop()
