@@ -161,6 +161,7 @@ def _runs(pid):
         return False
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_noticed_though_another_process_holds_its_socket(tmp_path, capfd):
     started = time.monotonic()
     output, _ = execute(tmp_path, {"a": toy(does="be_killed_with_child")}, workers=1)
@@ -369,7 +370,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(lab, options):
     assert lab.run("x.json").returncode == 0
 
 
-@pytest.mark.parametrize("options", [{}, {"workers": 1}])
+@pytest.mark.parametrize("options", [{}, pytest.param({"workers": 1}, marks=pytest.mark.slow)])
 def test_a_step_that_another_run_works_on_holds_up_no_other(tmp_path, capfd, options):
     steps = {"a": toy(), "b": toy("a"), "c": toy(value=3), "d": toy("c")}
     workspace = ResultWorkspace(str(tmp_path))
