@@ -17,9 +17,10 @@ from tango.step import Step
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.energy import EnergyMeter
-from pipeline.core.errors import ChangedData
+from pipeline.core.errors import ChangedData, PipelineError
 from pipeline.core.files import write_json
 from pipeline.core.keys import Json, canonical, changes, digest
+from pipeline.core.manifest import MANIFEST
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
 from pipeline.store.leases import LostLease, Occupied
@@ -181,9 +182,17 @@ class PipelineStep(Step[Artifact]):
             name = digest([name, apart]) if apart else name
             self.series = results.series(name, user=self.unique_id)
             with results.lease(f"series-{name}", self._say_waiting):
-                self.run(**args)
+                made = self.run(**args)
         else:
-            self.run(**args)
+            made = self.run(**args)
+        if not (self.out / MANIFEST).is_file():
+            what = "None" if made is None else f"a {type(made).__name__}"
+            if isinstance(made, Artifact):
+                what += f" that stands in {made.root}"
+            raise PipelineError(
+                f"run() of {type(self).__name__} gave {what} and made no artifact in its folder, "
+                f"{self.out}; it must give one that stands there, as by Documents.of(..., root=out)"
+            )
 
     def make_again(self, workspace: Any) -> None:
         """Make a result anew whose data was discarded; what stands below it stays as it is."""

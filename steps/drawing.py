@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.core.terminal import duration, size
 from pipeline.store.earlier import Cost
 from steps.planning import Reason, StepPlan
-from steps.telling import duration, size
 
 MAX_REASONS = 3
 COLOURS = {  # of the boxes in a picture

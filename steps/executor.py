@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,6 @@ from tango.step_graph import StepGraph
 from tango.workspace import Workspace
 
 from pipeline.core.artifacts import Report
-from pipeline.core.progress import duration
 from pipeline.core.stopping import (
     INTERRUPTED,
     Stopped,
@@ -24,17 +22,19 @@ from pipeline.core.stopping import (
     stop_requested,
     stopping_signals,
 )
-from pipeline.core.terminal import counted
+from pipeline.core.terminal import counted, duration
 from pipeline.store.leases import clear_leftovers, run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
+from steps.here import Here
 from steps.live import Display, say
 from steps.needs import demand_of, lacking, machine
 from steps.planning import say_plan
 from steps.pool import Pool
-from steps.running import command_line, log_of, run_step, shown
+from steps.running import command_line, in_process, log_of, shown
 from steps.scheduling import Outcome, Runner, Scheduler
 from steps.wiring import WiringError, made_by
+from steps.worker import free_of_garbage
 from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
@@ -42,7 +42,10 @@ ENDING_SECONDS = 10.0  # for children of a stopped step to end in
 
 @Executor.register("olmo")
 class LocalExecutor(Executor):
-    """Steps of one machine: one after the other in this process, or in workers side by side.
+    """Steps of one machine in worker processes, so that no end of a step is the end of the run.
+
+    With OLMO_IN_PROCESS=1 in the environment they run in this process, one after the other, for a
+    debugger; so do those of classes that a notebook or script defines itself.
 
     Args:
         workers: steps that run at once; `-j` on the command line counts more.
@@ -75,15 +78,19 @@ class LocalExecutor(Executor):
             run_name = workspace.register_run(step_graph.values()).name
         elif not self._passed:  # the run was noted before there was an executor
             self._preflight(step_graph.values())
-        gc.freeze()  # what was imported is there to the end: not to be looked through again
-        gc.set_threshold(100_000, 20, 20)
+        free_of_garbage()
         say_plan(step_graph, workspace)
         clear_leftovers(workspace.results.root / "leases")
         folder = workspace.run_dir(run_name)
         reads = _reads(step_graph)
         there = _there(step_graph, reads, workspace)
         known = {name: Outcome("cached") for name in there}
-        display = Display(len(reads) - len(known), len(known), lambda name: log_of(folder, name))
+        display = Display(
+            len(reads) - len(known),
+            len(known),
+            lambda name: log_of(folder, name),
+            alone=not in_process(),
+        )
         try:
             with stopping_signals(), _alive(workspace, run_name), display:
                 outcomes = self._run(step_graph, reads, known, folder, display)
@@ -104,17 +111,20 @@ class LocalExecutor(Executor):
         folder: Path,
         display: Display,
     ) -> dict[str, Outcome]:
+        if len(known) == len(reads):
+            return known
         slots = min(self.workers, len(reads) - len(known))
+        here = in_process() or any(type(step).__module__ == "__main__" for step in graph.values())
         demands = {name: demand_of(graph[name]) for name in reads}
         scheduled: dict[str, Any] = {
             "known": known,
-            "slots": max(1, slots),
+            "slots": 1 if here else slots,
             "demands": demands,
             "capacity": machine(any(each.gpus for each in demands.values())),
             "watcher": display,
         }
-        if slots <= 1:
-            runner: Runner = _Here(graph, self.workspace, folder, display)
+        if here:
+            runner: Runner = Here(graph, self.workspace, folder, display)
             try:
                 return Scheduler(reads, runner, **scheduled).run()
             except KeyboardInterrupt:
@@ -137,10 +147,13 @@ class LocalExecutor(Executor):
     def _setup(self, graph: StepGraph) -> dict[str, Any]:
         """What a worker needs to build the same graph: values only."""
         assert isinstance(self.workspace, ResultWorkspace)
+        packages = list(self.include_package or [])
+        modules = sorted({type(step).__module__ for step in graph.values()})
+        packages += [name for name in modules if name.split(".")[0] not in ("steps", *packages)]
         return {
             "steps": graph.to_config(),
             "ids": {name: step.unique_id for name, step in graph.items()},
-            "packages": list(self.include_package or []),
+            "packages": packages,
             "workspace": self.workspace.as_config(),
             "level": logging.getLogger().getEffectiveLevel(),
         }
@@ -186,27 +199,6 @@ def _alive(workspace: ResultWorkspace, run_name: str) -> Iterator[None]:
         yield
 
 
-class _Here:
-    """The runner of one step after the other in this process."""
-
-    def __init__(self, graph: StepGraph, workspace: Workspace, folder: Path, face: Display) -> None:
-        self.graph, self.workspace, self.folder, self.face = graph, workspace, folder, face
-        self._next = ""
-
-    def submit(self, name: str) -> None:
-        self._next = name
-
-    def finished(self, timeout: float | None) -> list[tuple[str, Outcome]]:
-        name = self._next
-        log = log_of(self.folder, name)
-        outcome = run_step(
-            self.graph[name], self.workspace, log, lambda line: self.face.warn(f"{name}: {line}")
-        )
-        if signum := stop_requested():  # heeded by work that was at its end
-            raise Stopped(signum)
-        return [(name, outcome)]
-
-
 class RunOutput(ExecutorOutput):
     """The end of a run in a few lines, where Tango has a table of every step."""
 
@@ -229,7 +221,10 @@ class RunOutput(ExecutorOutput):
         if made_by(step) is Report:
             made = results.load(step.unique_id)
             assert isinstance(made, Report)
-            self._pages.append(self._folder / link_name(name) / made.page.path)
+            linked = self._folder / link_name(name) / made.page.path
+            noted = linked.exists()  # not on a disk that takes no notes of a run
+            place = linked if noted else results.folder(step.unique_id) / made.page.path
+            self._pages.append(place)
 
     def display(self) -> None:
         """How many steps came out how, and where the results are."""

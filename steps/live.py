@@ -22,12 +22,13 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from pipeline.core.progress import duration
+from pipeline.core.terminal import duration, excerpt, one_line, shortened, visible
 from steps.logs import RUN_LOG
 from steps.running import command_line, progress_of, read_state, shown
 from steps.scheduling import THERE, Outcome
 
 MAX_ROWS = 12  # of the live part
+MAX_WARNING, MAX_PRINTED = 500, 300  # characters of a line
 WAIT_SECONDS = 1.0  # before it is told that a step waits for others
 TELL_SECONDS = 60.0  # between lines on what runs, where there is no live part
 
@@ -38,14 +39,18 @@ class Display:
     Args:
         waiting: number of steps that are to run; `cached` are there already.
         log_of: the log of a step.
+        alone: whether nothing else writes to the terminal, so that a part of it may be drawn anew.
     """
 
-    def __init__(self, waiting: int, cached: int, log_of: Callable[[str], Path]) -> None:
+    def __init__(
+        self, waiting: int, cached: int, log_of: Callable[[str], Path], alone: bool = True
+    ) -> None:
         self.waiting, self.cached, self.log_of = waiting, cached, log_of
         self.began = time.monotonic()
         self.counts: dict[str, int] = {}
         self.running: dict[str, float] = {}
         self.held: dict[str, tuple[float, str]] = {}  # steps of others: since when, who was told
+        self.alone = alone
         self._live: Live | None = None
         self._over = threading.Event()
 
@@ -54,7 +59,7 @@ class Display:
         self.console = Console(file=self._file, soft_wrap=True, highlight=False)
         if not self.waiting:
             pass
-        elif self.console.is_terminal and not tango_logging.FILE_FRIENDLY_LOGGING:
+        elif self.alone and self.console.is_terminal and not tango_logging.FILE_FRIENDLY_LOGGING:
             self._live = Live(
                 get_renderable=self._now,
                 console=self.console,
@@ -86,7 +91,7 @@ class Display:
 
     def warn(self, line: str) -> None:
         """A warning of a step."""
-        self.say(f"! {line}", "yellow", logging.WARNING)
+        self.say(f"! {one_line(line, MAX_WARNING)}", "yellow", logging.WARNING)
 
     def started(self, name: str) -> None:
         self.running[name] = time.monotonic()
@@ -99,7 +104,7 @@ class Display:
             since, told = self.held.setdefault(name, (time.monotonic(), ""))
             if told != outcome.note and time.monotonic() - since > WAIT_SECONDS:
                 self.held[name] = (since, outcome.note)
-                self.say(f"\N{WHITE CIRCLE} {name} waits: {outcome.note}", "blue")
+                self.say(f"\N{WHITE CIRCLE} {name} waits: {one_line(outcome.note)}", "blue")
             return
         if outcome.state == "lost":
             self.warn(f"{name} is started again: {outcome.note}")
@@ -118,14 +123,17 @@ class Display:
         failure = outcome.failure
         assert failure is not None
         after = f" after {duration(outcome.seconds)}" if outcome.seconds >= 1 else ""
-        head = f"\N{BALLOT X} {name} failed{after}: {failure.kind}: {failure.message}"
+        message = excerpt(failure.message, rest="the log" if failure.log else "")
+        head = f"\N{BALLOT X} {name} failed{after}: {failure.kind}: {message}"
         self.say(head, "bold red", logging.ERROR)
-        lines = [f"  at {place}" for place in failure.places]
+        lines = [f"  at {one_line(place)}" for place in failure.places]
         if failure.tail:
             lines.append("  the last lines that it printed:")
-            lines += [f"  | {line}" for line in failure.tail]
+            lines += [f"  | {shortened(visible(line), MAX_PRINTED)}" for line in failure.tail]
+        if outcome.note and outcome.note != failure.message:
+            lines.append(f"  {one_line(outcome.note)}")
         if failure.log is not None:
-            lines.append(f"  log: {shown(failure.log)}")
+            lines.append(f"  log: {visible(shown(failure.log))}")
         self.say("\n".join([*lines, f"  to go on: {command_line()}"]))
 
     def _now(self) -> RenderableType:
@@ -149,14 +157,14 @@ class Display:
         row = Text("\N{BLACK CIRCLE} ", "blue", no_wrap=True, overflow="ellipsis")
         row.append(name, "bold").append(f"  {duration(time.monotonic() - since)}")
         state = read_state(progress_of(self.log_of(name)))
-        return row.append(f"  {state}", "dim") if state else row
+        return row.append(f"  {one_line(state)}", "dim") if state else row
 
     def _tell(self) -> None:
         while not self._over.wait(TELL_SECONDS):
             for name, since in list(self.running.items()):
                 state = read_state(progress_of(self.log_of(name)))
                 spent = duration(time.monotonic() - since)
-                self.say(f"  {name} {spent}" + (f", {state}" if state else ""), "dim")
+                self.say(f"  {name} {spent}" + (f", {one_line(state)}" if state else ""), "dim")
 
 
 def say(

@@ -14,13 +14,13 @@ from tango.workspace import Workspace
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.keys import MISSING, Change, Json, changes, digest
-from pipeline.core.terminal import counted
+from pipeline.core.terminal import counted, duration, one_line, size
 from pipeline.store.earlier import Cost, Earlier, is_input
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.base import PipelineStep
 from steps.needs import Needs
-from steps.telling import difference, duration, size
+from steps.telling import difference
 
 State = Literal[
     "cached",  # its result is there
@@ -74,7 +74,9 @@ class Reason:
             return f"its data was discarded, and {self.new} reads it"
         if self.kind == "attempt":
             return (
-                f"its last attempt failed: {self.old}" if self.old else "goes on where it stopped"
+                f"its last attempt failed: {one_line(self.old)}"
+                if self.old
+                else "goes on where it stopped"
             )
         if self.kind == "input" and self.old is None:
             return f"reads {self.new}, which is made again"

@@ -30,9 +30,10 @@ from pipeline.core.ray_engine import connect, require_address
 from pipeline.core.stopping import Stopped, stop_requested, stopping_signals
 from steps.executor import LocalExecutor
 from steps.live import Display
+from steps.logs import num_bytes_in
 from steps.needs import Needs, demand_of, lacking
 from steps.pool import ENDING_SECONDS, GRACE_SECONDS
-from steps.running import log_of, progress_of, run_step, told
+from steps.running import log_of, lost, progress_of, run_step, told
 from steps.scheduling import Demand, Failure, Outcome, Scheduler
 from steps.wiring import WiringError, build_steps
 from steps.worker import prepare
@@ -165,16 +166,16 @@ class _Tasks:
         # needs), but for one that held a GPU, whose memory only its end gives back.
         self._kept = ray.remote(max_retries=0)(run_ordered)
         self._once = ray.remote(max_retries=0, max_calls=1)(run_ordered)
-        self._running: dict[Any, tuple[str, float, Path]] = {}  # name, start and state of each
+        self._running: dict[Any, tuple[str, float, Path, int]] = {}  # name, start, log, its size
 
     def submit(self, name: str) -> None:
         order = self.order(name)
-        state = progress_of(Path(order["log"]))
-        _tell(state, "waits for a node of the cluster")
+        log = Path(order["log"])
+        _tell(progress_of(log), "waits for a node of the cluster")
         options = self.options(name)
         task = self._once if options.get("num_gpus") else self._kept
         reference = task.options(name=name, **options).remote(json.dumps(order))
-        self._running[reference] = name, time.monotonic(), state
+        self._running[reference] = name, time.monotonic(), log, num_bytes_in(log)
 
     def finished(self, timeout: float | None) -> Sequence[tuple[str, Outcome]]:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -195,8 +196,8 @@ class _Tasks:
                 self.ray.cancel(each, force=True)
 
     def _end(self, reference: Any) -> tuple[str, Outcome]:
-        name, started, state = self._running.pop(reference)
-        state.unlink(missing_ok=True)
+        name, started, log, start = self._running.pop(reference)
+        progress_of(log).unlink(missing_ok=True)
         seconds = time.monotonic() - started
         errors = self.ray.exceptions
         try:
@@ -207,7 +208,7 @@ class _Tasks:
             return name, Outcome("failed", seconds, Failure("Unavailable", message))
         except errors.RayError as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            return name, Outcome("lost", seconds, note=f"{type(error).__name__}: {reason}")
+            return name, lost(f"{type(error).__name__}: {reason}", seconds, log, start)
         for line in answer["said"]:
             self.display.warn(f"{name}: {line}")
         return name, Outcome.from_json(answer["outcome"])

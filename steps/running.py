@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -23,17 +24,33 @@ from tango.workspace import Workspace
 
 from pipeline.core import progress
 from pipeline.core.errors import PipelineError, ShardFailed
+from pipeline.core.stopping import end_descendants, now
+from pipeline.core.terminal import counted
 from pipeline.store.leases import LostLease, Occupied
-from steps.logs import captured, file_name, num_bytes_in, tail
+from steps.logs import NUM_TAIL, captured, file_name, num_bytes_in, tail
 from steps.scheduling import Failure, Outcome, State
 
+IN_PROCESS = "OLMO_IN_PROCESS"
+NO_TERMINAL = (
+    f"a step has a process of its own without a terminal; {IN_PROCESS}=1 in the environment has "
+    "steps run in that of the run, for a debugger"
+)
+ENDING_SECONDS = 2.0  # for what a failed step started to end in
 NUM_PLACES = 2  # lines of a traceback that a person is shown
+NUM_DUMP = 200  # lines of a log that a crash may have written
+CRASH = "Fatal Python error: "
+_FRAME = re.compile(r' *File "(?P<path>.*)", line (?P<line>[0-9]+) in (?P<name>.*)')
 CODE = Path(__file__).resolve().parent.parent
 MACHINERY = (
     str(CODE / "steps" / "running.py"),
     str(CODE / "steps" / "base.py"),
     str(Path(tango.__file__).parent),
 )
+
+
+def in_process() -> bool:
+    """Whether the environment asks for steps in the run's own process."""
+    return os.environ.get(IN_PROCESS, "") not in ("", "0")
 
 
 def log_of(run: Path, name: str) -> Path:
@@ -57,7 +74,7 @@ def run_step(
     """
     if step.cache_results and step in workspace.step_cache:
         return Outcome("cached")
-    started, start = time.monotonic(), num_bytes_in(log)
+    started, start, moment = time.monotonic(), num_bytes_in(log), now()
     step.patient = False  # type: ignore[attr-defined]
     failure: Failure | None = None
     state: State = "cached"
@@ -73,6 +90,11 @@ def run_step(
                 state = "failed"
                 failure = told(error, tail(log, start), log)
                 traceback.print_exc()
+                if left := end_descendants(moment, ENDING_SECONDS):
+                    note = (
+                        f"{counted(left, 'process', 'processes')} that it had started ended with it"
+                    )
+                    print(note)
     except OSError as error:  # of the log: a disk that is full or read-only
         state = "failed"
         failure = failure or told(error, [], log)
@@ -104,7 +126,29 @@ def told(error: BaseException, lines: list[str], log: Path) -> Failure:
     theirs = [each for each in frames if not _says_nothing(each.filename)][-NUM_PLACES:]
     places = [f"{shown(each.filename)}:{each.lineno} {each.line or ''}" for each in theirs]
     message = str(error) or repr(error)
+    if type(cause).__name__ in ("BdbQuit", "EOFError") and not in_process():
+        message = f"{message}; {NO_TERMINAL}"  # it asked somebody who is not there
     return Failure(type(error).__name__, message, tuple(places), tuple(lines), str(log))
+
+
+def lost(reason: str, seconds: float, log: Path, start: int = 0) -> Outcome:
+    """An attempt of which its process told nothing more; a crash may have left places in the log.
+
+    Args:
+        start: the size of the log before.
+    """
+    lines = tail(log, start, NUM_DUMP)
+    first = next((n for n, line in enumerate(lines) if line.startswith(CRASH)), None)
+    places: list[str] = []
+    if first is not None:
+        frames = [found for line in lines[first:] if (found := _FRAME.match(line))]
+        theirs = [each for each in frames if not _says_nothing(each["path"])][:NUM_PLACES]
+        places = [f"{shown(each['path'])}:{each['line']} in {each['name']}" for each in theirs]
+        lines = lines[: first + 1]
+    failure = Failure(
+        "LostWorker", reason, tuple(reversed(places)), tuple(lines[-NUM_TAIL:]), str(log)
+    )
+    return Outcome("lost", seconds, failure, reason)
 
 
 def _says_nothing(path: str) -> bool:

@@ -69,6 +69,14 @@ def no_waiting_for_the_disk():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def steps_run_in_this_process():
+    """No worker is started for a graph of small steps; tests of workers say that they want them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLMO_IN_PROCESS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def ctrl_c_is_heard():
     """A shell that starts the tests in its background has them ignore it, and their children."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

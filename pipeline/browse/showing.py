@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pipeline.browse import ids, models, text
 from pipeline.browse.views import Block, Bytes, Facts, View, grid
-from pipeline.browse.visible import as_age, as_seconds
+from pipeline.browse.visible import as_age
 from pipeline.browse.workspace import Result
 from pipeline.core.artifacts import (
     Artifact,
@@ -27,6 +27,7 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
+from pipeline.core.terminal import duration
 from pipeline.store.results import Results
 from pipeline.store.survey import look_at
 
@@ -66,7 +67,7 @@ def _about(result: Result, made: Artifact) -> dict[str, object]:
     if isinstance(record.get("linked_from"), str):
         about["linked from"] = record["linked_from"]
     if isinstance(record.get("seconds"), (int, float)):
-        about["took"] = as_seconds(float(record["seconds"]))
+        about["took"] = duration(float(record["seconds"]))
     if standing.inputs:
         about["made from"] = ", ".join(standing.inputs)
     return about

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.browse.views import Bars, Bytes, Cell, Facts, Grid, Marked, Plot, Prose, View
-from pipeline.browse.visible import as_bytes, as_number, bars, curve
-from pipeline.core.terminal import shortened, visible
+from pipeline.browse.visible import as_number, bars, curve
+from pipeline.core.terminal import shortened, size, visible
 
 MOST = 240  # characters of a text in a table
 MOST_PROSE = 4000
@@ -85,7 +85,7 @@ def _cell(value: Cell) -> Text:
     if isinstance(value, (int, float)):
         return Text(as_number(value))
     if isinstance(value, Bytes):
-        return Text(as_bytes(value.number))
+        return Text(size(value.number))
     if isinstance(value, Bars):
         return Text(bars(value.counts))
     if isinstance(value, Marked):

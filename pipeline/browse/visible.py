@@ -1,4 +1,4 @@
-"""Numbers, sizes and times as people read them, and their shapes in characters."""
+"""Numbers and times as people read them, and their shapes in characters."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import math
 import time
 
 BARS = "▁▂▃▄▅▆▇█"
-UNITS = ["B", "kB", "MB", "GB", "TB", "PB"]
-
-
-def as_bytes(number: float) -> str:
-    """A size with its unit, thousands to a step: `9.1 MB`."""
-    value, unit = float(number), 0
-    while abs(value) >= 999.5 and unit + 1 < len(UNITS):
-        value, unit = value / 1000, unit + 1
-    return (
-        f"{value:.0f} {UNITS[unit]}" if unit == 0 or value >= 99.5 else f"{value:.1f} {UNITS[unit]}"
-    )
 
 
 def as_age(made: float, now: float | None = None) -> str:

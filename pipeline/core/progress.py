@@ -13,24 +13,11 @@ import time
 from types import TracebackType
 from typing import Any
 
+from pipeline.core.terminal import duration
+
 VARIABLE = "OLMO_PROGRESS"
 LINE_SECONDS, STATE_SECONDS = 10.0, 0.5
 logger = logging.getLogger(__name__)
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people: 3.2 s, 42 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    for size, name, part, below in (
-        (86400, "d", 3600, "h"),
-        (3600, "h", 60, "min"),
-        (60, "min", 1, "s"),
-    ):
-        whole = round(seconds / part)
-        if whole * part >= size:
-            return f"{whole * part // size} {name} {whole % (size // part)} {below}"
-    raise AssertionError(seconds)
 
 
 class Progress:

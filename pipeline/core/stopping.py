@@ -12,10 +12,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from types import FrameType
+from typing import NamedTuple
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED = 130  # the exit status after Ctrl-C, as a shell gives it
@@ -56,6 +57,11 @@ def heeding() -> Iterator[None]:
         yield
     finally:
         _State.heeding -= 1
+
+
+def is_heeding() -> bool:
+    """Whether work is under way that stops by itself, in its own time, once it was asked to."""
+    return _State.heeding > 0
 
 
 @contextmanager
@@ -100,9 +106,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def end_children(signum: int) -> None:
     """Send a signal to every child of this process; each passes on what it must."""
-    for pid in children():
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signum)
+    _send(children(), signum)
 
 
 def children() -> list[int]:
@@ -111,28 +115,87 @@ def children() -> list[int]:
     But for Python's resource tracker, which ends with its parent by itself and is not told that
     work was stopped.
     """
-    mine, found = str(os.getpid()), []
+    mine = os.getpid()
+    return [each.pid for each in _processes() if each.parent == mine]
+
+
+def descendants(since: float = 0.0) -> list[int]:
+    """The processes that this one started, what those started and so on.
+
+    In a process that leads a session, as a worker does, orphans of that session are found too.
+
+    Args:
+        since: leave out those that ran before, a `now()` of earlier.
+    """
+    mine, known = os.getpid(), _processes()
+    leads = hasattr(os, "getsid") and os.getsid(0) == mine
+    found = [each for each in known if each.parent == mine or (leads and each.session == mine)]
+    pids = {mine, *(each.pid for each in found)}
+    while more := [each for each in known if each.parent in pids and each.pid not in pids]:
+        found += more
+        pids |= {each.pid for each in more}
+    return [each.pid for each in found if each.started >= since]
+
+
+def now() -> float:
+    """The moment, as the system notes the starts of processes."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    ticks = os.sysconf("SC_CLK_TCK")
+    return int(time.clock_gettime(clock) * ticks) / ticks
+
+
+class _Process(NamedTuple):
+    pid: int
+    parent: int
+    session: int
+    started: float
+
+
+def _processes() -> list[_Process]:
+    """What runs on this machine, as far as it is seen, but for this process."""
+    mine, found = os.getpid(), []
     tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:  # not Linux: those that Python started
         import multiprocessing
 
-        return [each.pid for each in multiprocessing.active_children() if each.pid]
+        ours = [each.pid for each in multiprocessing.active_children() if each.pid]
+        return [_Process(each, mine, 0, float("inf")) for each in ours]
+    ticks = os.sysconf("SC_CLK_TCK")
     for pid in pids:
-        with suppress(OSError, IndexError):
+        with suppress(OSError, IndexError, ValueError):
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-                state, parent = file.read().rpartition(")")[2].split()[:2]
-            if parent == mine and state not in "ZX" and pid != tracker:
-                found.append(pid)
+                fields = file.read().rpartition(")")[2].split()
+            if fields[0] not in "ZX" and pid not in (tracker, mine):
+                started = int(fields[19]) / ticks
+                found.append(_Process(pid, int(fields[1]), int(fields[3]), started))
     return found
 
 
 def kill_children(seconds: float) -> None:
-    """Wait for the children to end, and kill those that have not after some seconds."""
+    """Wait for the children to end, and kill those that have not after some seconds, and theirs."""
+    _wait_for_end(lambda: bool(children()), seconds)
+    _send(descendants(), signal.SIGKILL)
+
+
+def end_descendants(since: float, seconds: float) -> int:
+    """Have what was started since a moment end, by a kill after some seconds; gives how many."""
+    first = descendants(since)
+    if first:
+        _send(first, signal.SIGTERM)
+        _wait_for_end(lambda: bool(descendants(since)), seconds)
+        _send(descendants(since), signal.SIGKILL)
+    return len(first)
+
+
+def _wait_for_end(going_on: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while (left := children()) and time.monotonic() < deadline:
+    while going_on() and time.monotonic() < deadline:
         time.sleep(0.05)
-    for pid in left:
+
+
+def _send(pids: Iterable[int], signum: int) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signum)

@@ -1,9 +1,10 @@
-"""Text from data as it may be shown: what a document holds cannot steer a terminal."""
+"""Text and quantities as they may be shown: what a document holds cannot steer a terminal."""
 
 from __future__ import annotations
 
 import unicodedata
 
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, direction, halves, unassigned, lines
 
 
@@ -27,9 +28,51 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: max(0, most - 1)] + "…"
 
 
+def one_line(text: object, most: int = 200) -> str:
+    """Text of somebody else as one line to read."""
+    return shortened(visible(" ".join(str(text)[: 4 * most].split())), most)
+
+
+def excerpt(text: object, num_lines: int = 20, num_characters: int = 2000, rest: str = "") -> str:
+    """The start of a text of somebody else; where it is long, the end says how much is left out.
+
+    Args:
+        rest: where that stands, as in "the log".
+    """
+    text = str(text).rstrip()
+    kept = "\n".join(text[:num_characters].split("\n")[:num_lines]).rstrip()
+    left = len(text) - len(kept)
+    place = f" in {rest}" if rest else ""
+    more = f"\n… and {counted(left, 'more character')}{place}" if left else ""
+    return visible(kept, keep_lines=True) + more
+
+
 def counted(number: int, name: str, names: str = "") -> str:
     """A number of things: `1 result`, `2 results`; `names` where the plural is another."""
     return f"{number:,} {name if number == 1 else names or name + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: 3.2 s, 42 s, 4 min 10 s, 2 h 5 min, 3 d 4 h."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    for size, name, part, below in (
+        (86400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        whole = round(seconds / part)
+        if whole * part >= size:
+            return f"{whole * part // size} {name} {whole % (size // part)} {below}"
+    raise AssertionError(seconds)
+
+
+def size(num_bytes: float) -> str:
+    """A number of bytes, thousands to a unit: 512 B, 1.2 kB, 34 MB, 5.6 GB, 1.1 TB."""
+    unit, *larger = UNITS
+    while larger and abs(num_bytes) >= 999.5:
+        num_bytes, unit, *larger = num_bytes / 1000, *larger
+    return f"{num_bytes:.{int(unit != 'B' and abs(num_bytes) < 9.95)}f} {unit}"
 
 
 def _shown(character: str, keep_lines: bool) -> str:

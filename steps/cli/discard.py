@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> int:
     parser = parser_of("discard", main.__doc__)
     parser.add_argument("what", nargs="+", help="step, run:step, or the start of an id")
     options = parser.parse_args(arguments)
-    from pipeline.browse.visible import as_bytes
     from pipeline.core.errors import PipelineError
+    from pipeline.core.terminal import size
     from pipeline.store.cleaning import discard_data
     from pipeline.store.results import inputs_of
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
                 print(f"{id} is discarded already")
                 continue
             num_bytes = discard_data(workspace.results, id)
-            print(f"{id}: {as_bytes(num_bytes)} came free")
+            print(f"{id}: {size(num_bytes)} came free")
             if num_bytes == 0:
                 print("  its files have other names still, in another result or in a copy")
             if not inputs_of(workspace.results.folder(id)):

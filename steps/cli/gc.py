@@ -27,8 +27,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument("--list", action="store_true", help="name every folder")
     options = parser.parse_args(arguments)
-    from pipeline.browse.visible import as_bytes
-    from pipeline.core.terminal import visible
+    from pipeline.core.terminal import size, visible
     from pipeline.store.cleaning import plan_cleaning, remove
     from pipeline.store.survey import Survey
 
@@ -45,9 +44,7 @@ def main(arguments: list[str]) -> int:
     if not removal.places:
         print("every result is needed by a run; there is nothing to remove")
         return 0
-    print(
-        f"{as_bytes(removal.num_bytes)} would come free of {as_bytes(survey.size(survey.places))}"
-    )
+    print(f"{size(removal.num_bytes)} would come free of {size(survey.size(survey.places))}")
     if options.dry_run:
         return 0
     refuse_read_only(results.root)
@@ -61,5 +58,5 @@ def main(arguments: list[str]) -> int:
     refused = remove(results, removal)
     for each in refused:
         print(f"{each}; it stays", file=sys.stderr)
-    print(f"removed; {as_bytes(removal.num_bytes)} came free")
+    print(f"removed; {size(removal.num_bytes)} came free")
     return 0

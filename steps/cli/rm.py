@@ -20,8 +20,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("what", nargs="+", help="step, run:step, the start of an id, or run:NAME")
     parser.add_argument("-f", "--force", action="store_true", help="though other results need it")
     options = parser.parse_args(arguments)
-    from pipeline.browse.visible import as_bytes
-    from pipeline.core.terminal import visible
+    from pipeline.core.terminal import size, visible
     from pipeline.store.cleaning import InUse, plan_removal, remove, remove_run
     from pipeline.store.survey import Survey
 
@@ -59,7 +58,7 @@ def main(arguments: list[str]) -> int:
             print(refused, file=sys.stderr)
             status = 1
         if id not in set(results.standing()):
-            print(f"{id} is removed; {as_bytes(removal.num_bytes)} came free")
+            print(f"{id} is removed; {size(removal.num_bytes)} came free")
             if runs:
                 print(f"  run again makes it anew: {visible(', '.join(runs))}")
     return status

@@ -71,6 +71,9 @@ _HELP = """Run an experiment: every step whose result is not there yet, those th
 
 A failed step leaves the others running. The same command goes on where a run was stopped. Exit
 status: 0, 1 for a failure, 130 after Ctrl-C, 75 after SIGTERM or SIGUSR1.
+
+Steps run in worker processes, one at a time without -j. With OLMO_IN_PROCESS=1 in the environment
+they run in the process of the run, one after the other, where breakpoint() has the terminal.
 """
 
 

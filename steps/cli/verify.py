@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.core.terminal import counted, visible
+from pipeline.core.terminal import counted, size, visible
 from pipeline.store.results import is_id
 from pipeline.store.verifying import (
     MEMO,
@@ -30,8 +30,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     from tqdm import tqdm
 
-    from pipeline.browse.visible import as_bytes
-
     workspace = open_named(options.workspace)
     results = workspace.results
     ids = [find(workspace, each) for each in options.what] or list(results.standing())
@@ -49,7 +47,7 @@ def main(arguments: list[str]) -> int:
             found = find_all_damage(results, content=options.content, reader=reader)
     for damage in found:
         print(visible(str(damage)))
-    read = f"{counted(reader.num_files, 'file')}, {as_bytes(reader.num_bytes)}"
+    read = f"{counted(reader.num_files, 'file')}, {size(reader.num_bytes)}"
     if not found:
         print(f"all is whole: {counted(len(ids), 'result')}, {read}")
         return 0

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from pipeline.browse.terminal import print_view
 from pipeline.browse.views import Bars, Bytes, Facts, Grid, Marked, Plot, Prose, View
-from pipeline.browse.visible import as_age, as_bytes, as_number, as_seconds, bars, curve
-from pipeline.core.terminal import shortened
+from pipeline.browse.visible import as_age, as_number, as_seconds, bars, curve
+from pipeline.core.terminal import shortened, size
 from tests.core.test_terminal import acts
 
 
@@ -42,7 +42,7 @@ def test_a_view_is_json_as_well():
 
 
 def test_numbers_read_as_people_write_them():
-    assert [as_bytes(n) for n in (0, 999, 1000, 9_120_334, 123_456_789, 999_999)] == [
+    assert [size(n) for n in (0, 999, 1000, 9_120_334, 123_456_789, 999_999)] == [
         "0 B",
         "999 B",
         "1.0 kB",

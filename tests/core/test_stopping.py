@@ -9,9 +9,12 @@ import pytest
 from pipeline.core.stopping import (
     Stopped,
     children,
+    descendants,
+    end_descendants,
     heeding,
     interrupt,
     kill_children,
+    now,
     stop_requested,
     stopping_signals,
 )
@@ -57,6 +60,22 @@ def test_another_thread_can_raise_an_error_in_the_main_one_while_it_heeds_or_wai
     threading.Timer(0.1, interrupt, [ValueError("lost")]).start()
     with pytest.raises(ValueError, match="lost"), stopping_signals(), heeding():
         threading.Event().wait(60)
+
+
+def test_what_was_started_since_a_moment_ends_with_what_it_started():
+    before = subprocess.Popen(["sleep", "60"])
+    time.sleep(0.05)
+    moment = now()
+    script = "trap '' TERM; sleep 60 & echo $!; wait; wait; sleep 60"
+    after = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True)
+    below = int(after.stdout.readline())
+    assert {before.pid, after.pid, below} <= set(descendants())
+    assert end_descendants(moment, 0.3) == 2
+    assert after.wait(10) in (-signal.SIGKILL, -signal.SIGTERM)
+    assert below not in descendants() and before.poll() is None
+    after.stdout.close()
+    before.kill()
+    before.wait()
 
 
 def test_children_that_do_not_end_are_killed():

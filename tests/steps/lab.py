@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +32,7 @@ class Lab:
         self.folder = folder
         (folder / "tango.yml").write_text(SETTINGS)
         self.env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        self.env.pop("OLMO_IN_PROCESS", None)  # as users do
 
     def write(self, name="x.json", **graph):
         (self.folder / name).write_text(json.dumps({"steps": graph}))
@@ -45,6 +47,15 @@ class Lab:
         running = self.start(*arguments, module=module)
         running.stdout_text, running.stderr_text = running.communicate(timeout=120)
         return running
+
+    def wait_for(self, pattern, running):
+        """The first file of that name, when it is there and written."""
+        deadline = time.monotonic() + 60
+        while not (found := list(self.folder.glob(pattern))):
+            assert time.monotonic() < deadline and running.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.3)
+        return found[0]
 
     def log(self, run, step):
         return (self.folder / "ws" / "runs" / run / "logs" / f"{step}.log").read_text()

@@ -1,8 +1,12 @@
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tango.step_graph import StepGraph
@@ -10,22 +14,27 @@ from tango.step_graph import StepGraph
 from steps.executor import LocalExecutor
 from steps.wiring import WiringError
 from steps.workspace import ResultWorkspace
-from tests.steps import toys  # noqa: F401  registers them
+from tests.steps import pages, toys  # noqa: F401  registers them
 from tests.steps.lab import toy
 
 DIAMOND = {"a": toy(), "b": toy("a"), "c": toy("a", value=5), "d": toy("b", "c")}
 
 
 def execute(folder, steps, run="r", **options):
-    """Run a graph in this process; gives Tango's output and the values that were made."""
+    """Run a graph, in this process where no number of workers is given.
+
+    Gives Tango's output and the values that were made.
+    """
     workspace = ResultWorkspace(str(folder))
     graph = StepGraph.from_params(steps)
     workspace.register_run(graph.values(), run)
     executor = LocalExecutor(workspace, include_package=["tests.steps.toys"], **options)
-    with workspace.capture_logs_for_run(run):
+    with workspace.capture_logs_for_run(run), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OLMO_IN_PROCESS", "0" if options else "1")
         output = executor.execute_step_graph(graph, run)
         output.display()
-    return output, {name: workspace.step_cache[graph[name]].value for name in output.successful}
+    made = {name: workspace.step_cache[graph[name]] for name in output.successful}
+    return output, {name: getattr(each, "value", None) for name, each in made.items()}
 
 
 def log_of(folder, step, run="r"):
@@ -113,7 +122,140 @@ def test_a_step_whose_worker_is_killed_is_tried_again_once(tmp_path, capfd):
     said = capfd.readouterr().out
     assert "a is started again: its process was ended by SIGKILL" in said
     assert "b failed" in said and "LostWorker: its process was ended by SIGKILL" in said
+    assert "(status 137), perhaps for lack of memory\n" in said and "logs/b.log" in said
     assert not list((tmp_path / "leases").glob("[!.]*")) or _free(tmp_path)
+
+
+def test_no_end_of_a_step_is_that_of_the_run_and_each_is_told(lab):
+    lab.write(
+        crashed=toy(does="crash"),
+        left=toy(does="leave_at_once", value=2),
+        below=toy("left"),
+        good=toy(value=4),
+    )
+    ended = lab.run("x.json", "-n", "r")
+    said = ended.stdout_text
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr_text
+    assert "4 steps" in said and all(n in said for n in ("2 failed", "1 run", "1 not run"))
+    assert "crashed failed" in said and "was ended by SIGSEGV (status 139)" in said
+    assert "| about to crash" in said and "| Fatal Python error: Segmentation fault" in said
+    assert re.search("  at .*toys.py:[0-9]+ in crash\n", said)
+    assert "left failed" in said and "its process ended with status 0" in said
+    assert "| about to leave" in said and "  log: ws/runs/r/logs/left.log" in said
+    assert said.count("to go on: ") == 2
+
+
+def test_what_a_failed_step_started_ends_with_it(tmp_path, capfd):
+    steps = {"a": toy(does="fail_with_child"), "b": toy(value=2)}
+    output, values = execute(tmp_path, steps, workers=1)
+    assert set(output.failed) == {"a"} and values == {"b": 2}
+    (note,) = tmp_path.glob("work/*/children")
+    assert not any(map(_runs, note.read_text().split()))
+    assert "that it had started ended with it" in capfd.readouterr().out
+
+
+def _runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_noticed_though_another_process_holds_its_socket(tmp_path, capfd):
+    started = time.monotonic()
+    output, _ = execute(tmp_path, {"a": toy(does="be_killed_with_child")}, workers=1)
+    assert set(output.failed) == {"a"} and time.monotonic() - started < 16
+    (note,) = tmp_path.glob("work/*/child")
+    os.kill(int(note.read_text()), signal.SIGKILL)
+
+
+def test_what_a_step_says_of_its_failure_is_cut_and_cannot_steer_a_terminal(tmp_path, capfd):
+    execute(tmp_path, {"a": toy(does="say_too_much")})
+    said = capfd.readouterr().out
+    assert "\x1b" not in said and "\x9b" not in said and "\u202e" not in said
+    assert "failed: ValueError: \\x1b[2J\\x9b31mxx" in said
+    assert len(said) < 4000 and "more characters in the log" in said
+    assert "x" * 20000 in log_of(tmp_path, "a")
+
+
+def test_a_step_that_makes_nothing_is_told_as_that(tmp_path, capfd):
+    output, _ = execute(tmp_path, {"a": toy(does="make_nothing")})
+    said = capfd.readouterr().out
+    assert set(output.failed) == {"a"}
+    assert "PipelineError: run() of ToySum gave None and made no artifact in its folder" in said
+    assert str(tmp_path / "work" / "ToySum-001-") in said and "manifest.json" not in said
+
+
+def test_the_page_of_a_report_is_named_where_it_stands(tmp_path, capfd, monkeypatch):
+    steps = {"page": pages.write("x")}
+
+    def named():
+        said = re.search("open in a browser: (.*)\n", capfd.readouterr().out)
+        return Path(said.group(1)).resolve(strict=True).read_text()
+
+    execute(tmp_path, steps)
+    assert named() == "x"
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system", "ws")
+
+    monkeypatch.setattr(ResultWorkspace, "note_run", refuse)
+    execute(tmp_path, steps, run="not_noted")
+    assert named() == "x"
+
+
+def test_a_breakpoint_in_a_step_says_how_to_have_it(tmp_path, capfd):
+    output, _ = execute(tmp_path, {"a": toy(does="stop_here")}, workers=1)
+    said = capfd.readouterr().out
+    assert set(output.failed) == {"a"}
+    assert "breakpoint() was called" in said and "OLMO_IN_PROCESS=1" in said
+
+
+@pytest.mark.slow
+def test_in_the_process_of_the_run_a_breakpoint_has_the_terminal(lab):
+    lab.write(a=toy(does="stop_here"))
+    on_terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    command = [sys.executable, "-c", on_terminal, sys.executable, "-m", "steps.cli", "run"]
+    ended = subprocess.run(
+        [*command, "x.json"],
+        input=b"p 6 * 7, self.name\nc\n",
+        cwd=lab.folder,
+        env={**lab.env, "OLMO_IN_PROCESS": "1", "TERM": "dumb"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended
+    assert b"(Pdb) " in ended.stdout and b"(42, 'a')" in ended.stdout and b"1 run" in ended.stdout
+
+
+def test_training_that_saves_its_state_has_the_time_for_it(lab, tmp_path):
+    lab.write(a=toy(does="save_slowly"))
+    code = (
+        "import sys; from steps import pool; pool.GRACE_SECONDS = dict.fromkeys(range(64), 0.1);"
+        "from steps.cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, "run", "x.json"],
+        cwd=lab.folder,
+        env=lab.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    found = lab.wait_for("ws/work/*/begun", running)
+    running.send_signal(signal.SIGINT)
+    out, _ = running.communicate(timeout=30)
+    assert running.returncode == 130 and "a step saves its state" in out
+    assert found.with_name("saved").exists()
+
+
+def test_a_run_of_what_is_there_starts_no_process(tmp_path, monkeypatch):
+    from steps import executor
+
+    execute(tmp_path, {"a": toy()})
+    monkeypatch.setattr(executor, "Pool", None)
+    _, values = execute(tmp_path, {"a": toy()}, workers=2)
+    assert values == {"a": 1}
 
 
 def _free(folder):
@@ -196,45 +338,40 @@ def test_a_stopped_run_ends_its_children_and_goes_on_later(lab):
     lab.write(a=toy(note=str(note)), b=waiting, c=toy(value=3, seconds=60.0), d=toy("b", value=9))
     for workers, signum, status in ((1, signal.SIGINT, 130), (2, signal.SIGTERM, 75)):
         running = lab.start("x.json", "-n", "r", "-j", str(workers))
-        deadline = time.monotonic() + 60
-        while not (found := list((lab.folder / "ws" / "work").glob("*/child"))):
-            assert time.monotonic() < deadline and running.poll() is None
-            time.sleep(0.05)
-        time.sleep(0.3)
-        child = int(found[0].read_text())
+        found = lab.wait_for("ws/work/*/child", running)
+        child = int(found.read_text())
         running.send_signal(signum)
         out, _ = running.communicate(timeout=30)
         assert running.returncode == status
         assert f"stopped by {signum.name}" in out and "to go on: " in out
         assert not os.path.exists(f"/proc/{child}")
         assert not list((lab.folder / "ws" / "leases").glob("[!.]*"))
-        found[0].unlink()
+        found.unlink()
     lab.write(a=toy(note=str(note)), b=toy("a"), c=toy(value=3))
     assert lab.run("x.json", "-n", "r").returncode == 0
     assert note.read_text() == "a\n"
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_no_process_and_no_lock(lab):
+@pytest.mark.parametrize("options", [(), ("-j", "2")])
+def test_a_killed_run_leaves_no_process_and_no_lock(lab, options):
     lab.write(a=toy(does="wait_with_child"), b=toy(value=2, seconds=60.0))
-    running = lab.start("x.json", "-j", "2")
+    running = lab.start("x.json", *options)
     deadline = time.monotonic() + 60
-    while not (found := list((lab.folder / "ws" / "work").glob("*/child"))):
-        assert time.monotonic() < deadline and running.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.3)
-    child = int(found[0].read_text())
+    found = lab.wait_for("ws/work/*/child", running)
+    child = int(found.read_text())
     running.kill()
     running.communicate()
     while os.path.exists(f"/proc/{child}"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    found[0].unlink()
+    found.unlink()
     lab.write(a=toy(), b=toy(value=2))
     assert lab.run("x.json").returncode == 0
 
 
-def test_a_step_that_another_run_works_on_holds_up_no_other(tmp_path, capfd):
+@pytest.mark.parametrize("options", [{}, pytest.param({"workers": 1}, marks=pytest.mark.slow)])
+def test_a_step_that_another_run_works_on_holds_up_no_other(tmp_path, capfd, options):
     steps = {"a": toy(), "b": toy("a"), "c": toy(value=3), "d": toy("c")}
     workspace = ResultWorkspace(str(tmp_path))
     held = StepGraph.from_params(steps)["a"]
@@ -245,14 +382,14 @@ def test_a_step_that_another_run_works_on_holds_up_no_other(tmp_path, capfd):
             started.set()
             while not all((tmp_path / "runs" / "r" / name).exists() for name in "cd"):
                 time.sleep(0.02)
-            done.wait(1.5)
+            done.wait(2.0)
         held.result(workspace)
 
     started = threading.Event()
     other = threading.Thread(target=work_elsewhere)
     other.start()
     started.wait(10)
-    _, values = execute(tmp_path, steps)
+    _, values = execute(tmp_path, steps, **options)
     other.join()
     assert values == {"a": 1, "b": 2, "c": 3, "d": 4}
     said = capfd.readouterr().out

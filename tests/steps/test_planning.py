@@ -195,6 +195,10 @@ def test_an_attempt_that_failed_is_told(place, tmp_path):
     assert place.reasons({"one": write("x")}, "one")[0] == (
         "its last attempt failed: ValueError: too short"
     )
+    results.fail(step.unique_id, {"step": "one", "error": "ValueError: a\n\x1b[2J" + "x" * 9000})
+    (said,) = place.reasons({"one": write("x")}, "one")[:1]
+    assert said.startswith("its last attempt failed: ValueError: a \\x1b[2Jxxx")
+    assert len(said) < 250 and said.endswith("…")
 
 
 def test_code_that_changed_is_told_by_step_and_the_result_is_used(place, tmp_path):

@@ -1,5 +1,6 @@
 """Steps that do next to nothing, for tests of how steps are run."""
 
+import ctypes
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ from tango.step import Step
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
+from pipeline.core.stopping import Stopped, heeding, stop_requested
 from steps.base import PipelineStep
 
 
@@ -70,10 +72,14 @@ class ToySum(PipelineStep):
             with open(note, "a", encoding="utf-8") as file:
                 file.write(f"{self.name}\n")
         getattr(self, does or "nothing")()
+        if does == "make_nothing":
+            return None  # type: ignore[return-value]
         return Number.of(self.out, value=sum(each.value for each in inputs) + value)
 
     def nothing(self) -> None:
         pass
+
+    make_nothing = nothing
 
     def talk(self) -> None:
         print("a print")
@@ -102,6 +108,44 @@ class ToySum(PipelineStep):
 
     def be_killed(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def crash(self) -> None:
+        print("about to crash")
+        ctypes.string_at(0)
+
+    def leave_at_once(self) -> None:
+        print("about to leave")
+        sys.stdout.flush()
+        os._exit(0)
+
+    def say_too_much(self) -> None:
+        print("red \x1b[31m and \x9b2J and \u202e" + "y" * 5000)
+        raise ValueError("\x1b[2J\x9b31m" + "x" * 20000)
+
+    def fail_with_child(self) -> None:
+        # one that does not heed, an orphan, and one that holds what this process had open
+        held = subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 300"], close_fds=False)
+        subprocess.run(["sh", "-c", f"sleep 300 & echo {held.pid} $! > {self.out}/children"])
+        time.sleep(0.2)
+        raise ValueError("with children")
+
+    def be_killed_with_child(self) -> None:
+        child = subprocess.Popen(["setsid", "sleep", "8"], close_fds=False)
+        (Path(self.out) / "child").write_text(str(child.pid))
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def save_slowly(self) -> None:
+        with heeding():
+            (Path(self.out) / "begun").touch()
+            while not stop_requested():
+                time.sleep(0.05)
+            time.sleep(1)
+            (Path(self.out) / "saved").touch()
+            raise Stopped(stop_requested() or 0)
+
+    def stop_here(self) -> None:
+        breakpoint()
 
     def wait_with_child(self) -> None:
         child = subprocess.Popen(["sleep", "60"])
