@@ -57,13 +57,23 @@ def file_digests(paths: Sequence[Path]) -> list[str]:
     return found
 
 
+def require_known(url: str, revision: str, known: Pin) -> None:
+    """Raises ValueError where neither the experiment nor its lock says what a URL names."""
+    if not revision and not str(known):
+        raise ValueError(
+            f"revision is missing; {url!r} is not on this machine, and no lock knows it: "
+            "olmo lock notes what it is now"
+        )
+
+
 @dataclass(frozen=True)
 class OutsideFile:
     """A file or folder that is not ours, on this machine or at a URL; its content is what counts.
 
     Args:
         path: a path or a URL.
-        revision: of what a URL names; needed for one, as nothing is fetched to make a key.
+        revision: of what a URL names; needed for one that no lock knows, as nothing is fetched to
+            make a key.
         sha256: of a file at a URL, checked when it was fetched.
         pin: what the lock beside the experiment knows of a URL; checked as well.
     """
@@ -78,17 +88,19 @@ class OutsideFile:
     FROM_TEXT: ClassVar[str] = "path"  # a plain string in an experiment stands for it
 
     def __post_init__(self) -> None:
-        if is_url(self.path):
-            if not self.revision:
-                raise ValueError(f"revision is missing; {self.path!r} is not on this machine")
-        elif not os.path.exists(self.path):
+        if not is_url(self.path) and not os.path.exists(self.path):
             raise ValueError(f"path is {self.path!r}, which does not exist")
         self._known()
 
     def fingerprint(self) -> str:
-        """The digest of what is here, or of a URL what is known: the same digest, if that is."""
+        """The digest of what is here, or of a URL what is known: the same digest, if that is.
+
+        Raises:
+            ValueError: nothing is known of a URL.
+        """
         if is_url(self.path):
             known = self._known()
+            require_known(self.path, self.revision, known)
             return known.sha256 or f"{self.path} {str(known) or f'revision {self.revision}'}"
         if os.path.isfile(self.path):
             return file_digests([Path(self.path)])[0]

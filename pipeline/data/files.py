@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pipeline.core.errors import CorruptShard
-from pipeline.core.fingerprints import file_digests, is_url
+from pipeline.core.fingerprints import file_digests, is_url, require_known
 from pipeline.core.keys import digest
 from pipeline.core.pins import Pin
 from pipeline.data.document import Document
@@ -79,14 +79,17 @@ class Files:
         if not self.source:
             raise ValueError("source is ''; it must be a name")
         for each in self._paths():
-            if is_url(each):
-                if not self.revision:
-                    raise ValueError(f"revision is missing; {each!r} is not on this machine")
-            elif not _matches(each):
+            if not is_url(each) and not _matches(each):
                 raise ValueError(f"path is {each!r}, which matches no file")
 
     def fingerprint(self) -> str:
-        """Equal for equal names and bytes; a URL stands for what is known of it."""
+        """Equal for equal names and bytes; a URL stands for what is known of it.
+
+        Raises:
+            ValueError: nothing is known of a URL.
+        """
+        for url, known in self.outside().items():
+            require_known(url, self.revision, known)
         pieces = self.pieces()
         if all(piece.digest for piece in pieces):
             return digest([[piece.name, piece.digest] for piece in pieces])

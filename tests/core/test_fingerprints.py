@@ -7,6 +7,7 @@ import pytest
 from pipeline.core import fingerprints
 from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.fingerprints import OutsideFile, file_digests, fingerprint_files
+from pipeline.core.pins import Pin
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +71,9 @@ def test_a_folder_stands_by_the_files_in_it(tmp_path):
 
 def test_what_is_not_here_needs_a_revision_and_what_is_missing_is_named(tmp_path):
     with pytest.raises(ValueError, match="revision is missing"):
-        OutsideFile("https://example.invalid/tokenizer.json")
+        OutsideFile("https://example.invalid/tokenizer.json").fingerprint()
+    known = {"https://example.invalid/t.json": Pin(etag='"1"')}
+    assert "etag" in OutsideFile("https://example.invalid/t.json").pinned(known).fingerprint()
     with pytest.raises(ValueError, match="which does not exist"):
         OutsideFile(str(tmp_path / "nothing"))
     assert "revision v1" in OutsideFile("https://example.invalid/t.json", "v1").fingerprint()

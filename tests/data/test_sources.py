@@ -106,7 +106,7 @@ def test_what_is_not_there_is_told_when_the_source_is_made(tmp_path):
     with pytest.raises(ValueError, match="matches no file"):
         Jsonl(str(tmp_path / "*.gz"), "web")
     with pytest.raises(ValueError, match="revision is missing"):
-        Jsonl("https://example.org/a.jsonl.gz", "web")
+        Jsonl("https://example.org/a.jsonl.gz", "web").fingerprint()
     with pytest.raises(ValueError, match="revision is missing"):
         HfDataset("owner/name", "hub")
     with pytest.raises(ValueError, match="fields has 'txt'; did you mean 'text'"):

@@ -114,6 +114,15 @@ def experiment(server, tmp_path, monkeypatch):
     return path
 
 
+def test_a_lock_stands_for_the_revision_that_an_experiment_does_not_name(experiment, capsys):
+    form = json.loads(experiment.read_text())
+    del form["steps"]["corpus"]["source"]["revision"]
+    experiment.write_text(json.dumps(form))
+    assert main(["plan", str(experiment)]) == 1
+    assert "steps.corpus: revision is missing" in capsys.readouterr().err
+    assert [main([each, str(experiment)]) for each in ("lock", "plan")] == [0, 2]
+
+
 def ids(experiment):
     return {name: step.unique_id for name, step in build_experiment(str(experiment)).items()}
 

@@ -181,7 +181,7 @@ def test_a_file_that_changes_or_goes_while_it_is_copied_is_refused(
 
 def test_urls_are_pinned_with_their_tables():
     with pytest.raises(ValueError, match="revision is missing"):
-        TokenFiles(URL, "olmo")
+        TokenFiles(URL, "olmo").fingerprint()
     assert TokenFiles(URL, "olmo", revision="1").outside().keys() == {URL}
     both = TokenFiles(URL, "olmo", revision="1", offsets=True).outside()
     assert both.keys() == {URL, URL.replace(".npy", ".csv.gz")}
