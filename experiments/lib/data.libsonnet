@@ -78,10 +78,8 @@ local part(by, from, to, seed='sample') = [
   ],
 
   // Dolma v1.5, books and wiki: 25 words (by Unicode's rules) and probably English (by paragraphs).
-  english: [
-    bound('unicode_words.num_words', 25, null),
-    bound('language_paragraphs.doc_en', 0.5, null),
-  ],
+  long_enough: [bound('unicode_words.num_words', 25, null)],
+  english: self.long_enough + [bound('language_paragraphs.doc_en', 0.5, null)],
   english_taggers: ['unicode_words', 'language_paragraphs'],
 
   // Reference documentation and source code are no web pages: short lines, many symbols and repeated
@@ -103,13 +101,14 @@ local part(by, from, to, seed='sample') = [
     local replaced(rules) = [each { merge: false, keep_empty: true } for each in rules],
     local misspelled = [grams('most_common', n) for n in [2, 3, 4]],
     local fires(rule) = !std.member(misspelled, rule.attribute),
-    common_crawl: [rounded(each) for each in sets.common_crawl if fires(each)] + replaced(sets.cleaned),
+    common_crawl: [rounded(each) for each in sets.common_crawl if fires(each)]
+                  + replaced(sets.without_repeats + sets.without_toxic_sentences + sets.without_addresses),
     c4: replaced(sets.without_repeats),
     code: [],
     reddit: [],
     papers: [],
     books: [rounded(each) for each in sets.english],
-    encyclopedia: [rounded(sets.english[0])],
+    encyclopedia: [rounded(each) for each in sets.long_enough],
   },
 
   once: [bound('dedup.duplicate_document', null, 0)],

@@ -77,7 +77,10 @@ local paloma = {
       taggers+: data.english_taggers,
       rules: data.uncontaminated + data.english,
     },
-    encyclopedia: source('wiki', shards('wiki', 'en_simple_wiki_v0', 2), 16.2, 4.3),
+    encyclopedia: source('wiki', shards('wiki', 'en_simple_wiki_v0', 2), 16.2, 4.3) + {
+      taggers+: ['unicode_words'],
+      rules: data.uncontaminated + data.long_enough,
+    },
   },
 
   // Paloma is gated: whoever accepted its terms has a token.
