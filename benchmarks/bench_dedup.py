@@ -29,7 +29,7 @@ from pipeline.core.artifacts import Artifact  # noqa: E402
 from pipeline.core.engine import Local  # noqa: E402
 from pipeline.core.shards import ShardWriter, read_batches  # noqa: E402
 
-NEAR_MEGABYTES = 12  # of text for datatrove, which takes minutes for more
+NEAR_MEGABYTES = 60  # of text for datatrove, which takes minutes for more
 FALSE_POSITIVES = 0.001  # of dolma's filters; a lower rate has it take more hashes
 
 

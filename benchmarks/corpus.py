@@ -10,6 +10,7 @@ import gzip
 import json
 import os
 import platform
+import random
 import subprocess
 import sysconfig
 import threading
@@ -55,6 +56,7 @@ def write_corpus(folder, megabytes):
     files = [gzip.open(folder / f"{n}.jsonl.gz", "wb", compresslevel=1) for n in range(NUM_FILES)]
     size = count = lines = repeat = 0
     originals = list(texts())
+    random.Random(0).shuffle(originals)  # so that a part of it is of all kinds
     per_file = megabytes * 1e6 / NUM_FILES
     while size < megabytes * 1e6:
         for text in originals:
