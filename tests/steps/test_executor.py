@@ -416,7 +416,8 @@ def test_eight_runs_at_once_run_every_step_once_and_end_alike(lab, killed):
     shared = dict(list(steps.items())[:20])
     lab.write("y.json", **shared, end=toy("s19", note=note))
     options = (("x.json",), ("x.json", "-j", "2"), ("y.json",))
-    running = [lab.start(*options[i % 3], "-n", f"r{i % 4}") for i in range(8)]
+    given = [options[i % 3] for i in range(8)]  # several of one name, too, if of one experiment
+    running = [lab.start(*each, "-n", f"{each[0][0]}{i % 4}") for i, each in enumerate(given)]
     if killed:
         while not list(lab.folder.glob("ws/cache/*")):
             time.sleep(0.05)
