@@ -242,7 +242,7 @@ def test_training_that_saves_its_state_has_the_time_for_it(lab, tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    found = lab.wait_for("ws/work/*/begun", running)
+    found = lab.wait_for("ws/*/*/begun", running)
     running.send_signal(signal.SIGINT)
     out, _ = running.communicate(timeout=30)
     assert running.returncode == 130 and "a step saves its state" in out
@@ -338,7 +338,7 @@ def test_a_stopped_run_ends_its_children_and_goes_on_later(lab):
     lab.write(a=toy(note=str(note)), b=waiting, c=toy(value=3, seconds=60.0), d=toy("b", value=9))
     for workers, signum, status in ((1, signal.SIGINT, 130), (2, signal.SIGTERM, 75)):
         running = lab.start("x.json", "-n", "r", "-j", str(workers))
-        found = lab.wait_for("ws/work/*/child", running)
+        found = lab.wait_for("ws/*/*/child", running)
         child = int(found.read_text())
         running.send_signal(signum)
         out, _ = running.communicate(timeout=30)
@@ -358,7 +358,7 @@ def test_a_killed_run_leaves_no_process_and_no_lock(lab, options):
     lab.write(a=toy(does="wait_with_child"), b=toy(value=2, seconds=60.0))
     running = lab.start("x.json", *options)
     deadline = time.monotonic() + 60
-    found = lab.wait_for("ws/work/*/child", running)
+    found = lab.wait_for("ws/*/*/child", running)
     child = int(found.read_text())
     running.kill()
     running.communicate()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.data.compiled import kernel
+from pipeline.data.compiled.hashing import rotated, word_at
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int32]
@@ -84,27 +85,6 @@ def folded(character: str) -> tuple[int, bytes]:
         return DROPPED, b""
     unspaced = any(low <= ord(character) < high for low, high in UNSPACED)
     return (ALONE if unspaced else LETTER), plain
-
-
-@njit(nogil=True, inline="always")
-def word_at(data: Bytes, at: np.uint64) -> Any:
-    """Eight bytes, the first one lowest; LLVM makes one load of it."""
-    return (
-        U(data[at])
-        | U(data[at + U(1)]) << U(8)
-        | U(data[at + U(2)]) << U(16)
-        | U(data[at + U(3)]) << U(24)
-        | U(data[at + U(4)]) << U(32)
-        | U(data[at + U(5)]) << U(40)
-        | U(data[at + U(6)]) << U(48)
-        | U(data[at + U(7)]) << U(56)
-    )
-
-
-@njit(nogil=True)
-def rotated(x: np.uint64, num_bits: int) -> Any:
-    """`x` turned left by so many bits."""
-    return (x << U(num_bits)) | (x >> U(64 - num_bits))
 
 
 @njit(nogil=True)
