@@ -21,14 +21,14 @@ from pipeline.data.document import attribute_schema
 from pipeline.data.overlap import (
     ANSWERS,
     LINES,
-    NOTHING,
     RUNS,
     Hashes,
+    Places,
     Words,
+    line_hashes,
     read_index,
     run_hashes,
     text_columns,
-    whole_hash,
     word_spans,
     write_index,
 )
@@ -159,18 +159,25 @@ class _Finder:
     def __init__(self, index: Path, min_words: int) -> None:
         self.min_words = min_words
         self.known, self.items = read_index(index)
-        self.has_lines = any(len(self.known[kind].hashes) for kind in (LINES, ANSWERS))
         self.words = Words()
 
     def look(self, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The row of a document, and a row of `hits.parquet` for each item that it hits."""
-        spans = list(paragraphs(text)) if self.has_lines else [(0, len(text))]
-        lines = [self.words.of(text[start:end]) for start, end in spans]  # no word spans two
-        words = np.concatenate([NOTHING, *lines])
+        bounds = None  # of lines, which are seldom asked for
+        if len(self.known[ANSWERS].hashes):
+            words, bounds = self.words.and_lines_of(text)
+        else:
+            words = self.words.of(text)
         runs = run_hashes(words, self.min_words)
         starts = np.flatnonzero(self.known[RUNS].has(runs))
         hits = _Hits()
-        marked = {kind: self._whole_lines(kind, spans, lines, hits) for kind in (LINES, ANSWERS)}
+        marked: dict[str, list[tuple[int, int]]] = {LINES: [], ANSWERS: []}
+        if len(starts) and bounds is None:
+            words, bounds = self.words.and_lines_of(text)
+        if bounds is not None:
+            # a long line that stands there holds a run that stands there
+            for kind in (LINES, ANSWERS) if len(starts) else (ANSWERS,):
+                marked[kind] = self._whole_lines(kind, text, words, bounds, hits)
         if len(starts):
             places = word_spans(text, len(words))
             for start in starts.tolist():
@@ -187,21 +194,17 @@ class _Finder:
         return row, list(hits.rows(self.items, text))
 
     def _whole_lines(
-        self, kind: str, spans: Sequence[tuple[int, int]], lines: Sequence[Hashes], hits: _Hits
+        self, kind: str, text: str, words: Hashes, bounds: Places, hits: _Hits
     ) -> list[tuple[int, int]]:
-        """The lines that are one of evaluation text (a long one), or an answer (a short one)."""
-        known = self.known[kind]
-        if not len(known.hashes):
-            return []
-        places = [
-            place
-            for place, line in enumerate(lines)
-            if len(line) and (len(line) >= self.min_words) == (kind == LINES)
-        ]
-        wholes = np.array([whole_hash(lines[place]) for place in places], np.uint64)
-        found = np.flatnonzero(known.has(wholes)).tolist()
+        """The long lines that are one of evaluation text, or the short ones that are an answer."""
+        lengths = np.diff(bounds)
+        is_long = lengths >= self.min_words
+        places = np.flatnonzero(is_long if kind == LINES else ~is_long & (lengths > 0))
+        wholes = line_hashes(words, bounds[places], lengths[places])
+        found = np.flatnonzero(self.known[kind].has(wholes)).tolist()
+        spans = list(paragraphs(text)) if found else []
         for number in found:
-            hits.add(kind, known.items_of(wholes[number]), spans[places[number]])
+            hits.add(kind, self.known[kind].items_of(wholes[number]), spans[places[number]])
         return [spans[places[number]] for number in found]
 
 

@@ -21,7 +21,6 @@ from pipeline.core.artifacts import Documents
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
-from pipeline.data.text import paragraphs
 
 RUNS, LINES, ANSWERS = KINDS = ("overlaps", "paragraphs", "answers")
 ITEMS = "items.parquet"
@@ -29,8 +28,11 @@ MIN_ANSWER = 3  # words; shorter answers, as "yes", stand everywhere
 MAX_ITEMS = 100  # items that are named for what all of them have, the first ones
 MAX_KNOWN = 1 << 18  # words whose hash is kept at hand
 Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
 NOTHING: Hashes = np.empty(0, np.uint64)
+NEWLINE = xxhash.xxh3_64_intdigest(b"\n")  # which is no word
 _WORDS = re.compile(r"\w+")
+_WORDS_AND_ENDS = re.compile(r"\w+|\n")
 _BASE = 0x9E3779B97F4A7C15  # odd, so that no factor is lost modulo 2**64
 
 
@@ -44,14 +46,28 @@ class Words:
         self._known: dict[str, int] = {}
 
     def of(self, text: str) -> Hashes:
+        """The hash of each word."""
+        return self._hashes(_WORDS.findall(text.lower()))
+
+    def and_lines_of(self, text: str) -> tuple[Hashes, Places]:
+        """The hash of each word, and where each line begins among them; last, how many there are.
+
+        What follows the last newline is a line, if only of no words.
+        """
+        hashes = self._hashes(_WORDS_AND_ENDS.findall(text.lower()))
+        is_end = hashes == NEWLINE
+        ends = np.flatnonzero(is_end)
+        words = hashes[~is_end]
+        return words, np.concatenate(([0], ends - np.arange(len(ends)), [len(words)]))
+
+    def _hashes(self, found: list[str]) -> Hashes:
         known = self._known
         if len(known) > MAX_KNOWN:
             known.clear()
-        words = _WORDS.findall(text.lower())
-        for word in words:
+        for word in found:
             if word not in known:
                 known[word] = xxhash.xxh3_64_intdigest(word.encode())
-        return np.fromiter((known[word] for word in words), np.uint64, len(words))
+        return np.fromiter((known[word] for word in found), np.uint64, len(found))
 
 
 def word_spans(text: str, count: int) -> list[tuple[int, int]]:
@@ -72,9 +88,17 @@ def run_hashes(words: Hashes, length: int) -> Hashes:
     return total ^ (total >> np.uint64(29))
 
 
-def whole_hash(words: Hashes) -> np.uint64:
-    """The hash of all words of a line, which are not none."""
-    return np.uint64((int(run_hashes(words, len(words))[0]) + len(words)) % (1 << 64))
+def line_hashes(words: Hashes, starts: Places, lengths: Places) -> Hashes:
+    """The hash of all words of each of some lines: `words[start : start + length]`."""
+    hashes = np.empty(len(starts), np.uint64)
+    for length in np.unique(lengths).tolist():
+        here = lengths == length
+        powers = np.full(length, _BASE, np.uint64)
+        powers[:1] = 1
+        powers = np.cumprod(powers)[::-1]
+        total = (words[starts[here][:, None] + np.arange(length)] * powers).sum(1, np.uint64)
+        hashes[here] = (total ^ (total >> np.uint64(29))) + np.uint64(length)
+    return hashes
 
 
 @dataclass(frozen=True)
@@ -82,8 +106,8 @@ class Known:
     """Sorted hashes, each with the items it comes from: `items[starts[k]:starts[k + 1]]`."""
 
     hashes: Hashes
-    starts: npt.NDArray[np.int64]
-    items: npt.NDArray[np.int64]
+    starts: Places
+    items: Places
 
     def has(self, values: Hashes) -> npt.NDArray[np.bool_]:
         """Which of some hashes are known."""
@@ -116,12 +140,15 @@ def write_index(evaluation: Documents, min_words: int, folder: Path) -> None:
             for columns in text_columns(evaluation, shard, names):
                 writer.write_table(pa.table(columns[2:], schema=schema))
                 for text, metadata in zip(*columns[:2], strict=True):
-                    note(RUNS, run_hashes(words.of(text), min_words))
-                    lines = (words.of(text[start:end]) for start, end in paragraphs(text))
-                    note(LINES, _wholes(line for line in lines if len(line) >= min_words))
-                    answers = (words.of(answer) for answer in _answers(metadata))
-                    short = (each for each in answers if MIN_ANSWER <= len(each) < min_words)
-                    note(ANSWERS, _wholes(short))
+                    hashes, bounds = words.and_lines_of(text)
+                    note(RUNS, run_hashes(hashes, min_words))
+                    lengths = np.diff(bounds)
+                    long = lengths >= min_words
+                    note(LINES, line_hashes(hashes, bounds[:-1][long], lengths[long]))
+                    for answer in map(words.of, _answers(metadata)):
+                        if MIN_ANSWER <= len(answer) < min_words:
+                            whole = np.array([len(answer)])
+                            note(ANSWERS, line_hashes(answer, np.array([0]), whole))
                     items += 1
     for kind in KINDS:
         hashes = np.concatenate([NOTHING, *found[kind]])
@@ -170,10 +197,6 @@ def text_columns(
                 path = documents.root / shard.path
                 raise CorruptShard(path, column.index(None), f"has no {name}")
         yield columns
-
-
-def _wholes(lines: Iterator[Hashes]) -> Hashes:
-    return np.array([whole_hash(line) for line in lines], np.uint64)
 
 
 def _answers(metadata: str) -> Iterator[str]:
