@@ -21,7 +21,7 @@ from pipeline.core.pins import Pin
 from pipeline.data.files import Files, Piece, reading
 from pipeline.store.memo import FileMemo
 from pipeline.tokens.format import DTYPES, TokenShardWriter, shard_paths, token_dtype
-from pipeline.tokens.tokenizing import remembered_shard
+from pipeline.tokens.tokenizing import remembered_shard, tokens_of
 
 VERSION = "001"
 BLOCK_IDS = 1 << 21
@@ -97,17 +97,7 @@ def import_tokens(
     work = _ImportFile(files, form, pieces, tokenizer, out, memo)
     shards = engine.map(work, range(len(pieces)), label="import tokens")
     num_tokens = sum(each.num_tokens for each in shards)
-    return Tokens.of(
-        out,
-        tokenizer=tokenizer.content,
-        dtype=token_dtype(tokenizer.vocab_size),
-        vocab_size=tokenizer.vocab_size,
-        end_id=tokenizer.end_id,
-        num_tokens=num_tokens,
-        num_documents=sum(each.num_records for each in shards),
-        sources={files.source: num_tokens},
-        shards=shards,
-    )
+    return tokens_of(out, tokenizer, shards, {files.source: num_tokens})
 
 
 class _Found(NamedTuple):

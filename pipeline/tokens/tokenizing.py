@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def tokenize_documents(
     for _, counts in finished:
         sources.update(counts)
     shards = [shard for shard, _ in finished]
+    return tokens_of(out, tokenizer, shards, sources)
+
+
+def tokens_of(
+    out: Path, tokenizer: Tokenizer, shards: list[TokenShard], sources: Mapping[str, int]
+) -> Tokens:
+    """The manifest of token shards that stand in `out`; `sources` has the tokens of each."""
     return Tokens.of(
         out,
         tokenizer=tokenizer.content,
