@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +23,20 @@ R = TypeVar("R")
 class Engine(Protocol):
     """An ordered map over independent pieces of work."""
 
-    def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        label: str = "",
+        *,
+        threads: bool = False,
+    ) -> list[R]:
         """`[function(item) for item in items]`, with one progress bar named `label`.
+
+        Args:
+            threads: the function leaves Python's lock to others nearly all the time (it reads,
+                writes and calls kernels), so that on one machine threads do for workers: they cost
+                no start, where a process takes about a second.
 
         Raises:
             ShardFailed: the function failed on an item; `__cause__` is its error.
@@ -34,10 +46,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """Processes on this machine; one worker runs in this process.
+    """Processes on this machine, or threads for what leaves Python's lock alone.
 
     Args:
-        workers: number of processes, 1 or more.
+        workers: number of processes or threads, 1 or more; one worker runs in this process.
     """
 
     workers: int = 1
@@ -46,16 +58,19 @@ class Local:
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}; it must be at least 1")
 
-    def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        label: str = "",
+        *,
+        threads: bool = False,
+    ) -> list[R]:
         items = list(items)
-        if self.workers == 1 or len(items) <= 1:
-            return list(shown(map(partial(guarded, function), items), len(items), label))
-        context = multiprocessing.get_context("spawn")
         workers = min(self.workers, len(items))
-        with (
-            _without_script(),
-            ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
-        ):
+        if workers <= 1:
+            return list(shown(map(partial(guarded, function), items), len(items), label))
+        with ThreadPoolExecutor(workers) if threads else _processes(workers) as pool:
             try:
                 return list(shown(pool.map(partial(guarded, function), items), len(items), label))
             except BaseException:
@@ -64,6 +79,16 @@ class Local:
 
 
 LOCAL = Local()
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    with (
+        _without_script(),
+        ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool,
+    ):
+        yield pool
 
 
 def end_with_parent() -> None:

@@ -52,7 +52,14 @@ class RayEngine:
             raise ValueError(f"max_retries is {self.max_retries}; it must be at least 0")
         require_address(self.address)
 
-    def map(self, function: Callable[[T], R], items: Sequence[T], label: str = "") -> list[R]:
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        label: str = "",
+        *,
+        threads: bool = False,
+    ) -> list[R]:
         items = list(items)
         if not items:
             return []

@@ -15,18 +15,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
-from pipeline.core.engine import LOCAL, Engine
+from pipeline.core.engine import LOCAL, Engine, Local
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import SPAN, attribute_schema
-from pipeline.data.first_seen import Keys, Places, Run, firsts, part_bits, write_run
+from pipeline.data.first_seen import Keys, Places, Run, firsts_of_part, part_bits, write_run
 from pipeline.data.text_columns import TextColumn, read_text
 
 By = Literal["document", "paragraph", "url"]
@@ -71,7 +71,7 @@ def deduplicate(
     wanted = [each for each in COLUMNS if each in by]
     numbers = range(len(documents.shards))
     hashing = _HashShard(documents, wanted, scratch)
-    hashed = engine.map(hashing, numbers, label="dedup: hash")
+    hashed = engine.map(hashing, numbers, label="dedup: hash", threads=True)
     begins: dict[str, list[int]] = {}
     for each in wanted:
         begins[each] = list(accumulate((shard[each].num_places for shard in hashed), initial=0))
@@ -80,10 +80,11 @@ def deduplicate(
             for shard, begin in zip(hashed, begins[each][:-1], strict=True)
             for name in shard[each].runs
         ]
-        _mark_repeats(runs, hashing.num_bits(each), begins[each][-1], scratch / f"{each}.marks")
+        path = scratch / f"{each}.marks"
+        _mark_repeats(runs, hashing.num_bits(each), begins[each][-1], path, _threads_of(engine))
     items = [_Begin(n, {each: begins[each][n] for each in wanted}) for n in numbers]
     marking = _MarkShard(documents, wanted, scratch, out)
-    shards = engine.map(marking, items, label="dedup: mark")
+    shards = engine.map(marking, items, label="dedup: mark", threads=True)
     shutil.rmtree(scratch)
     table = AttributeTable(NAME, columns_by(wanted), shards)
     return Attributes.of(out, describes=documents.content, tables=[table])
@@ -139,10 +140,10 @@ class _HashShard:
             for texts, batch in read_text(self.documents.root, shard, more):
                 places = np.arange(first, first + len(batch))
                 if "document" in runs:
-                    runs["document"].add(_hash_texts(texts), places)
+                    _hash_texts(texts, places, runs["document"])
                 if "url" in runs:
                     urls, has_url = _urls(batch["metadata"])
-                    runs["url"].add(_hash_texts(urls), places[has_url])
+                    _hash_texts(urls, places[has_url], runs["url"])
                 if "paragraph" in runs:
                     num_paragraphs = _cut(texts, num_paragraphs, runs["paragraph"], spans, rows)
                 first += len(batch)
@@ -155,23 +156,30 @@ class _Runs:
 
     def __init__(self, scratch: Path, name: str, num_bits: int) -> None:
         self._scratch, self._name, self._num_bits = scratch, name, num_bits
-        self._held: list[tuple[Keys, Places]] = []
+        self._keys, self._places = np.empty((RUN_KEYS, 2), np.uint64), np.empty(RUN_KEYS, np.int64)
         self._num_held = 0
         self._names: list[str] = []
 
-    def add(self, keys: Keys, places: Places) -> None:
-        self._held.append((keys, places))
-        self._num_held += len(keys)
-        if self._num_held >= RUN_KEYS:
+    def room(self) -> Keys:
+        """Where the next hashes are put: one row at least."""
+        if self._num_held == len(self._keys):
             self.write()
+        return self._keys[self._num_held :]
+
+    def hold(self, places: Places) -> None:
+        """Take as many hashes of the room as there are places."""
+        end = self._num_held + len(places)
+        self._places[self._num_held : end] = places
+        self._num_held = end
 
     def write(self) -> None:
         """Write what is held as one run."""
         if self._num_held:
-            keys, places = (np.concatenate(each) for each in zip(*self._held, strict=True))
             self._names.append(f"{self._name}-{len(self._names)}.keys")
-            write_run(self._scratch / self._names[-1], keys, places, self._num_bits)
-        self._held, self._num_held = [], 0
+            held = slice(self._num_held)
+            path = self._scratch / self._names[-1]
+            write_run(path, self._keys[held], self._places[held], self._num_bits)
+        self._num_held = 0
 
     def close(self) -> list[str]:
         self.write()
@@ -191,12 +199,11 @@ def _cut(texts: TextColumn, found: int, runs: _Runs, spans: BinaryIO, rows: Bina
     num_texts = len(texts.offsets) - 1
     counts, lengths = np.zeros((2, num_texts), np.int64)
     state = np.array([0, texts.offsets[0], 0], np.int64)
-    # a paragraph that counts takes two bytes and more, but for the last of a text
-    most = min(RUN_KEYS, num_texts + (int(texts.offsets[-1]) - int(texts.offsets[0])) // 2 + 1)
     while state[0] < num_texts:
-        keys, places = np.empty((most, 2), np.uint64), np.empty((most, 2), np.int32)
+        keys = runs.room()
+        places = np.empty((len(keys), 2), np.int32)
         num = hashing.cut_paragraphs(*texts, state, keys, places, counts, lengths)
-        runs.add(keys[:num], np.arange(found, found + num))
+        runs.hold(np.arange(found, found + num))
         spans.write(places[:num].data)
         found += num
     rows.write(np.stack([counts, lengths], axis=1).data)
@@ -254,10 +261,16 @@ def _paragraph_columns(rows: BinaryIO, spans: BinaryIO, marks: BinaryIO, num: in
     return [pa.ListArray.from_arrays(bounds, found), covered / np.maximum(lengths, 1)]
 
 
-def _hash_texts(texts: TextColumn) -> Keys:
+def _hash_texts(texts: TextColumn, places: Places, runs: _Runs) -> None:
     from pipeline.data.compiled import hashing  # numba
 
-    return cast(Keys, hashing.hash_texts(*texts))
+    keys, at = hashing.hash_texts(*texts), 0
+    while at < len(keys):
+        room = runs.room()
+        held = slice(at, at + len(room))
+        room[: len(keys[held])] = keys[held]
+        runs.hold(places[held])
+        at = held.stop
 
 
 def _urls(metadata: pa.Array) -> tuple[TextColumn, npt.NDArray[np.bool_]]:
@@ -273,11 +286,22 @@ def _urls(metadata: pa.Array) -> tuple[TextColumn, npt.NDArray[np.bool_]]:
     return TextColumn.of(pa.array(found, pa.binary())), has_url
 
 
-def _mark_repeats(runs: Sequence[Run], num_bits: int, num_places: int, path: Path) -> None:
+def _threads_of(engine: Engine) -> int:
+    return engine.workers if isinstance(engine, Local) else 1
+
+
+def _mark_repeats(
+    runs: Sequence[Run], num_bits: int, num_places: int, path: Path, threads: int
+) -> None:
     """Write a byte a place: does its hash stand earlier in the corpus?"""
     path.write_bytes(b"")
-    if num_places:
-        marks = np.memmap(path, np.uint8, "w+", shape=num_places)
-        for places, first in firsts(runs, num_bits):
+    if not num_places:
+        return
+    marks = np.memmap(path, np.uint8, "w+", shape=num_places)
+
+    def mark(part: int) -> None:
+        for places, first in firsts_of_part(runs, part, num_bits):
             marks[places] = places != first
-        marks.flush()  # another machine may read them
+
+    Local(threads).map(mark, range(1 << num_bits), threads=True)
+    marks.flush()  # another machine may read them

@@ -49,11 +49,18 @@ def write_run(path: Path, keys: Keys, places: Places, num_bits: int) -> Run:
 def firsts(runs: Sequence[Run], num_bits: int) -> Iterator[tuple[Places, Places]]:
     """Places, and beside each the place at which its key stands first; in no order of places."""
     for part in range(1 << num_bits):
-        table = _Table()
-        for run in runs:
-            keys, places = _read_part(run, part, num_bits)
-            if len(keys):
-                yield places, table.look_up(keys, places)
+        yield from firsts_of_part(runs, part, num_bits)
+
+
+def firsts_of_part(
+    runs: Sequence[Run], part: int, num_bits: int
+) -> Iterator[tuple[Places, Places]]:
+    """The same of the keys of one part, which have nothing to do with those of another."""
+    table = _Table()
+    for run in runs:
+        keys, places = _read_part(run, part, num_bits)
+        if len(keys):
+            yield places, table.look_up(keys, places)
 
 
 class _Table:

@@ -86,7 +86,7 @@ def find_near_duplicates(
     num_bits = part_bits(documents.num_documents * num_bands)
     work = _SignShard(documents, num_bands, num_rows, ngram_words, seed, num_bits, scratch)
     numbers = range(len(documents.shards))
-    names = engine.map(work, numbers, label="near duplicates: sign")
+    names = engine.map(work, numbers, label="near duplicates: sign", threads=True)
     begins = list(accumulate((each.num_records for each in documents.shards), initial=0))
     runs = [Run(scratch / name, begins[number]) for number in numbers for name in names[number]]
     kept, sizes = _clusters(runs, num_bits, documents.num_documents)

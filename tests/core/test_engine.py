@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -25,16 +26,28 @@ def corrupt(number):
     raise CorruptShard(f"{number:05d}.parquet", 7, "is not what it says")
 
 
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_results_come_in_the_order_of_the_items(workers):
-    assert Local(workers).map(square, range(20)) == [n * n for n in range(20)]
-    assert Local(workers).map(square, []) == []
+def test_results_come_in_the_order_of_the_items(workers, threads):
+    assert Local(workers).map(square, range(20), threads=threads) == [n * n for n in range(20)]
+    assert Local(workers).map(square, [], threads=threads) == []
 
 
+def test_threads_are_of_this_process_and_as_many_as_workers():
+    together = threading.Barrier(3, timeout=20)  # passed by three at a time only
+
+    def meet(_):
+        together.wait()
+        return os.getpid()
+
+    assert Local(3).map(meet, range(3), threads=True) == [os.getpid()] * 3
+
+
+@pytest.mark.parametrize("threads", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_names_the_shard_and_keeps_its_cause(workers):
+def test_a_failure_names_the_shard_and_keeps_its_cause(workers, threads):
     with pytest.raises(ShardFailed, match="shard 3: ZeroDivisionError: three") as caught:
-        Local(workers).map(fail_at_three, range(6))
+        Local(workers).map(fail_at_three, range(6), threads=threads)
     assert caught.value.__cause__ is not None
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 # Installed without a look at what its dependencies' newest versions ask for: resolved all at once,
-# they take hours. `fasttext-wheel` has no need of the compiler that its metadata asks for.
+# they take hours, and so does a free boto3 beside s3fs. `fasttext-wheel` has no need of the
+# compiler that its metadata asks for.
 DOLMA = ["dolma==1.2.1", "fasttext-wheel==0.9.2"]
-WITH_DOLMA = """anyascii blingfire==0.1.8 boto3 fsspec jsonpath-ng jq msgspec nltk omegaconf
-platformdirs pyyaml python-dotenv requests rich s3fs==2023.6.0 smart-open tokenizers<=0.19.1 tqdm
-uniseg numpy<2 necessary charset-normalizer zstandard huggingface-hub<0.30 pybind11
-detect-secrets beautifulsoup4 regex pygments""".split()
+WITH_DOLMA = """anyascii blingfire==0.1.8 boto3==1.28.17 fsspec jsonpath-ng jq msgspec nltk
+omegaconf platformdirs pyyaml python-dotenv requests rich s3fs==2023.6.0 smart-open
+tokenizers<=0.19.1 tqdm uniseg numpy<2 necessary charset-normalizer zstandard
+huggingface-hub<0.30 pybind11 detect-secrets beautifulsoup4 regex pygments""".split()
 # it hashes strings, which newer xxhash refuses; its English words are spaCy's
 DATATROVE = ["datatrove==0.10.1", "xxhash<4", "spacy", "tokenizers", "regex"]
 
