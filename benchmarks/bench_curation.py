@@ -238,7 +238,7 @@ def main():
                 shutil.rmtree(folder / "theirs")
                 shutil.rmtree(folder / "attributes")
             shutil.rmtree(folder / "ours")
-        print(surroundings("pyarrow", "numpy", "numba", "tiktoken"))
+        print(surroundings("pyarrow", "numpy", "numba"))
         print(json.dumps(made), said.strip().splitlines()[-1], alone.strip().splitlines()[-1])
     for name, found in costs.items():
         walls, cpu = [round(each.wall, 2) for each in found], middle(each.cpu for each in found)

@@ -1,52 +1,59 @@
-"""The fastest exact way from text to the ids of a tokenizer.
+r"""The fastest exact way from text to the ids of a tokenizer.
 
-A byte-level BPE is run by `tiktoken`, several times as fast as `tokenizers`, where it provably
-gives the same ids; any other tokenizer, and a text that the proof leaves out, goes through
-`tokenizers`.
+A byte-level BPE is run by kernels of our own (`pipeline/data/compiled/bpe.py`), some twenty times
+as fast as `tokenizers`, where they give the same ids; any other tokenizer, and a text with a piece
+of more than 1,024 bytes, goes through `tokenizers`.
 
-Why the ids are the same. `tiktoken` merges two neighbours whenever their bytes together are a
-token; BPE only where that pair is the token's own merge. Inside a token the two agree as long as
-BPE alone makes that token of its bytes: then the last two parts of it are always the same two. So
-tokens that BPE does not make of their own bytes, which no text can ever give, are left out, and
-ranks are the places of the merges. What remains is to cut text as `tokenizers` does: NFC by its own
-code, the pattern of GPT-2, and, before it, added tokens that are runs of spaces, longest first.
+Why the ids are the same. The merging is BPE itself, on the ranks of `tokenizer.json`. What is a
+letter, a digit or white space is asked of `tokenizers`, for each code point, so that its version of
+Unicode is ours. NFC is made by its own code, of every text with a character that NFC could change
+or that could join another. Added tokens are cut out before, the leftmost first and of those the
+longest; runs of spaces, which code is full of, in the same pass as the pieces.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import threading
+import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import tokenizers
 from numpy.typing import NDArray
 
 from pipeline.core.artifacts import Tokenizer
+from pipeline.data.text_columns import TextColumn
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 Ids = NDArray[np.int64]
 NUM_BYTES = 256
+NUM_POINTS = 0x110000
 NEVER = {0xC0, 0xC1, *range(0xF5, NUM_BYTES)}  # bytes that no UTF-8 holds
-_WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"
-PATTERN = rf"{_WORDS}|\s+(?!\S)|\s+"
-# A run of two spaces or more is one piece, so no white space runs over the first two of one.
-SPACED_PATTERN = rf" {{2,%d}}|{_WORDS}|(?:[^\S ]| (?! ))+(?!\S)|(?:[^\S ]| (?! ))+"
-LONGEST_PIECE = 1 << 16  # characters; a longer one is left to `tokenizers`
-_SPACE = re.compile(r"\s+")
+ASSIGNED = 0x40000  # beyond it no letter, digit or space is assigned
+SURROGATES = range(0xD800, 0xE000)
+# Han, Yi and Hangul, of which there are so many that a look at each takes time, and all others.
+IDEOGRAPHS = [range(0x3400, 0x4DC0), range(0x4E00, 0xA490), range(0xAC00, 0xD7A4)]
+IDEOGRAPHS += [range(0x17000, 0x18D00), range(0x20000, 0x2F800), range(0x30000, ASSIGNED)]
+OTHERS = [range(0x3400), range(0x4DC0, 0x4E00), range(0xA490, 0xAC00), range(0xD7A4, 0xD800)]
+OTHERS += [range(0xE000, 0x17000), range(0x18D00, 0x20000), range(0x2F800, 0x30000)]
+JAMO = [*range(0x1161, 0x1176), *range(0x11A8, 0x11C3)]  # vowels and finals, which join
 
 
 class Encoder:
-    """A tokenizer, ready to encode; `is_fast` says whether `tiktoken` does it.
+    """A tokenizer, ready to encode; `is_fast` says whether the kernels do it.
 
     The ids are those of `pipeline.tokens.tokenizer.encode`, for every text.
     """
 
     def __init__(self, loaded: tokenizers.Tokenizer) -> None:
         self.loaded = loaded
-        self._fast = _FastBpe.of(loaded)
+        self._fast = _fast_form(loaded)
+        self._own = threading.local()
 
     @property
     def is_fast(self) -> bool:
@@ -54,21 +61,56 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, with nothing added at either end."""
+        ids, ends = self.encode_column(TextColumn.of(pa.array(list(texts), pa.string())))
+        return [each.astype(np.int64) for each in np.split(ids, ends[:-1])] if len(ends) else []
+
+    def encode_column(
+        self, texts: TextColumn, end_id: int | None = None
+    ) -> tuple[NDArray[np.uint32], Ids]:
+        """The ids of all texts, one after the other, and where those of each end.
+
+        Args:
+            end_id: put after the ids of each text.
+        """
+        after = [] if end_id is None else [end_id]
         if self._fast is None:
-            return [np.array(ids, np.int64) for ids in encode(self.loaded, texts)]
-        made = [self._fast.encode(text) for text in texts]
-        left = [place for place, ids in enumerate(made) if ids is None]
-        if left:
-            ids_of = encode(self.loaded, [texts[place] for place in left])
-            for place, ids in zip(left, ids_of, strict=True):
-                made[place] = np.array(ids, np.int64)
-        return [ids for ids in made if ids is not None]
+            return _joined(encode(self.loaded, _strings(texts)), after)
+        ids, ends, left = self._run(self._fast, texts, -1 if end_id is None else end_id)
+        if not left.any():
+            return ids, ends
+        made: list[Any] = np.split(ids, ends[:-1])
+        places = np.flatnonzero(left).tolist()
+        again = encode(self.loaded, _strings(texts, places))
+        for place, each in zip(places, again, strict=True):
+            made[place] = [*each, *after]
+        return _joined(made, [])
+
+    def _run(
+        self, fast: _FastBpe, texts: TextColumn, end_id: int
+    ) -> tuple[NDArray[np.uint32], Ids, NDArray[np.uint8]]:
+        from pipeline.data.compiled import bpe  # numba
+
+        if not hasattr(self._own, "cache"):  # of each thread, as the kernel writes to it
+            self._own.cache = np.zeros((bpe.CACHE_SLOTS, bpe.SLOT_WORDS), np.uint64)
+        if fast.normalizer is not None:
+            texts = _normalized(texts, fast.normalizer)
+        num = len(texts.offsets) - 1
+        num_bytes = int(texts.offsets[-1]) - int(texts.offsets[0])
+        ids, ends = np.empty(num_bytes + num, np.uint32), np.empty(num, np.int64)
+        left = np.zeros(num, np.uint8)
+        cuts = fast.cuts(texts)
+        bpe.encode_texts(*texts, cuts, *fast.tables, self._own.cache, end_id, ids, ends, left)
+        return ids[: ends[-1] if num else 0], ends, left
 
 
 def load_encoder(tokenizer: Tokenizer) -> Encoder:
     """The encoder of a tokenizer, made once a process; raises CorruptShard as `load_tokenizer`."""
     tokenizer.file.verify(tokenizer.root)
-    return _encoder(tokenizer)
+    with _LOCK:
+        return _encoder(tokenizer)
+
+
+_LOCK = threading.Lock()
 
 
 @lru_cache(maxsize=4)
@@ -76,115 +118,125 @@ def _encoder(tokenizer: Tokenizer) -> Encoder:
     return Encoder(load_tokenizer(tokenizer))
 
 
-class _FastBpe:
-    """A byte-level BPE under `tiktoken`."""
+def _strings(texts: TextColumn, places: Sequence[int] | None = None) -> list[str]:
+    data, offsets = texts
+    wanted = range(len(offsets) - 1) if places is None else places
+    return [data[offsets[n] : offsets[n + 1]].tobytes().decode() for n in wanted]
 
-    def __init__(
-        self, merged: list[tuple[bytes, int]], spaces: dict[int, int], apart: list[str], nfc: Any
-    ) -> None:
-        import tiktoken
 
-        self.apart, self.nfc = apart, nfc
-        ranks: dict[bytes, int] = {}
-        ids: list[int] = []
-        for token, number in merged:
-            if spaces and b"  " in token:
-                continue  # a run of spaces is cut out before
-            ranks[token] = len(ids)
-            ids.append(number)
-        for length, number in spaces.items():
-            ranks[b" " * length] = len(ids)
-            ids.append(number)
-        pattern = SPACED_PATTERN % max(spaces) if spaces else PATTERN
-        self.ids = np.array(ids, np.int64)
-        self.model = tiktoken.Encoding(
-            "bpe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}
-        )
+def _joined(made: Sequence[Any], after: list[int]) -> tuple[NDArray[np.uint32], Ids]:
+    parts = [np.array([*each, *after] if after else each, np.uint32) for each in made]
+    ends = np.cumsum([len(each) for each in parts], dtype=np.int64)
+    return np.concatenate([*parts, np.empty(0, np.uint32)]), ends
 
-    @classmethod
-    def of(cls, loaded: tokenizers.Tokenizer) -> _FastBpe | None:
-        """None where the proof does not hold."""
-        form = json.loads(loaded.to_str())
-        model, before = form["model"], form["pre_tokenizer"] or {}
-        plain = (
-            model["type"] == "BPE"
-            and not any(
-                model.get(name)
-                for name in (
-                    "dropout",
-                    "unk_token",
-                    "continuing_subword_prefix",
-                    "end_of_word_suffix",
-                    "byte_fallback",
-                    "ignore_merges",
-                )
-            )
-            and before.get("type") == "ByteLevel"
-            and before.get("use_regex", True)
-            and not before.get("add_prefix_space")
-            and (form["normalizer"] or {"type": "NFC"})["type"] == "NFC"
-        )
-        merged = _in_order_of_merges(loaded, model) if plain else None
-        if merged is None:
-            return None
-        spaces: dict[int, int] = {}
-        apart: list[str] = []
-        for token in form["added_tokens"]:
-            content = token["content"]
-            if token["special"]:
-                continue  # ordinary text here
-            if any(token[name] for name in ("lstrip", "rstrip", "single_word")):
+
+class _FastBpe(NamedTuple):
+    """What the kernels take; `tables` in the order of `bpe.encode_texts`."""
+
+    tables: tuple[Any, ...]
+    tokens: NDArray[np.uint8]
+    bounds: Ids
+    token_ids: Ids
+    normalizer: Any
+
+    def cuts(self, texts: TextColumn) -> Ids:
+        """Where added tokens stand in texts: start, end and id of each."""
+        from pipeline.data.compiled import bpe  # numba
+
+        cuts = np.empty((1024 if len(self.token_ids) else 0, 3), np.int64)
+        while len(self.token_ids):
+            num = bpe.find_tokens(*texts, self.tokens, self.bounds, self.token_ids, cuts)
+            if num <= len(cuts):
+                return cuts[:num]
+            cuts = np.empty((num, 3), np.int64)
+        return cuts
+
+
+def _fast_form(loaded: tokenizers.Tokenizer) -> _FastBpe | None:
+    """The tokenizer for the kernels; None where it is another kind of one."""
+    form = json.loads(loaded.to_str())
+    added = _added_tokens(form)
+    pairs = _pairs(form["model"]) if _is_byte_level(form) else None
+    if added is None or pairs is None:
+        return None
+    runs, apart = added
+    vocabulary: dict[str, int] = form["model"]["vocab"]
+    byte_ids = np.full(NUM_BYTES, -1, np.int64)
+    for symbol, byte in _bytes_of_symbols().items():
+        if byte not in NEVER:
+            if symbol not in vocabulary:
                 return None
-            if len(content) > 1 and not content.strip(" "):
-                spaces[len(content)] = token["id"]
-            else:
-                apart.append(content)
-        if spaces and sorted(spaces) != list(range(2, max(spaces) + 1)):
-            return None
-        return cls(merged, spaces, apart, loaded.normalizer if form["normalizer"] else None)
-
-    def encode(self, text: str) -> Ids | None:
-        """The ids of a text; None where it must go through `tokenizers`."""
-        if self.nfc is not None and not text.isascii():
-            text = self.nfc.normalize_str(text)
-        if any(each in text for each in self.apart) or _has_long_piece(text):
-            return None
-        found = self.model.encode_to_numpy(text, allowed_special=set(), disallowed_special=())
-        ids: Ids = self.ids[found]
-        return ids
-
-
-def _has_long_piece(text: str) -> bool:
-    """Whether more than `LONGEST_PIECE` characters on end are all white space, or none is."""
-    if len(text) <= LONGEST_PIECE:
-        return False
-    longest = max(map(len, text.split()), default=0)
-    return longest > LONGEST_PIECE or any(
-        run.end() - run.start() > LONGEST_PIECE for run in _SPACE.finditer(text)
+            byte_ids[byte] = vocabulary[symbol]
+    contents = sorted(apart, key=lambda each: -len(each.encode()))
+    spelled = [each.encode() for each in contents]
+    return _FastBpe(
+        tables=(*_kinds(), np.array(runs, np.int64), byte_ids, *_pair_table(*pairs)),
+        tokens=np.frombuffer(b"".join(spelled), np.uint8),
+        bounds=np.cumsum([0, *map(len, spelled)], dtype=np.int64),
+        token_ids=np.array([apart[each] for each in contents], np.int64),
+        normalizer=loaded.normalizer if form["normalizer"] else None,
     )
 
 
-def _in_order_of_merges(
-    loaded: tokenizers.Tokenizer, model: dict[str, Any]
-) -> list[tuple[bytes, int]] | None:
-    """Bytes and id of every token that text can give, single bytes first, then as they merge."""
-    byte_of = _bytes_of_symbols()
-    vocabulary: dict[str, int] = model["vocab"]
-    if any(symbol not in vocabulary for symbol, byte in byte_of.items() if byte not in NEVER):
-        return None
-    made = [(bytes([b]), vocabulary[symbol]) for symbol, b in byte_of.items() if b not in NEVER]
-    made.sort()
-    seen: set[str] = set()
-    for merge in model["merges"]:
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
-        whole = left + right
-        if whole in seen or whole not in vocabulary or any(each not in byte_of for each in whole):
+def _is_byte_level(form: dict[str, Any]) -> bool:
+    model, before = form["model"], form["pre_tokenizer"] or {}
+    more = ["dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"]
+    return (
+        model["type"] == "BPE"
+        and not any(model.get(name) for name in [*more, "byte_fallback", "ignore_merges"])
+        and before.get("type") == "ByteLevel"
+        and before.get("use_regex", True)
+        and not before.get("add_prefix_space")
+        and (form["normalizer"] or {"type": "NFC"})["type"] == "NFC"
+    )
+
+
+def _added_tokens(form: dict[str, Any]) -> tuple[list[int], dict[str, int]] | None:
+    """The ids of runs of spaces by their length, and those of other tokens by what they spell.
+
+    None where the kernels cannot cut them out. Special tokens are ordinary text here.
+    """
+    runs: dict[int, int] = {}
+    apart: dict[str, int] = {}
+    for token in form["added_tokens"]:
+        content = token["content"]
+        if token["special"]:
+            continue
+        if any(token[name] for name in ("lstrip", "rstrip", "single_word")):
             return None
-        seen.add(whole)
-        parts = loaded.model.tokenize(whole)
-        if len(parts) == 1 and parts[0].id == vocabulary[whole]:
-            made.append((bytes(byte_of[each] for each in whole), vocabulary[whole]))
-    return made
+        if len(content) > 1 and not content.strip(" "):
+            runs[len(content)] = token["id"]
+        elif not content or content != content.strip(" ") or "  " in content:
+            return None
+        elif not unicodedata.is_normalized("NFC", content):
+            return None
+        else:
+            apart[content] = token["id"]
+    if not runs:
+        return [], apart
+    if sorted(runs) != list(range(2, max(runs) + 1)):
+        return None
+    return [-1, -1, *(runs[length] for length in sorted(runs))], apart
+
+
+def _pairs(model: dict[str, Any]) -> list[Ids] | None:
+    """The ids of left and right of each merge, by rank, and of what it makes."""
+    vocabulary: dict[str, int] = model["vocab"]
+    merges = [each.split(" ") if isinstance(each, str) else each for each in model["merges"]]
+    if len({tuple(each) for each in merges}) < len(merges):
+        return None
+    rows = [[vocabulary.get(each, -1) for each in (a, b, a + b)] for a, b in merges]
+    table = np.array(rows, np.int64).reshape(-1, 3)
+    return None if (table < 0).any() else [np.ascontiguousarray(each) for each in table.T]
+
+
+def _pair_table(lefts: Ids, rights: Ids, made: Ids) -> tuple[Any, Any]:
+    from pipeline.data.compiled import bpe  # numba
+
+    width = 1 << (2 * len(lefts) + 1).bit_length()
+    keys, values = np.full(width, bpe.NO_PAIR, np.uint64), np.zeros(width, np.uint64)
+    bpe.put_pairs(lefts, rights, made, keys, values)
+    return keys, values
 
 
 def _bytes_of_symbols() -> dict[str, int]:
@@ -197,3 +249,86 @@ def _bytes_of_symbols() -> dict[str, int]:
     hidden = [byte for byte in range(NUM_BYTES) if byte not in shown]
     made = {chr(byte): byte for byte in shown}
     return made | {chr(NUM_BYTES + place): byte for place, byte in enumerate(hidden)}
+
+
+@cache
+def _kinds() -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """The kind of each code point for `tokenizers`, as blocks.
+
+    All code points in their order are cut into pieces: each piece is of one kind, and a character
+    of it that forms one piece with a letter is a letter.
+    """
+    from pipeline.data.compiled import bpe  # numba
+
+    cutter = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    def pieces(text: str) -> list[tuple[int, int]]:
+        return [place for _, place in cutter.pre_tokenize_str(text)]
+
+    points = [point for point in range(ASSIGNED) if point not in SURROGATES]
+    kinds = np.full(NUM_POINTS, bpe.OTHER, np.uint8)
+    for start, end in pieces("".join(map(chr, points))):
+        if points[start] == ord(" "):  # which goes with what stands behind it
+            kinds[points[start]] = bpe.SPACE
+            start += 1
+        kind = next(
+            (
+                kind
+                for kind, like in ((bpe.LETTER, "a"), (bpe.DIGIT, "1"), (bpe.OTHER, "!"))
+                if len(pieces(like + chr(points[start]))) == 1
+            ),
+            bpe.SPACE,
+        )
+        kinds[points[start:end]] = kind
+    return _as_blocks(kinds)
+
+
+@cache
+def _may_change() -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """The code points that NFC changes, or that may join what stands before them, as blocks.
+
+    A text of others alone is in NFC. Those that this Python does not know are among them.
+
+    Source: Unicode Standard Annex 15, sections 5 and 9.
+    """
+    marks = np.ones(NUM_POINTS, np.uint8)
+    for block in IDEOGRAPHS:  # letters that do neither
+        marks[block.start : block.stop] = [not chr(point).isalpha() for point in block]
+    joins = set(JAMO)
+    for point in chain(*OTHERS):
+        each = chr(point)
+        parts = unicodedata.decomposition(each)
+        if parts and not parts.startswith("<") and " " in parts:
+            joins.add(int(parts.split(" ")[1], 16))
+        marks[point] = (
+            unicodedata.category(each) == "Cn"
+            or unicodedata.combining(each) != 0
+            or (parts != "" and not unicodedata.is_normalized("NFC", each))
+        )
+    marks[list(joins)] = 1
+    return _as_blocks(marks)
+
+
+def _as_blocks(table: NDArray[np.uint8]) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """A table of all code points as the numbers of its blocks, and the blocks that differ.
+
+    The first block stays the first, as kernels look up ASCII there.
+    """
+    rows = [row.tobytes() for row in table.reshape(-1, NUM_BYTES)]
+    numbers = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+    blocks = np.array([numbers[row] for row in rows], np.uint16)
+    return blocks, np.frombuffer(b"".join(numbers), np.uint8)
+
+
+def _normalized(texts: TextColumn, normalizer: Any) -> TextColumn:
+    """The texts in NFC."""
+    from pipeline.data.compiled import bpe  # numba
+
+    places = np.flatnonzero(bpe.texts_with(*texts, *_may_change())).tolist()
+    if not places:
+        return texts
+    data, offsets = texts
+    made = [data[offsets[n] : offsets[n + 1]].tobytes() for n in range(len(offsets) - 1)]
+    for place in places:
+        made[place] = normalizer.normalize_str(made[place].decode()).encode()
+    return TextColumn.of(pa.array(made, pa.binary()))

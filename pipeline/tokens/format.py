@@ -89,13 +89,13 @@ class TokenShardWriter:
 
     def write_index(
         self,
-        sources: Sequence[str],
-        names: Sequence[str],
+        sources: Sequence[str] | pa.Array,
+        names: Sequence[str] | pa.Array,
         ends: NDArray[np.int64],
         lengths: NDArray[np.int64],
     ) -> None:
         """Add documents alone: where the ids of each end in the shard, and how many they are."""
-        columns = {"source": list(sources), "id": list(names), "start": ends - lengths, "end": ends}
+        columns = {"source": sources, "id": names, "start": ends - lengths, "end": ends}
         self._index.write(pa.table(columns, schema=INDEX))
 
     def __enter__(self) -> TokenShardWriter:

@@ -8,19 +8,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.artifacts import Documents, Tokenizer, Tokens, TokenShard
 from pipeline.core.engine import LOCAL, Engine
-from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json
-from pipeline.core.shards import read_batches
+from pipeline.data.text_columns import TextColumn, read_text
 from pipeline.store.memo import FileMemo
 from pipeline.tokens.encoder import load_encoder
 from pipeline.tokens.format import TokenShardWriter, shard_paths, token_dtype
 
 VERSION = "001"
-BATCH_DOCUMENTS = 256
+WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))  # there is none beyond
 
 
 def tokenize_documents(
@@ -46,7 +47,9 @@ def tokenize_documents(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     work = _TokenizeShard(documents, tokenizer, strip, out, memo)
-    finished = engine.map(work, range(len(documents.shards)), label="tokenize")
+    fast = load_encoder(tokenizer).is_fast
+    numbers = range(len(documents.shards))
+    finished = engine.map(work, numbers, label="tokenize", threads=fast)
     sources: Counter[str] = Counter()
     for _, counts in finished:
         sources.update(counts)
@@ -100,29 +103,26 @@ class _TokenizeShard:
     def _tokenize(self, number: int, shard: Shard) -> tuple[TokenShard, dict[str, int]]:
         encoder, end_id = load_encoder(self.tokenizer), self.tokenizer.end_id
         counts: Counter[str] = Counter()
-        columns = ["source", "id", "text"]
         with TokenShardWriter(self.out, number, token_dtype(self.tokenizer.vocab_size)) as writer:
-            for batch in read_batches(self.documents.root, shard, columns, BATCH_DOCUMENTS):
-                sources, names, texts = (batch[each].to_pylist() for each in columns)
-                if None in texts:
-                    path = self.documents.root / shard.path
-                    raise CorruptShard(path, names[texts.index(None)], "has no text")
+            for texts, batch in read_text(self.documents.root, shard, ["source", "id"]):
                 if self.strip:
-                    sources, names, texts = _stripped(sources, names, texts)
-                token_ids = [np.append(ids, end_id) for ids in encoder.encode(texts)]
-                writer.write(sources, names, token_ids)
-                for source, ids in zip(sources, token_ids, strict=True):
-                    counts[source] += len(ids)
+                    batch = _stripped(batch)
+                    texts = TextColumn.of(batch["text"])
+                ids, ends = encoder.encode_column(texts, end_id)
+                lengths = np.diff(ends, prepend=0)
+                ends += writer.num_tokens
+                writer.write_index(batch["source"], batch["id"], ends, lengths)
+                writer.write_ids(ids)
+                for source, num in zip(batch["source"].to_pylist(), lengths.tolist(), strict=True):
+                    counts[source] += num
         return writer.shard, dict(counts)
 
 
-def _stripped(
-    sources: list[str], names: list[str], texts: list[str]
-) -> tuple[list[str], list[str], list[str]]:
-    """The texts without white space at their ends; those that are nothing else are left out."""
-    texts = [each.strip() for each in texts]
-    held = [n for n, each in enumerate(texts) if each]
-    return [sources[n] for n in held], [names[n] for n in held], [texts[n] for n in held]
+def _stripped(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows with text, without white space (`str.isspace`) at its ends."""
+    texts = pc.utf8_trim(batch["text"], characters=WHITE_SPACE)
+    batch = batch.set_column(batch.schema.get_field_index("text"), "text", texts)
+    return batch.filter(pc.not_equal(pc.binary_length(texts), 0))
 
 
 def remembered_shard(

@@ -1,12 +1,17 @@
 import random
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pipeline.tokens.encoder import LONGEST_PIECE, Encoder, load_encoder
+from pipeline.data.compiled.bpe import LONGEST_PIECE
+from pipeline.data.text_columns import TextColumn
+from pipeline.tokens.encoder import Encoder, load_encoder
 from pipeline.tokens.tokenizer import encode
 from tests.tokens.conftest import sentences
 
@@ -76,6 +81,7 @@ def differs(loaded, texts):
 
 
 @pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
+@settings(deadline=None)  # the first call may compile
 @given(st.lists(st.sampled_from(HOSTILE) | st.text(max_size=8)).map("".join))
 def test_ids_are_those_of_tokenizers(loaded, text):
     assert differs(loaded, [text]) == []
@@ -107,8 +113,53 @@ def test_a_text_without_a_break_is_encoded_in_good_time(text):
     assert differs(PLAIN, [text]) == []
 
 
+def test_of_added_tokens_the_leftmost_and_then_the_longest_is_cut_out():
+    made = trained(normalizers.NFC(), 24, ["||", "|||A|||", "|||", "é!", "A"])
+    parts = ["|", "||", "|||", "A", "|||A|||", "é!", "e\u0301!", " ", "  ", "'s", "x"]
+    rng = random.Random(1)
+    texts = ["".join(rng.choice(parts) for _ in range(12)) for _ in range(2000)]
+    texts.append("|||A||| " * 3000)  # more of them than there is room for at first
+    assert differs(made, texts) == []
+
+
+def test_pieces_that_drive_each_other_out_of_the_cache_keep_their_ids():
+    rng = random.Random(2)
+    words = [
+        "".join(rng.choices("abcdefghijklmnop", k=rng.randrange(2, 34))) for _ in range(90_000)
+    ]
+    texts = [" ".join(words[at : at + 500]) for at in range(0, len(words), 500)]
+    assert differs(PLAIN, [*texts, *texts[:9]]) == []
+
+
+def test_texts_that_are_left_to_tokenizers_stand_among_the_others_with_their_end():
+    texts = ["one", "a" * (LONGEST_PIECE + 1) + " |||IP_ADDRESS|||", "", "|||IP_ADDRESS||| two"]
+    column = TextColumn.of(pa.array(texts))
+    ids, ends = Encoder(LIKE_OLMO).encode_column(column, end_id=7)
+    must = [[*each, 7] for each in encode(LIKE_OLMO, texts)]
+    assert [each.tolist() for each in np.split(ids, ends[:-1])] == must
+
+
+def test_a_column_may_be_a_part_of_an_array_and_an_empty_one():
+    array = pa.array(["nothing", "of this", "naïve e\u0301té  x", "", "last"])
+    for part in (array[2:4], array[2:3], array[5:], array[:0]):
+        column = TextColumn.of(part)
+        ids, ends = Encoder(LIKE_OLMO).encode_column(column)
+        must = encode(LIKE_OLMO, part.to_pylist())
+        assert ids.tolist() == [each for one in must for each in one]
+        assert np.diff(ends, prepend=0).tolist() == [len(each) for each in must]
+
+
+def test_threads_share_an_encoder():
+    fast = Encoder(LIKE_OLMO)
+    texts = [each for each in SAMPLE for _ in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: fast.encode(texts), range(8)))
+    must = encode(LIKE_OLMO, texts)
+    assert all([each.tolist() for each in one] == must for one in made)
+
+
 def test_a_token_that_bpe_never_makes_is_left_out():
-    # "abc" would be (ab, c), but b and c merge first: no text gives it, and tiktoken would
+    # "abc" would be (ab, c), but b and c merge first: no text gives it
     alphabet = {each: n for n, each in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocabulary = alphabet | {"bc": 256, "ab": 257, "abc": 258}
     made = tokenizers.Tokenizer(models.BPE(vocabulary, [("b", "c"), ("a", "b"), ("ab", "c")]))
@@ -133,10 +184,11 @@ def test_the_order_of_merges_counts_and_not_that_of_ids():
         lambda made: setattr(made, "normalizer", normalizers.Lowercase()),
         lambda made: made.add_tokens([AddedToken("x", lstrip=True, special=False)]),
         lambda made: made.add_tokens([AddedToken("   ", special=False)]),  # three and not two
+        lambda made: made.add_tokens([AddedToken(" x", special=False)]),
     ],
-    ids=["words", "prefix", "lower case", "strips", "three spaces"],
+    ids=["words", "prefix", "lower case", "strips", "three spaces", "a space and more"],
 )
-def test_a_tokenizer_beyond_the_proof_goes_through_tokenizers(change):
+def test_another_kind_of_tokenizer_goes_through_tokenizers(change):
     made = trained()
     change(made)
     fast = Encoder(made)
