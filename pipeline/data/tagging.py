@@ -20,6 +20,7 @@ from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
 
+VERSION = "001"
 GROUP_BYTES = 4 << 20  # of measures that are held before they are written
 
 
@@ -70,7 +71,7 @@ class _TagShard:
 
     def __call__(self, number: int) -> list[Shard]:
         content = self.documents.shards[number].content
-        keys = [{"tagger": form, "shard": content} for form in self.forms]
+        keys = [{"tag": VERSION, "tagger": form, "shard": content} for form in self.forms]
         paths = [f"{tagger.name}/{shard_name(number)}" for tagger in self.taggers]
         found: list[Shard | None] = [None] * len(keys)
         if self.memo is not None:

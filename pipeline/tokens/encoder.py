@@ -208,7 +208,7 @@ def _added_tokens(form: dict[str, Any]) -> tuple[list[int], dict[str, int]] | No
             runs[len(content)] = token["id"]
         elif not content or content != content.strip(" ") or "  " in content:
             return None
-        elif not unicodedata.is_normalized("NFC", content):
+        elif not unicodedata.is_normalized("NFC", content) or _may_join(token):
             return None
         else:
             apart[content] = token["id"]
@@ -217,6 +217,13 @@ def _added_tokens(form: dict[str, Any]) -> tuple[list[int], dict[str, int]] | No
     if sorted(runs) != list(range(2, max(runs) + 1)):
         return None
     return [-1, -1, *(runs[length] for length in sorted(runs))], apart
+
+
+def _may_join(token: dict[str, Any]) -> bool:
+    """Whether NFC may join a token with its neighbour, though it is cut out before."""
+    content: str = token["content"]
+    aside = content[-1].isascii() and not content[-1].isalnum() and content[-1] not in "<=>"
+    return not token["normalized"] and not (content[0].isascii() and aside)
 
 
 def _pairs(model: dict[str, Any]) -> list[Ids] | None:

@@ -185,15 +185,26 @@ def test_the_order_of_merges_counts_and_not_that_of_ids():
         lambda made: made.add_tokens([AddedToken("x", lstrip=True, special=False)]),
         lambda made: made.add_tokens([AddedToken("   ", special=False)]),  # three and not two
         lambda made: made.add_tokens([AddedToken(" x", special=False)]),
+        lambda made: made.add_tokens([AddedToken("e\u0301x", special=False)]),
+        lambda made: made.add_tokens([AddedToken("qe", special=False, normalized=False)]),
     ],
-    ids=["words", "prefix", "lower case", "strips", "three spaces", "a space and more"],
+    ids=[
+        "words",
+        "prefix",
+        "lower case",
+        "strips",
+        "three spaces",
+        "a space and more",
+        "a token that is not in NFC",
+        "a token that a mark may join",
+    ],
 )
 def test_another_kind_of_tokenizer_goes_through_tokenizers(change):
     made = trained()
     change(made)
     fast = Encoder(made)
     assert not fast.is_fast
-    text = "The x   Quick  brown\n fox"
+    text = "The x   Quick  brown\n fox qe\u0301x"
     assert fast.encode([text])[0].tolist() == encode(made, [text])[0]
 
 

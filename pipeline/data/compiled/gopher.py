@@ -59,7 +59,7 @@ def measure(data, kinds, bounds, counts, join_newlines):
         _words(row, data, kinds, (start, end), words, pieces, table[:room])
         _ngrams(row, num_words, words, times, table, active, other)
         row[0] = counts[text, 0]
-        row[9] = row[9] / ends[num_words] if num_words else 0.0
+        row[9] /= max(1, ends[num_words])
     return made
 
 
