@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py                       50 kills of a whole curation, in 5 rounds
     python benchmarks/kills.py --kills 4 --records 400
+    python benchmarks/kills.py --graph small --kills 100     tiny's graph over the tests' corpus
     python benchmarks/kills.py --experiment experiments/tiny-offline.jsonnet
 
 The curation (`tests/fixtures/curation.py`) is of made-up documents: every format, tagger and kind
@@ -44,7 +45,7 @@ from pipeline.store.verifying import find_damage  # noqa: E402
 from steps.cli.experiment import build_experiment  # noqa: E402
 from tests.fixtures.curation import write_graph, write_sources  # noqa: E402
 from tests.fixtures.mortal import complete_files  # noqa: E402
-from tests.fixtures.small import contents  # noqa: E402
+from tests.fixtures.small import contents, write_experiment  # noqa: E402
 
 ALL, RUN, BELOW = "all of its processes", "the run alone", "one process below it"
 CHANCES = {ALL: 0.5, RUN: 0.2, BELOW: 0.3}
@@ -56,7 +57,8 @@ SHARDS = 20  # of the curation, about
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--experiment", type=Path, help="instead of the curation")
+    parser.add_argument("--graph", choices=["curation", "small"], default="curation")
+    parser.add_argument("--experiment", type=Path, help="instead of such a graph")
     parser.add_argument("--records", type=int, default=4000, help="made-up ones of the curation")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--per-round", type=int, default=10, help="kills of one run")
@@ -64,7 +66,11 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        experiment = options.experiment or write_curation(folder, options.records)
+        experiment = options.experiment
+        if experiment is None and options.graph == "small":
+            experiment = write_experiment(folder / "small.jsonnet")
+        elif experiment is None:
+            experiment = write_curation(folder, options.records)
         rounds = Rounds(experiment, folder)
         print(surroundings("pyarrow", "numpy"))
         whole, idle = f"{rounds.seconds:.1f} s", f"{rounds.idle:.1f} s where all is there"
