@@ -15,7 +15,7 @@ from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import ShardWriter, read_groups, shard_name
-from pipeline.data.batch import BatchTagger, Texts, as_array, columns_of
+from pipeline.data.batch import BatchTagger, Texts, as_arrays, columns_of
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
@@ -96,8 +96,11 @@ class _TagShard:
             for batch in read_groups(self.documents.root, shard, ["id", "text"]):
                 texts = self._texts(shard, batch)
                 for (tagger, _), writer, rows in zip(paths, writers, held, strict=True):
-                    made = self._columns(tagger, shard, batch, texts)
-                    rows.append(pa.RecordBatch.from_arrays(made, schema=writer.schema))
+                    rows.append(
+                        pa.RecordBatch.from_arrays(
+                            self._columns(tagger, shard, batch, texts), schema=writer.schema
+                        )
+                    )
                     _write(writer, rows, GROUP_BYTES)
             for writer, rows in zip(writers, held, strict=True):
                 _write(writer, rows, 0)
@@ -120,7 +123,7 @@ class _TagShard:
         try:
             if isinstance(tagger, BatchTagger):
                 columns = tagger.measure_all(texts)
-                return [as_array(columns[name]) for name in tagger.COLUMNS]
+                return as_arrays([columns[name] for name in tagger.COLUMNS])
             rows = []
             for place, text in enumerate(texts):
                 id = batch["id"][place].as_py()

@@ -64,8 +64,8 @@ class C4(BatchTagger):
             texts.data, texts.kinds, texts.bounds, newlines, whole_words
         )
         return {
-            "lines_with_no_ending_punctuation": Spans.of(unended, num_unended),
-            "lines_with_too_few_words": Spans.of(short, num_short),
+            "lines_with_no_ending_punctuation": Spans(*unended, num_unended),
+            "lines_with_too_few_words": Spans(*short, num_short),
             "has_naughty_word": self._naughty(texts),
             "has_javascript": marks[:, 0],
             "has_lorem_ipsum": marks[:, 1],
