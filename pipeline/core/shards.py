@@ -70,26 +70,26 @@ class _ColumnDigest:
             self._update(array.slice(first, SLICE_ROWS))
 
     def _update(self, array: pa.Array) -> None:
-        self.valid.update(np.asarray(array.is_valid()).view(np.uint8))
+        self.valid.update(np.asarray(array.is_valid()).view(np.uint8).data)
         kind = self.kind
         if pa.types.is_struct(kind):
             for state, child in zip(self.below, array.flatten(), strict=True):
                 state.update(child)
         elif _is_list(kind):
             lengths = array.value_lengths().fill_null(0)
-            self.lengths.update(np.asarray(lengths).astype("<i8"))
+            self.lengths.update(np.asarray(lengths).astype("<i8").data)
             self.below[0].update(array.flatten())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
             filled = array.fill_null("") if array.null_count else array
             wide = filled.cast(pa.large_string())
             offsets = np.frombuffer(wide.buffers()[1], "<i8")[wide.offset :][: len(wide) + 1]
-            self.lengths.update(np.diff(offsets))
+            self.lengths.update(np.diff(offsets).data)
             if offsets[-1] > offsets[0]:
                 self.values.update(wide.buffers()[2][int(offsets[0]) : int(offsets[-1])])
         else:
             filled = array.fill_null(False if pa.types.is_boolean(kind) else 0)
             plain = np.asarray(filled)
-            self.values.update(plain.astype(plain.dtype.newbyteorder("<")).view(np.uint8))
+            self.values.update(plain.astype(plain.dtype.newbyteorder("<")).view(np.uint8).data)
 
     def hexdigest(self) -> str:
         whole = hashlib.sha256()
@@ -148,6 +148,7 @@ class ShardWriter:
                 write_page_checksum=True,
                 use_dictionary=[path for path, each in encodings.items() if not each],
                 column_encoding={path: each for path, each in encodings.items() if each},
+                write_statistics=False,  # of a long text they would be four copies
             )
         except OSError:  # on a full disk this begins the file and fails
             self._temporary.unlink(missing_ok=True)
@@ -222,6 +223,17 @@ def read_shard(root: Path, shard: Shard, columns: list[str] | None = None) -> pa
     """
     with _opened(root, shard, columns) as file:
         return _read(root, shard, lambda: file.read(columns=columns))
+
+
+def read_part(root: Path, shard: Shard, column: str, part: str) -> list[pa.Array]:
+    """One field of a column of lists of structs, which are read with that field alone.
+
+    Raises:
+        CorruptShard: as `read_shard`.
+    """
+    with _opened(root, shard, [column]) as file:
+        names = [f"{column}.list.element.{part}"]
+        return list(_read(root, shard, lambda: file.read(names)).column(0).chunks)
 
 
 def read_batches(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.data.document import SPAN
-from pipeline.data.taggers import DECIMALS, Value
+from pipeline.data.taggers import DECIMALS, SpanList, Value
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -54,7 +54,7 @@ class Texts:
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, place: int) -> str:
-        return str(memoryview(self.data[self.bounds[place] : self.bounds[place + 1]]), "utf-8")
+        return str(self.data[self.bounds[place] : self.bounds[place + 1]].data, "utf-8")
 
     @cached_property
     def kinds(self) -> Bytes:
@@ -149,15 +149,21 @@ def columns_of(rows: Sequence[Mapping[str, Value]], kinds: Mapping[str, str]) ->
     for name, kind in kinds.items():
         values: Any = [row[name] for row in rows]
         if kind == "spans":
-            flat = [span for each in values for span in each or ()]
-            starts, ends, scores = zip(*flat, strict=True) if flat else ((), (), ())
-            counts = np.fromiter((len(each or ()) for each in values), np.int64, len(values))
-            whole = [np.array(each, np.int64) for each in (starts, ends)]
-            held = Spans(whole[0], whole[1], counts, np.array(scores, np.float64))
-            made.append(as_array(held))
+            spans = [e if isinstance(e, SpanList) else SpanList(e or ()) for e in values]
+            counts = np.array([len(each) for each in spans], np.int64)
+            starts, ends = (
+                _joined([np.asarray(getattr(each, part)) for each in spans])
+                for part in ("starts", "ends")
+            )
+            scores = _joined([np.asarray(each.scores) for each in spans])
+            made.append(as_array(Spans(starts, ends, counts, scores)))
         else:
             made.append(pa.array(values, pa.float64()))
     return made
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def rounded(values: Floats) -> Floats:

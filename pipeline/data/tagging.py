@@ -139,5 +139,11 @@ class _TagShard:
 def _write(writer: ShardWriter, rows: list[pa.RecordBatch], at_least: int) -> None:
     """Write rows that are held back, once there are bytes enough, and let them go."""
     if rows and sum(each.nbytes for each in rows) >= at_least:
-        writer.write(pa.Table.from_batches(rows).combine_chunks())
+        last = rows.pop()
+        if last.nbytes < at_least:
+            rows.append(last)
+        if rows:
+            writer.write(pa.Table.from_batches(rows).combine_chunks())
+        if last.nbytes >= at_least:
+            writer.write(last)
         rows.clear()

@@ -10,13 +10,16 @@ BPE alone makes that token of its bytes: then the last two parts of it are alway
 tokens that BPE does not make of their own bytes, which no text can ever give, are left out, and
 ranks are the places of the merges. What remains is to cut text as `tokenizers` does: NFC by its own
 code, the pattern of GPT-2, and, before it, added tokens that are runs of spaces, longest first.
+
+Where a space or newline follows something that is no white space, each of the three ends what it
+has, and nothing before depends on what comes after: there a long text is cut into pieces.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +28,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from pipeline.core.artifacts import Tokenizer
+from pipeline.data.text import CUT, pieces
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 Ids = NDArray[np.int64]
@@ -63,6 +67,12 @@ class Encoder:
             for place, ids in zip(left, ids_of, strict=True):
                 made[place] = np.array(ids, np.int64)
         return [ids for ids in made if ids is not None]
+
+    def encode_long(self, text: str) -> Iterator[Ids]:
+        """The ids of a text in pieces; one piece where it is not known that it can be cut."""
+        can_cut = self._fast is not None and not any(map(CUT.search, self._fast.apart))
+        for piece in pieces(text) if can_cut else [text]:
+            yield from self.encode([piece])
 
 
 def load_encoder(tokenizer: Tokenizer) -> Encoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,11 +74,20 @@ class TokenShardWriter:
         if not token_ids:
             return
         flat = np.concatenate([np.asarray(each, np.int64) for each in token_ids])
-        if flat.size and not 0 <= flat.min() <= flat.max() <= np.iinfo(self._type).max:
-            raise ValueError(f"token ids are {flat.min()} to {flat.max()}; must fit {self.dtype}")
+        self._require_fitting(flat)
         lengths = np.array([len(each) for each in token_ids], np.int64)
         self.write_index(sources, names, self.num_tokens + np.cumsum(lengths), lengths)
         self.write_ids(flat)
+
+    def write_long(self, source: str, name: str, pieces: Iterable[NDArray[Any]]) -> int:
+        """Add a document whose token ids come in pieces, and count them; raises as `write` does."""
+        begin = self.num_tokens
+        for ids in pieces:
+            self._require_fitting(ids)
+            self.write_ids(ids)
+        length = self.num_tokens - begin
+        self.write_index([source], [name], np.array([self.num_tokens]), np.array([length]))
+        return length
 
     def write_ids(self, ids: NDArray[Any]) -> None:
         """Add ids that are known to fit; `write_index` says which documents they are."""
@@ -97,6 +106,10 @@ class TokenShardWriter:
         """Add documents alone: where the ids of each end in the shard, and how many they are."""
         columns = {"source": list(sources), "id": list(names), "start": ends - lengths, "end": ends}
         self._index.write(pa.table(columns, schema=INDEX))
+
+    def _require_fitting(self, ids: NDArray[Any]) -> None:
+        if ids.size and not 0 <= ids.min() <= ids.max() <= np.iinfo(self._type).max:
+            raise ValueError(f"token ids are {ids.min()} to {ids.max()}; must fit {self.dtype}")
 
     def __enter__(self) -> TokenShardWriter:
         self._index.__enter__()

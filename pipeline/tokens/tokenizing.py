@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_batches
+from pipeline.data.text import PIECE
 from pipeline.store.memo import FileMemo
-from pipeline.tokens.encoder import load_encoder
+from pipeline.tokens.encoder import Encoder, load_encoder
 from pipeline.tokens.format import TokenShardWriter, shard_paths, token_dtype
 
 VERSION = "001"
@@ -35,7 +37,8 @@ def tokenize_documents(
     """Tokenize every document and end each with the end token; empty text is just that token.
 
     Text that spells a special token is ordinary text. Memory is flat: a batch of documents at a
-    time. A shard that `memo` remembers is linked.
+    time, and a long one in pieces where `Encoder` can cut it. A shard that `memo` remembers is
+    linked.
 
     Args:
         strip: leave out white space at both ends of a text, and documents of nothing else.
@@ -98,7 +101,7 @@ class _TokenizeShard:
         return found
 
     def _tokenize(self, number: int, shard: Shard) -> tuple[TokenShard, dict[str, int]]:
-        encoder, end_id = load_encoder(self.tokenizer), self.tokenizer.end_id
+        encoder = load_encoder(self.tokenizer)
         counts: Counter[str] = Counter()
         columns = ["source", "id", "text"]
         with TokenShardWriter(self.out, number, token_dtype(self.tokenizer.vocab_size)) as writer:
@@ -109,11 +112,27 @@ class _TokenizeShard:
                     raise CorruptShard(path, names[texts.index(None)], "has no text")
                 if self.strip:
                     sources, names, texts = _stripped(sources, names, texts)
-                token_ids = [np.append(ids, end_id) for ids in encoder.encode(texts)]
-                writer.write(sources, names, token_ids)
-                for source, ids in zip(sources, token_ids, strict=True):
-                    counts[source] += len(ids)
+                lengths = self._write(writer, encoder, zip(sources, names, texts, strict=True))
+                for source, length in zip(sources, lengths, strict=True):
+                    counts[source] += length
         return writer.shard, dict(counts)
+
+    def _write(
+        self, writer: TokenShardWriter, encoder: Encoder, rows: Iterable[tuple[str, str, str]]
+    ) -> list[int]:
+        """Write documents, (source, id, text); gives how many tokens each has."""
+        end, lengths = np.array([self.tokenizer.end_id]), []
+        for is_long, group in groupby(rows, lambda row: len(row[2]) > PIECE):
+            if is_long:
+                for source, name, text in group:
+                    ids = chain(encoder.encode_long(text), [end])
+                    lengths.append(writer.write_long(source, name, ids))
+                continue
+            sources, names, texts = zip(*group, strict=True)
+            token_ids = [np.append(ids, end) for ids in encoder.encode(texts)]
+            writer.write(sources, names, token_ids)
+            lengths += map(len, token_ids)
+        return lengths
 
 
 def _stripped(

@@ -32,6 +32,6 @@ class UnicodeWords(BatchTagger):
         newlines = int(texts.counts[:, 2].sum())
         found, words, sums = count(texts.data, texts.kinds, texts.bounds, newlines, class_table())
         return {
-            "paragraphs": Spans(*found, sums[:, 0], words),
+            "paragraphs": Spans(found[0], found[1], sums[:, 0], words),
             "num_words": sums[:, 1].astype(np.float64),
         }
