@@ -13,7 +13,6 @@ from pipeline.core.errors import MissingDependency
 from pipeline.data.taggers import DECIMALS, Value
 from pipeline.data.text import paragraphs
 
-
 MAX_PARSED = 1 << 21  # characters
 
 
