@@ -1,4 +1,5 @@
 import random
+from functools import partial
 
 import pytest
 import tokenizers
@@ -6,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
+from pipeline.data.text import pieces
+from pipeline.tokens import encoder
 from pipeline.tokens.encoder import LONGEST_PIECE, Encoder, load_encoder
 from pipeline.tokens.tokenizer import encode
 from tests.tokens.conftest import sentences
@@ -79,6 +82,22 @@ def differs(loaded, texts):
 @given(st.lists(st.sampled_from(HOSTILE) | st.text(max_size=8)).map("".join))
 def test_ids_are_those_of_tokenizers(loaded, text):
     assert differs(loaded, [text]) == []
+
+
+@pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
+@given(st.lists(st.sampled_from(HOSTILE) | st.text(max_size=8)).map(" ".join), st.integers(1, 9))
+def test_ids_of_the_pieces_of_a_text_are_its_own(loaded, text, size):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "pieces", partial(pieces, size=size))
+        made = list(Encoder(loaded).encode_long(text))
+    assert [each for ids in made for each in ids.tolist()] == encode(loaded, [text])[0]
+
+
+def test_a_text_is_not_cut_within_an_added_token(monkeypatch):
+    monkeypatch.setattr(encoder, "pieces", partial(pieces, size=1))
+    loaded = trained(others=["a b"])
+    [ids] = Encoder(loaded).encode_long("xa b a b")
+    assert ids.tolist() == encode(loaded, ["xa b a b"])[0]
 
 
 @pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
