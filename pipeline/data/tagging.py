@@ -15,7 +15,7 @@ from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import ShardWriter, read_groups, shard_name
-from pipeline.data.batch import BatchTagger, Texts, as_array, columns_of
+from pipeline.data.batch import BatchTagger, Texts, as_arrays, columns_of
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
@@ -97,8 +97,11 @@ class _TagShard:
             for batch in read_groups(self.documents.root, shard, ["id", "text"]):
                 texts = self._texts(shard, batch)
                 for (tagger, _), writer, rows in zip(paths, writers, held, strict=True):
-                    made = self._columns(tagger, shard, batch, texts)
-                    rows.append(pa.RecordBatch.from_arrays(made, schema=writer.schema))
+                    rows.append(
+                        pa.RecordBatch.from_arrays(
+                            self._columns(tagger, shard, batch, texts), schema=writer.schema
+                        )
+                    )
                     _write(writer, rows, GROUP_BYTES)
             for writer, rows in zip(writers, held, strict=True):
                 _write(writer, rows, 0)
@@ -121,7 +124,7 @@ class _TagShard:
         try:
             if isinstance(tagger, BatchTagger):
                 columns = tagger.measure_all(texts)
-                return [as_array(columns[name]) for name in tagger.COLUMNS]
+                return as_arrays([columns[name] for name in tagger.COLUMNS])
             rows = []
             for place, text in enumerate(texts):
                 id = batch["id"][place].as_py()
@@ -137,5 +140,11 @@ class _TagShard:
 def _write(writer: ShardWriter, rows: list[pa.RecordBatch], at_least: int) -> None:
     """Write rows that are held back, once there are bytes enough, and let them go."""
     if rows and sum(each.nbytes for each in rows) >= at_least:
-        writer.write(pa.Table.from_batches(rows).combine_chunks())
+        last = rows.pop()
+        if last.nbytes < at_least:
+            rows.append(last)
+        if rows:
+            writer.write(pa.Table.from_batches(rows).combine_chunks())
+        if last.nbytes >= at_least:
+            writer.write(last)
         rows.clear()

@@ -131,10 +131,12 @@ def test_pieces_that_drive_each_other_out_of_the_cache_keep_their_ids():
     assert differs(PLAIN, [*texts, *texts[:9]]) == []
 
 
-def test_texts_that_are_left_to_tokenizers_stand_among_the_others_with_their_end():
-    texts = ["one", "a" * (LONGEST_PIECE + 1) + " |||IP_ADDRESS|||", "", "|||IP_ADDRESS||| two"]
-    column = TextColumn.of(pa.array(texts))
-    ids, ends = Encoder(LIKE_OLMO).encode_column(column, end_id=7)
+def test_pieces_that_are_left_to_tokenizers_stand_among_the_others():
+    long = ["x" * (LONGEST_PIECE + 1), " " + "é" * 900, "=" * 3000, "\n" * 1500, "1" * 2000]
+    more = ["one", " two", "  ", "|||IP_ADDRESS|||", "e\u0301"]
+    rng = random.Random(3)
+    texts = ["".join(rng.choice(long + more) for _ in range(6)) for _ in range(60)] + ["", *long]
+    ids, ends = Encoder(LIKE_OLMO).encode_column(TextColumn.of(pa.array(texts)), end_id=7)
     must = [[*each, 7] for each in encode(LIKE_OLMO, texts)]
     assert [each.tolist() for each in np.split(ids, ends[:-1])] == must
 
