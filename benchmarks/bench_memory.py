@@ -1,13 +1,14 @@
 """Peak memory of each stage of curation over corpora of several sizes, two workers each.
 
     OLMO_TANGO_TEXT=folder python benchmarks/bench_memory.py [--megabytes 100 300 1000] \
-        [--stages ingest tag ...]
+        [--stages ingest tag ...] [--folder KEEP]
 
 Every stage is a command of its own, and reads what the stage before it wrote. The text is repeated
 with changes (`corpus.py`); evaluation text is the first 100 documents of it, at each size. Two
 numbers a stage and size, in MB: the largest process at its highest (resident, the system's own
 mark), and all of its processes together, where what they share counts once (sampled 20 times a
-second). Prints a table as Markdown, and a JSON line.
+second). With `--folder`, corpora and results are kept there, and stages can be run one by one.
+Prints a table as Markdown, and a JSON line.
 """
 
 import argparse
@@ -70,6 +71,8 @@ def prepare(folder, megabytes):
     from pipeline.data.sources import Jsonl
     from pipeline.tokens.tokenizer import train_tokenizer
 
+    if (folder / "made.json").is_file():
+        return json.loads((folder / "made.json").read_text())
     made = write_corpus(folder, megabytes)
     rows = ({"id": str(n), "text": text} for n, text in enumerate(islice(texts(), EVALUATED)))
     (folder / "evaluation.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
@@ -77,6 +80,7 @@ def prepare(folder, megabytes):
     evaluation = ingest_documents(source, out=folder / "evaluation")
     train_tokenizer(evaluation, vocab_size=2048, out=folder / "tokenizer")
     (folder / "words.txt").write_text("damn\nhell\n")
+    (folder / "made.json").write_text(json.dumps(made))
     return made
 
 
@@ -86,11 +90,12 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--megabytes", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     found, corpora = {stage: {} for stage in args.stages}, {}
     for megabytes in args.megabytes:
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
+            folder = (args.folder or Path(scratch)) / str(megabytes)
             corpora[megabytes] = prepare(folder, megabytes)
             for stage in args.stages:
                 cost = cost_of([sys.executable, __file__, "--child", stage, folder])

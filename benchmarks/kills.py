@@ -7,11 +7,13 @@
 
 The curation (`tests/fixtures/curation.py`) is of made-up documents: every format, tagger and kind
 of duplicate, decontamination, a filter with replacement and sampling, token shards, Dolma's
-folders. First it runs undisturbed. Then, in an empty workspace, it is killed (-9) at moments that
-are uniform over the undisturbed time, and goes on after each; a kill is of all of its processes at
-once, of the run alone, or of one process below it, which the run may survive. At the end of each
-round every content digest must be that of the undisturbed run, every result whole, nothing complete
-written again, and no lease, work folder, temporary file or process left.
+folders. First it runs undisturbed. Then, in an empty workspace, it is killed (-9) again and again,
+and goes on after each kill, which is of all of its processes at once, of the run alone, or of one
+process below it, which the run may survive. Moments are drawn uniformly from the undisturbed time,
+and told by progress, as a run that is killed lags behind: so many results, and so long after the
+last of them. At the end of each round every content digest must be that of the undisturbed run,
+every result whole, nothing complete written again, and no lease, work folder, temporary file or
+process left.
 
 Prints as Markdown what each kind of step had in hand when its whole run was struck: seconds since
 its attempt began, files that were finished, and how many of these the result has in the end, as the
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect
 from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -124,7 +127,9 @@ class Rounds:
         self.said = folder / "said.txt"
         self.graph = build_experiment(str(self.experiment))
         finished = folder / "finished"
+        began = time.time()
         self.seconds, self.idle = self._timed(finished), self._timed(finished)
+        self.commits = sorted(each.stat().st_mtime - began for each in _records(finished))
         self.expected = contents(self.graph, finished)
 
     def strike(self, num_kills: int, per_round: int, seed: int) -> bool:
@@ -167,15 +172,14 @@ class Rounds:
     def _round(
         self, workspace: Path, moments: list[float], chance: random.Random, totals: Totals
     ) -> list[Kill]:
-        """One run with its kills, to its end. Starting again is no part of the time of work."""
+        """One run with its kills, to its end."""
         kills: list[Kill] = []
-        running, last, below = self._start(workspace), 0.0, False
+        running, begun, below = self._start(workspace), True, False
         for moment in moments:
-            pause, last = moment - last, moment
             if running.poll() is not None:
-                running, pause, below = self._start(workspace), pause + self.idle, False
-            with suppress(subprocess.TimeoutExpired):
-                running.wait(pause)
+                running, begun, below = self._start(workspace), True, False
+            self._wait(workspace, running, moment, begun)
+            begun = False
             if running.poll() is None:
                 kills.append(self._kill(workspace, running, chance))
                 below = kills[-1].kind == BELOW
@@ -190,6 +194,19 @@ class Rounds:
                     break
             running, below = self._start(workspace), False
         return kills
+
+    def _wait(
+        self, workspace: Path, running: subprocess.Popen[bytes], moment: float, begun: bool
+    ) -> None:
+        """Wait until a run is where the undisturbed one was at a moment, or has ended."""
+        num_results = bisect(self.commits, moment)
+        pause = moment - (self.commits[num_results - 1] if num_results else 0.0)
+        if begun and num_results and len(_records(workspace)) >= num_results:
+            pause += self.idle
+        while len(_records(workspace)) < num_results and running.poll() is None:
+            time.sleep(0.02)
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(pause)
 
     def _note_end(self, below: bool, totals: Totals) -> None:
         """Count a run that failed: after a kill below it, or by itself."""
@@ -260,6 +277,11 @@ class Rounds:
         )
         for each in totals.faults[:20]:
             print("-", each)
+
+
+def _records(workspace: Path) -> list[Path]:
+    """A file of every result, written when it was made."""
+    return list(workspace.glob("cache/*/run.json"))
 
 
 def processes_of(workspace: Path) -> list[int]:

@@ -106,3 +106,15 @@ def test_concat_holds_everything_and_refuses_a_source_twice(tmp_path):
     both.verify()
     with pytest.raises(ValueError, match=r"documents\[1\] holds source 'one' again"):
         concat_documents([one, one], out=tmp_path / "no")
+
+
+@pytest.mark.parametrize("at_once", [1 << 20, 7])
+def test_an_id_of_two_files_is_refused_however_few_ids_are_held_at_once(
+    corpus, monkeypatch, at_once
+):
+    monkeypatch.setattr(ingest, "NAMED_AT_ONCE", at_once)
+    assert ingest_documents(source(corpus), out=corpus / "good").num_documents == 60
+    assert not list((corpus / "good").glob(".*"))
+    write_rows(corpus / "d.jsonl", [{"id": "b7", "text": "again"}])
+    with pytest.raises(CorruptShard, match=r"00001-00000.parquet record b7: .* 00003-00000"):
+        ingest_documents(source(corpus), out=corpus / "bad")
