@@ -23,7 +23,7 @@ from pipeline.core.stopping import (
     stopping_signals,
 )
 from pipeline.core.terminal import counted, duration
-from pipeline.store.leases import clear_leftovers, run_lease
+from pipeline.store.leases import run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from steps.here import Here
@@ -80,7 +80,7 @@ class LocalExecutor(Executor):
             self._preflight(step_graph.values())
         free_of_garbage()
         say_plan(step_graph, workspace)
-        clear_leftovers(workspace.results.root / "leases")
+        workspace.results.clear_leftovers()
         folder = workspace.run_dir(run_name)
         reads = _reads(step_graph)
         there = _there(step_graph, reads, workspace)

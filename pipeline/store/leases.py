@@ -190,18 +190,21 @@ def run_lease(run: str) -> str:
     return f"run-{run}"
 
 
-def clear_leftovers(root: Path) -> None:
+def clear_leftovers(root: Path) -> int:
     """Remove what kills left in a folder of leases: those of owners that are gone, as of a result
-    that was published right before, and hidden files that are a day old."""
+    that was published right before, and hidden files that are a day old; gives how many leases."""
+    num_left = 0
     for path in Path(root).glob("[!.]*.json"):
         lease = Lease(root, path.stem)
         with suppress(OSError):
             if lease.holder() is None and lease._take():
                 lease._release()
+                num_left += 1
     for path in Path(root).glob(".*.json.*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > DAY_SECONDS:
                 path.unlink()
+    return num_left
 
 
 def _create(place: Path, temporary: Path) -> bool:
