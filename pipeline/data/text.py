@@ -46,15 +46,18 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
     yield from spans
 
 
-def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+def pieces(text: str, size: int = PIECE, cut: re.Pattern[str] = CUT) -> Iterator[str]:
     """The text in pieces of about so many characters, so that what each is made to is not large.
 
     Each but the first begins with a space or newline that follows no white space. What goes by
     words that hold no white space, and takes what is around a word to be no part of it, finds the
     same in the pieces.
+
+    Args:
+        cut: what a piece ends with, in place of that; it ends where a match does.
     """
     start = 0
-    while len(text) - start > size and (found := CUT.search(text, start + size)):
+    while len(text) - start > size and (found := cut.search(text, start + size)):
         yield text[start : found.end()]
         start = found.end()
     yield text[start:] if start else text

@@ -11,8 +11,9 @@ tokens that BPE does not make of their own bytes, which no text can ever give, a
 ranks are the places of the merges. What remains is to cut text as `tokenizers` does: NFC by its own
 code, the pattern of GPT-2, and, before it, added tokens that are runs of spaces, longest first.
 
-Where a space or newline follows something that is no white space, each of the three ends what it
-has, and nothing before depends on what comes after: there a long text is cut into pieces.
+Where a space or newline follows something that is no white space, or a digit or ASCII punctuation a
+letter, each of the three ends what it has, and nothing before depends on what comes after: there a
+long text is cut into pieces, unless an added token may stand there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ PATTERN = rf"{_WORDS}|\s+(?!\S)|\s+"
 # A run of two spaces or more is one piece, so no white space runs over the first two of one.
 SPACED_PATTERN = rf" {{2,%d}}|{_WORDS}|(?:[^\S ]| (?! ))+(?!\S)|(?:[^\S ]| (?! ))+"
 LONGEST_PIECE = 1 << 16  # characters; a longer one is left to `tokenizers`
+CUTS = [CUT.pattern, "[A-Za-z](?=[0-9])", r"[A-Za-z](?=[!-/:-@\[-`{-~])"]
 _SPACE = re.compile(r"\s+")
 
 
@@ -70,8 +72,8 @@ class Encoder:
 
     def encode_long(self, text: str) -> Iterator[Ids]:
         """The ids of a text in pieces; one piece where it is not known that it can be cut."""
-        can_cut = self._fast is not None and not any(map(CUT.search, self._fast.apart))
-        for piece in pieces(text) if can_cut else [text]:
+        cut = self._fast.cut if self._fast is not None else None
+        for piece in pieces(text, cut=cut) if cut is not None else [text]:
             yield from self.encode([piece])
 
 
@@ -95,6 +97,8 @@ class _FastBpe:
         import tiktoken
 
         self.apart, self.nfc = apart, nfc
+        cuts = [each for each in CUTS if not any(re.search(each, token) for token in apart)]
+        self.cut = re.compile("|".join(cuts)) if cuts else None
         ranks: dict[bytes, int] = {}
         ids: list[int] = []
         for token, number in merged:

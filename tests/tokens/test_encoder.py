@@ -39,6 +39,9 @@ HOSTILE += [
     "\x00",
     "\x85",
     "\u2028",
+    "7",
+    "<",
+    "\u0338",
     "\ufeff",
     "한",
     "ᄒ",
@@ -95,9 +98,12 @@ def test_ids_of_the_pieces_of_a_text_are_its_own(loaded, text, size):
 
 def test_a_text_is_not_cut_within_an_added_token(monkeypatch):
     monkeypatch.setattr(encoder, "pieces", partial(pieces, size=1))
-    loaded = trained(others=["a b"])
-    [ids] = Encoder(loaded).encode_long("xa b a b")
-    assert ids.tolist() == encode(loaded, ["xa b a b"])[0]
+    text = "xa ba ba1b1|x a1 b|ba b a1"
+    for others in (["a b"], ["a1"], ["b|"], ["a b", "a1", "b|"]):
+        loaded = trained(others=others)
+        made = list(Encoder(loaded).encode_long(text))
+        assert [each for ids in made for each in ids.tolist()] == encode(loaded, [text])[0]
+        assert (len(made) > 1) == (len(others) == 1)
 
 
 @pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
