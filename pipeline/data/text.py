@@ -63,6 +63,15 @@ def pieces(text: str, size: int = PIECE, cut: re.Pattern[str] = CUT) -> Iterator
     yield text[start:] if start else text
 
 
+def one_line(text: str, lower: bool = True) -> str:
+    """The text with spaces for newlines, without white space around it, in lower case or not."""
+    if len(text) <= PIECE:
+        return (text.lower() if lower else text).replace("\n", " ").strip()
+    own = pieces(text.strip())  # in UTF-8, a quarter of the memory where one character is wide
+    parts = ((each.lower() if lower else each).replace("\n", " ").encode() for each in own)
+    return b"".join(parts).decode()
+
+
 def lines(text: str, keepends: bool = False) -> Iterator[str]:
     """`text.splitlines(keepends)`, of which not all are held."""
     start = 0
