@@ -23,6 +23,7 @@ from pipeline.core.files import Shard, file_sha256
 from pipeline.core.temporary import temporary_for
 
 ROW_GROUP_BYTES = 16 << 20
+LARGE_BYTES = 4 * ROW_GROUP_BYTES
 SLICE_ROWS = 1 << 16  # that are digested together, as some of what that takes is copied
 # What pyarrow raises of a file whose bytes are not what they were, names and sizes among them.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)
@@ -164,6 +165,7 @@ class ShardWriter:
         self.num_records += table.num_rows
         per_row = max(1, table.nbytes // max(1, table.num_rows))
         self._writer.write_table(table, row_group_size=max(1, ROW_GROUP_BYTES // per_row))
+        _let_go_beside(table)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -258,9 +260,17 @@ def read_groups(
 
 def _read(root: Path, shard: Shard, read: Callable[[], Any]) -> Any:
     try:
-        return read()
+        found = read()
     except UNREADABLE as error:
         raise CorruptShard(Path(root) / shard.path, None, f"not readable ({error})") from error
+    _let_go_beside(found)
+    return found
+
+
+def _let_go_beside(rows: pa.Table | pa.RecordBatch | None) -> None:
+    """Give back what Arrow took to read or write many bytes, which it keeps for the next time."""
+    if rows is not None and rows.nbytes >= LARGE_BYTES:
+        pa.default_memory_pool().release_unused()
 
 
 def _opened(root: Path, shard: Shard, columns: list[str] | None) -> pq.ParquetFile:

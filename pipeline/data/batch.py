@@ -70,6 +70,10 @@ class Texts:
         counts: npt.NDArray[np.int64] = characters.counts_of(self.data, self.kinds, self.bounds)
         return counts
 
+    def forget(self) -> None:
+        """Let go of what takes a byte for each of the text's, and can be worked out again."""
+        self.__dict__.pop("kinds", None)
+
     @property
     def num_characters(self) -> npt.NDArray[np.int64]:
         return self.counts[:, 0]

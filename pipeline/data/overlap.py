@@ -68,7 +68,9 @@ class Words:
             found.append(hashes[~is_end])
             bounds.append((num_words + ends - np.arange(len(ends))).astype(np.int32))
             num_words += len(found[-1])
-        return _joined(found), _joined([*bounds, np.array([num_words], np.int32)])
+        words = _joined(found)
+        found.clear()
+        return words, _joined([*bounds, np.array([num_words], np.int32)])
 
     def _hashes(self, found: list[str]) -> Hashes:
         known = self._known

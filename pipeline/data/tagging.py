@@ -14,7 +14,7 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
-from pipeline.core.shards import ShardWriter, read_groups, shard_name
+from pipeline.core.shards import LARGE_BYTES, ShardWriter, read_groups, shard_name
 from pipeline.data.batch import BatchTagger, Texts, as_arrays, columns_of
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
@@ -102,6 +102,8 @@ class _TagShard:
                             self._columns(tagger, shard, batch, texts), schema=writer.schema
                         )
                     )
+                    if len(texts.data) >= LARGE_BYTES:
+                        texts.forget()
                     _write(writer, rows, GROUP_BYTES)
             for writer, rows in zip(writers, held, strict=True):
                 _write(writer, rows, 0)

@@ -46,18 +46,30 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
     yield from spans
 
 
-def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+def pieces(text: str, size: int = PIECE, cut: re.Pattern[str] = CUT) -> Iterator[str]:
     """The text in pieces of about so many characters, so that what each is made to is not large.
 
     Each but the first begins with a space or newline that follows no white space. What goes by
     words that hold no white space, and takes what is around a word to be no part of it, finds the
     same in the pieces.
+
+    Args:
+        cut: what a piece ends with, in place of that; it ends where a match does.
     """
     start = 0
-    while len(text) - start > size and (found := CUT.search(text, start + size)):
+    while len(text) - start > size and (found := cut.search(text, start + size)):
         yield text[start : found.end()]
         start = found.end()
     yield text[start:] if start else text
+
+
+def one_line(text: str, lower: bool = True) -> str:
+    """The text with spaces for newlines, without white space around it, in lower case or not."""
+    if len(text) <= PIECE:
+        return (text.lower() if lower else text).replace("\n", " ").strip()
+    own = pieces(text.strip())  # in UTF-8, a quarter of the memory where one character is wide
+    parts = ((each.lower() if lower else each).replace("\n", " ").encode() for each in own)
+    return b"".join(parts).decode()
 
 
 def lines(text: str, keepends: bool = False) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """One stage of curation over documents, in a process of its own that tells how much memory it took.
 
-    python -m tests.data.large <stage> <folder of documents> <folder for the result>
+    python -m tests.data.large <stage> <folder> <folder for the result>
 
-A stage that reads another's result has it made here too, and counts it.
+The folder has documents, or for `ingest` a file of each format. A stage that reads another's result
+has it made in the same process, and is counted with it.
 """
 
 import sys
@@ -12,11 +13,13 @@ from pipeline.core.artifacts import Documents, Tokenizer
 from pipeline.data.decontaminate import find_overlaps
 from pipeline.data.dedup import deduplicate
 from pipeline.data.filtering import filter_documents
+from pipeline.data.ingest import ingest_documents
 from pipeline.data.minhash import find_near_duplicates
+from pipeline.data.pages import TextFiles
 from pipeline.data.rules import Keep, Replace
+from pipeline.data.sources import Jsonl, ParquetFiles
 from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.code import Code
-from pipeline.data.taggers.comments import Comments
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.language import Language
 from pipeline.data.taggers.lengths import Lengths
@@ -29,32 +32,37 @@ TAGGERS = [Gopher(), C4(), Pii(), Lengths(), UnicodeWords(), Language(), Code()]
 KINDS = ("email_address", "phone_number", "ip_address")
 
 
-def without_contacts(documents, out):
+def ingest(file, out):
+    kinds = {".gz": Jsonl, ".jsonl": Jsonl, ".parquet": ParquetFiles, ".txt": TextFiles}
+    ingest_documents(kinds[file.suffix](str(file), "large"), out=out)
+
+
+def curated(documents, out):
+    """Contacts are measured and replaced, and what is left becomes tokens."""
     measured = tag_documents(documents, [Pii()], out=out / "pii")
     rules = [Keep("pii.doc_count", at_least=0)]
     rules += [Replace(f"pii.{each}", f"|||{each.upper()}|||") for each in KINDS]
-    return filter_documents(documents, [measured], rules, out=out / "kept")
+    kept = filter_documents(documents, [measured], rules, out=out / "kept")
+    tokenize_documents(kept, tokenizer_beside(documents), out=out / "tokens")
+
+
+def tokenizer_beside(documents):
+    return Tokenizer.load(documents.root.parent / "tokenizer")
 
 
 def without_repeats(documents, out):
     marked = deduplicate(documents, by=["document", "paragraph"], out=out / "marks")
-    return filter_documents(
-        documents, [marked], [Replace("dedup.duplicate_paragraphs")], out=out / "kept"
-    )
+    rules = [Replace("dedup.duplicate_paragraphs")]
+    filter_documents(documents, [marked], rules, out=out / "kept")
 
 
 STAGES = {
     "tag": lambda documents, out: tag_documents(documents, TAGGERS, out=out),
-    "comments": lambda documents, out: tag_documents(documents, [Comments("python")], out=out),
-    "contacts": without_contacts,
-    "dedup": lambda documents, out: deduplicate(documents, by=["document", "paragraph"], out=out),
+    "curate": curated,
     "repeats": without_repeats,
     "near": lambda documents, out: find_near_duplicates(documents, out=out),
     "decontaminate": lambda documents, out: find_overlaps(
         documents, Documents.load(documents.root.parent / "evaluation"), out=out
-    ),
-    "tokenize": lambda documents, out: tokenize_documents(
-        documents, Tokenizer.load(documents.root.parent / "tokenizer"), out=out
     ),
 }
 
@@ -67,5 +75,8 @@ def peak_bytes():
 
 if __name__ == "__main__":
     stage, documents, out = sys.argv[1:]
-    STAGES[stage](Documents.load(Path(documents)), Path(out))
+    if stage == "ingest":
+        ingest(Path(documents), Path(out))
+    else:
+        STAGES[stage](Documents.load(Path(documents)), Path(out))
     print(peak_bytes())

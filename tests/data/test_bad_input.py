@@ -228,19 +228,6 @@ def test_a_document_of_100_megabytes_is_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_document_of_100_megabytes_goes_through_every_step(tmp_path):
-    text = "some words of a line that is as long as lines are\n" * 2_100_000
-    source = write(tmp_path / "a.jsonl", line("0"), line("big", text))
-    made = ingest_documents(source, out=tmp_path / "1")
-    measured = tag_documents(made, [Pii()], out=tmp_path / "2")
-    rules = [Replace("pii.email_address", "x")]
-    kept = filter_documents(made, [measured], rules, out=tmp_path / "3")
-    tokenizer = train_tokenizer(made, vocab_size=300, sample_fraction=0.01, out=tmp_path / "4")
-    tokens = tokenize_documents(kept, tokenizer, out=tmp_path / "5")
-    assert tokens.num_documents == 2 and tokens.num_tokens > 20_000_000
-
-
-@pytest.mark.slow
 def test_ten_million_empty_lines_take_no_memory(tmp_path):
     source = tmp_path / "a.jsonl.gz"
     write(source, line("1"), b"\n" * 10_000_000, line("2"), b"no JSON")

@@ -1,9 +1,12 @@
+from functools import partial
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.data import text as module
 from pipeline.data.taggers import SpanList
-from pipeline.data.text import lines, pieces
+from pipeline.data.text import lines, one_line, pieces
 
 TEXTS = st.text(st.sampled_from("ab  \n\n\r\t\x0b\x1c\x85\u2028\u00a0é漢")).map(lambda t: t * 3)
 
@@ -18,11 +21,18 @@ def test_pieces_make_the_text_and_begin_where_something_ends(text, size):
 
 @given(TEXTS, st.integers(1, 9), st.booleans())
 def test_lines_are_those_of_python(text, size, keepends):
-    real, module.PIECE = module.PIECE, size
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE", size)
         assert list(lines(text, keepends)) == text.splitlines(keepends)
-    finally:
-        module.PIECE = real
+
+
+@given(TEXTS.map(lambda text: text + "ΑΣ Σ\nΣΑ"), st.integers(1, 9), st.booleans())
+def test_one_line_is_the_same_in_pieces(text, size, lower):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PIECE", size)
+        patch.setattr(module, "pieces", partial(pieces, size=size))
+        made = one_line(text, lower)
+    assert made == (text.lower() if lower else text).replace("\n", " ").strip()
 
 
 def test_a_list_of_spans_is_one_of_tuples():

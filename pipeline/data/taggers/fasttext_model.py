@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.taggers import DECIMALS, SpanList, State, Value, state_of
-from pipeline.data.text import paragraphs, sentences
+from pipeline.data.text import one_line, paragraphs, sentences
 
 UNITS = {"paragraph": paragraphs, "sentence": sentences}
 
@@ -79,7 +79,7 @@ class FastText:
         return made
 
     def _scores(self, text: str) -> dict[str, float]:
-        line = (text.lower() if self.lower else text).replace("\n", " ").strip()
+        line = one_line(text, self.lower)
         path = _local(self.model)
         state = state_of(path)
         known = _labels(path, state)

