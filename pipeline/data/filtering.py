@@ -63,7 +63,8 @@ def filter_documents(
     Raises:
         MismatchedInputs: some attributes describe other documents.
         ValueError: a rule names what nothing measures, or two inputs measure under one name.
-        CorruptShard: a document lacks the field that it is sampled by.
+        CorruptShard: a document lacks the field that it is sampled by, or a span that is to be
+            replaced does not lie in its text.
     """
     columns: dict[str, str] = {}
     tables: dict[str, tuple[Path, list[Shard]]] = {}
@@ -181,7 +182,9 @@ class _FilterShard:
                 table = given = pa.Table.from_batches([batch]).select(DOCUMENT_SCHEMA.names)
                 fate = np.where(fails.any(0), fails.argmax(0), -1)
                 if replacing:
-                    table, changed, empty = _replaced(table, rows, replacing, num_rules, fate < 0)
+                    table, changed, empty = _replaced(
+                        table, rows, replacing, num_rules, fate < 0, self._where(shard)
+                    )
                     fate[empty] = num_rules
                     replaced += changed
                 passed = table.filter(pa.array(fate < 0))
@@ -260,6 +263,7 @@ def _replaced(
     rules: list[tuple[int, Replace]],
     num_rules: int,
     kept: Mask,
+    where: Path,
 ) -> tuple[pa.Table, npt.NDArray[Any], Mask]:
     """The rows with spans replaced, documents changed by rule, and which have no text left."""
     changed = np.zeros(num_rules, np.int64)
@@ -273,6 +277,11 @@ def _replaced(
     column = table.column("text")
     texts = column.to_pylist()
     for row, spans in chosen.items():
+        for start, order, end in spans:
+            if not 0 <= start <= end <= len(texts[row]):
+                reason = f"{rules[order][1].spans} has the span [{start}, {end}) in "
+                reason += f"{len(texts[row])} characters of text"
+                raise CorruptShard(where, table["id"][row].as_py(), reason)
         texts[row], used = _with_replacements(texts[row], sorted(spans), [r for _, r in rules])
         for order in used:
             changed[rules[order][0]] += 1
@@ -300,7 +309,7 @@ def _with_replacements(
     pieces: list[str] = []
     at, used = 0, set()
     for start, order, end in spans:
-        if end <= start:
+        if end == start:
             continue
         if start < at:  # inside the one before, under whose replacement it goes
             if rules[order].merge and end > at:

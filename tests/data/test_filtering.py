@@ -125,6 +125,16 @@ def test_spans_that_overlap_are_one_or_leave_a_tail_as_in_dolma(
         assert column(made, "text") == [expected]
 
 
+@pytest.mark.parametrize(("start", "end"), [(-3, 5), (8, 400), (9, 2)])
+def test_a_span_outside_of_its_text_deletes_nothing_but_ends_the_step(start, end, tmp_path):
+    documents = make_documents(tmp_path / "d", [["", "0123456789"]])
+    rows = [[{"s": spans()}, {"s": spans((start, end, 1.0))}]]
+    table = make_attributes(tmp_path / "a", documents, "t", {"s": "spans"}, rows)
+    told = rf"00000.parquet record 0-1: t.s has the span \[{start}, {end}\) in 10 characters"
+    with pytest.raises(CorruptShard, match=told):
+        filter_documents(documents, [table], [Replace("t.s", "<X>")], out=tmp_path / "o")
+
+
 def test_what_replacement_leaves_empty_is_removed_and_counted(tmp_path):
     documents = make_documents(tmp_path / "d", [["gone\n", "stays"]])
     rows = [[{"a": spans((0, 5, 1))}, {"a": []}]]
