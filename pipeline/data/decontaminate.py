@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,19 @@ from pipeline.data.overlap import (
     Places,
     Words,
     line_hashes,
+    paragraph_hashes,
     read_index,
     run_hashes,
     text_columns,
     word_spans,
     write_index,
 )
+from pipeline.data.taggers import unicode_version
 from pipeline.data.text import paragraphs
+from pipeline.data.word_classes import class_table_digest
 from pipeline.store.memo import FileMemo
 
-VERSION = "002"
+VERSION = "003"
 NAME = "decontamination"
 COLUMNS = {
     "paragraphs": "spans",
@@ -44,14 +47,16 @@ COLUMNS = {
     "num_answers": "number",
     "num_overlaps": "number",
     "overlap_fraction": "number",
+    "num_items": "number",
 }
 HITS = "hits.parquet"
 HIT = pa.schema(
     [(name, pa.string()) for name in ("item", "item_source", "document", "source")]
-    + [(f"num_{kind}", pa.int32()) for kind in ("overlaps", "paragraphs", "answers")]
+    + [(f"num_{kind}", pa.int32()) for kind in ("overlaps", "paragraphs", "answers", "items")]
     + [("start", pa.int32()), ("text", pa.string())]
 )
 EXCERPT = 200  # characters of a hit that are kept to look at
+MAX_ITEMS = 100  # items that are named for what all of them have, the first ones
 
 
 def find_overlaps(
@@ -65,30 +70,38 @@ def find_overlaps(
 ) -> Attributes:
     """Mark what of the documents stands in evaluation text: table `decontamination`.
 
-    A word is a run of letters, digits and underscores, in lower case. `num_overlaps` counts the
-    runs of `min_words` words that stand in some evaluation document, `overlap_fraction` is the
-    share of the document's words inside them. `paragraphs` are the lines of at least `min_words`
-    words that are a line of evaluation text, words and order; their score is 1 and `num_paragraphs`
-    counts them. `answers`, with `num_answers`, are the lines that are the whole answer of an
-    evaluation conversation (a message of the assistant, or `chosen`) of 3 to `min_words - 1` words,
-    which no run can find.
+    `paragraphs`, which `num_paragraphs` counts, are Paloma's: lines that are, character by
+    character, a line of evaluation text, of at least `min_words` words by Unicode's annex 29
+    (punctuation is a word, white space is none) and not all of punctuation, white space and symbols
+    as emoji are. A span has the newline too, and a score of 1.
+
+    Beside them stands what Paloma's rule does not see. A word is then a run of letters, digits and
+    underscores, in lower case: `num_overlaps` counts the runs of `min_words` words that stand in
+    some evaluation document, wherever its lines end, and `overlap_fraction` is the share of the
+    document's words inside them. `answers`, with `num_answers`, are the lines whose words are the
+    whole answer of an evaluation conversation (a message of the assistant, or `chosen`) of 3 to
+    `min_words - 1` words. Other evaluation text shorter than `min_words` words is not found.
 
     `hits.parquet`, beside the manifest, names which evaluation item is hit by which document: how
-    often in each of these ways, the place of the first hit and the beginning of its text.
+    often in each of these ways, the place of the first hit and the beginning of its text. Of what
+    stands in more than 100 items the first 100 are named; `num_items` counts all that a document
+    hits. A shard that `memo` remembers under the same evaluation text is linked.
 
-    Other evaluation text shorter than `min_words` words is not found. Runs are compared by
-    64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for. A shard that `memo`
-    remembers under the same evaluation text is linked.
-
-    Source: Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C (13 words);
-    Magnusson et al. 2023, "Paloma", section 3.1 (paragraphs of 13 words).
+    Source: Magnusson et al. 2023, "Paloma", section 3.1 (paragraphs); allenai/dolma,
+        `configs/dolma-v1_5/decontamination` and `dolma dedupe` 1.2.1, which it runs; Brown et al.
+        2020, "Language Models are Few-Shot Learners", appendix C (runs of 13 words).
+    Differs: paragraphs are compared by 64-bit hashes, of which one in 10^9 is found falsely where
+        10^10 are looked for, and not by a Bloom filter (one in 10^5 for v1.5); Unicode may be newer
+        than that of `uniseg`; a last newline is in the span, which there, in a text of ASCII alone,
+        it is not. There the whole document goes, and code is exempt: here, rules decide.
     """
     if min_words < 1:
         raise ValueError(f"min_words is {min_words}; it must be at least 1")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     index = out / ".index"
-    index.mkdir(exist_ok=True)
+    shutil.rmtree(index, ignore_errors=True)  # of a run that was killed while it wrote
+    index.mkdir()
     write_index(evaluation, min_words, index)
     work = _FindInShard(documents, evaluation.content, min_words, out, memo)
     numbers = range(len(documents.shards))
@@ -128,6 +141,7 @@ class _FindInShard:
             "evaluation": self.evaluation,
             "min_words": self.min_words,
             "shard": self.documents.shards[number].content,
+            "unicode": [unicode_version(), class_table_digest()],
         }
 
     def _find(self, number: int, paths: list[str]) -> Shard:
@@ -163,21 +177,15 @@ class _Finder:
 
     def look(self, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The row of a document, and a row of `hits.parquet` for each item that it hits."""
-        bounds = None  # of lines, which are seldom asked for
+        hits = _Hits(len(self.items))
+        marked = {LINES: self._paragraphs(text, hits), ANSWERS: []}
         if len(self.known[ANSWERS].hashes):
             words, bounds = self.words.and_lines_of(text)
+            marked[ANSWERS] = self._answers(text, words, bounds, hits)
         else:
             words = self.words.of(text)
         runs = run_hashes(words, self.min_words)
         starts = np.flatnonzero(self.known[RUNS].has(runs))
-        hits = _Hits()
-        marked: dict[str, list[tuple[int, int]]] = {LINES: [], ANSWERS: []}
-        if len(starts) and bounds is None:
-            words, bounds = self.words.and_lines_of(text)
-        if bounds is not None:
-            # a long line that stands there holds a run that stands there
-            for kind in (LINES, ANSWERS) if len(starts) else (ANSWERS,):
-                marked[kind] = self._whole_lines(kind, text, words, bounds, hits)
         if len(starts):
             places = word_spans(text, len(words))
             for start in starts.tolist():
@@ -191,44 +199,75 @@ class _Finder:
         row |= {f"num_{kind}": float(len(found)) for kind, found in marked.items()}
         row["num_overlaps"] = float(len(starts))
         row["overlap_fraction"] = _covered(starts, self.min_words) / max(1, len(words))
+        row["num_items"] = float(hits.num_items())
         return row, list(hits.rows(self.items, text))
 
-    def _whole_lines(
-        self, kind: str, text: str, words: Hashes, bounds: Places, hits: _Hits
+    def _paragraphs(self, text: str, hits: _Hits) -> list[tuple[int, int]]:
+        """The lines that are a paragraph of evaluation text; a word has a character at least."""
+        if not len(self.known[LINES].hashes):
+            return []
+        numbers, hashes = paragraph_hashes(text, self.min_words)
+        return self._marked(LINES, text, np.array(numbers, np.int64), hashes, hits)
+
+    def _answers(
+        self, text: str, words: Hashes, bounds: Places, hits: _Hits
     ) -> list[tuple[int, int]]:
-        """The long lines that are one of evaluation text, or the short ones that are an answer."""
+        """The short lines that are an answer of evaluation text."""
         lengths = np.diff(bounds)
-        is_long = lengths >= self.min_words
-        places = np.flatnonzero(is_long if kind == LINES else ~is_long & (lengths > 0))
-        wholes = line_hashes(words, bounds[places], lengths[places])
-        found = np.flatnonzero(self.known[kind].has(wholes)).tolist()
-        spans = list(paragraphs(text)) if found else []
-        for number in found:
-            hits.add(kind, self.known[kind].items_of(wholes[number]), spans[places[number]])
-        return [spans[places[number]] for number in found]
+        numbers = np.flatnonzero((lengths > 0) & (lengths < self.min_words))
+        hashes = line_hashes(words, bounds[numbers], lengths[numbers])
+        return self._marked(ANSWERS, text, numbers, hashes, hits)
+
+    def _marked(
+        self, kind: str, text: str, numbers: Places, hashes: Hashes, hits: _Hits
+    ) -> list[tuple[int, int]]:
+        """Of some lines, by number and hash, the spans of those that are known."""
+        found = np.flatnonzero(self.known[kind].has(hashes)).tolist()
+        every = list(paragraphs(text)) if found else []
+        spans = [every[numbers[place]] for place in found]
+        for place, span in zip(found, spans, strict=True):
+            hits.add(kind, self.known[kind].items_of(hashes[place]), span)
+        return spans
 
 
 class _Hits:
     """What of one document stands in which evaluation items."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_items: int) -> None:
+        self._num_items = num_items
         self._counts: dict[int, dict[str, int]] = {}
         self._first: dict[int, tuple[int, int]] = {}
+        self._is_hit: npt.NDArray[np.bool_] | None = None  # once some are hit and not named
 
-    def add(self, kind: str, items: Sequence[int], place: tuple[int, int] | None) -> None:
-        for item in items:
+    def add(self, kind: str, items: Places, place: tuple[int, int] | None) -> None:
+        if len(items) > MAX_ITEMS:
+            if self._is_hit is None:
+                self._is_hit = np.zeros(self._num_items, bool)
+            self._is_hit[items] = True
+        for item in items[:MAX_ITEMS].tolist():
             counts = self._counts.setdefault(item, dict.fromkeys((RUNS, LINES, ANSWERS), 0))
             counts[kind] += 1
             if place is not None:
                 self._first[item] = min(place, self._first.get(item, place))
 
-    def rows(self, items: Sequence[dict[str, str]], text: str) -> Iterator[dict[str, Any]]:
+    def num_items(self) -> int:
+        """How many items are hit, named or not."""
+        if self._is_hit is None:
+            return len(self._counts)
+        self._is_hit[list(self._counts)] = True
+        return int(self._is_hit.sum())
+
+    def rows(self, items: pa.Table, text: str) -> Iterator[dict[str, Any]]:
+        num_items = self.num_items()
         for item, counts in sorted(self._counts.items()):
             row: dict[str, Any] = {f"num_{kind}": count for kind, count in counts.items()}
             start, end = self._first.get(item, (None, None))
             excerpt = text[start:end][:EXCERPT] if end is not None else None
-            named = {"item": items[item]["id"], "item_source": items[item]["source"]}
-            yield {**row, **named, "start": start, "text": excerpt}
+            named = {
+                "item": items["id"][item].as_py(),
+                "item_source": items["source"][item].as_py(),
+            }
+            yield {**row, **named, "num_items": num_items, "start": start, "text": excerpt}
 
 
 def _covered(starts: npt.NDArray[Any], length: int) -> int:
