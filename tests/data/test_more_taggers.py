@@ -10,11 +10,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import canonical, digest
+from pipeline.data.taggers.c4 import C4
+from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.comments import Comments
+from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.language import Language, LanguageParagraphs
+from pipeline.data.taggers.lengths import Lengths
+from pipeline.data.taggers.pii import Pii
 from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
+from pipeline.data.word_classes import class_table, class_table_digest
 
 ENGLISH = "This is a sentence that anybody can read.\n"
 GERMAN = "Das ist ein Satz, den nicht jeder lesen kann.\n"
@@ -129,6 +135,41 @@ def test_secrets_are_looked_for_in_time_that_grows_by_the_text(piece, line):
     made = Secrets().measure(text)
     assert time.process_time() - before < 10
     assert line < 1000 or made["num_skipped_lines"] == 4
+
+
+@pytest.mark.parametrize("tagger", [C4(), Pii(), Lengths(), Code()])
+def test_the_version_of_unicode_is_in_the_key_of_what_tells_letters_by_it(tagger, monkeypatch):
+    before = digest(tagger)
+    monkeypatch.setattr("unicodedata.unidata_version", "99.0.0")
+    assert digest(tagger) != before
+
+
+@pytest.mark.parametrize(
+    ("tagger", "package"),
+    [
+        (Comments("java"), "pygments"),
+        (Secrets(), "detect-secrets"),
+        (FastText("t", OutsideFile(__file__), ("a",), by="sentence"), "blingfire"),
+    ],
+)
+def test_the_version_of_a_package_that_measures_is_in_the_key(tagger, package, monkeypatch):
+    versions = {package: "1.0"}
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    before = digest(tagger)
+    versions[package] = "1.1"
+    assert digest(tagger) != before
+
+
+def test_unicode_s_words_have_the_classes_of_characters_in_their_key(monkeypatch):
+    before = digest(UnicodeWords())
+    other = class_table().copy()
+    other[0x1F970] ^= 1
+    monkeypatch.setattr("pipeline.data.word_classes.class_table", lambda: other)
+    class_table_digest.cache_clear()
+    try:
+        assert digest(UnicodeWords()) != before
+    finally:
+        class_table_digest.cache_clear()
 
 
 def test_a_secret_is_marked_wherever_it_stands():
