@@ -168,6 +168,16 @@ def test_the_bytes_of_the_file_and_its_parameters_are_in_the_key_and_not_where_i
     assert digest(here) != digest(there)
 
 
+def test_a_rule_may_ask_for_any_language_that_an_experiment_measures(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    steps = graph(tmp_path / "own.py", tmp_path, rule="language.de")
+    steps["own"]["taggers"] = [{"type": "language", "languages": ["en", "de"]}]
+    assert build_steps(steps)["kept"]
+    steps["own"]["taggers"] = ["language"]
+    with pytest.raises(WiringError, match=r"attribute is 'language.de', which nothing measures"):
+        build_steps(steps)
+
+
 def test_the_name_of_the_file_is_in_the_key_for_it_is_the_table_s(tmp_path):
     for name in ("mine", "other"):
         (tmp_path / f"{name}.py").write_text(OWN)
