@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from unicodedata import unidata_version
 
 import pyarrow.parquet as pq
 import pytest
@@ -43,6 +44,7 @@ from tests.store.conftest import flip
 
 TRAINED = {"base", "sft", "dpo"}
 DATA = ("documentation", "code", "letters", "instructions", "preferences")
+GOLDEN_UNICODE = "14.0.0"  # that of Python 3.11, with which the golden ids were made
 TOLERANCE = 1e-4  # of losses and bits, relative: processors add in different orders
 ONE_OF_TWELVE = 0.1  # of shares of the twelve questions
 
@@ -131,7 +133,14 @@ def test_what_stands_before_training_has_the_golden_content(experiment, finished
     graph = build(experiment)
     found = contents(graph, finished)
     made = {n: {"id": graph[n].unique_id, "content": found[n]} for n in before_training(graph)}
-    moved = set(golden.moved("digests.json", made))
+
+    def same(old, new):
+        # ids have Unicode's version, which is Python's; of the corpus all versions say the same
+        return old == new or (
+            unidata_version != GOLDEN_UNICODE and old["content"] == new["content"]
+        )
+
+    moved = set(golden.moved("digests.json", made, same))
     first = sorted(n for n in moved if not moved & {each.name for each in graph[n].dependencies})
     steps = ", ".join(f"{name} ({type(graph[name]).__name__})" for name in first if name in graph)
     assert not moved, (

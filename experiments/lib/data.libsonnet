@@ -110,7 +110,7 @@ local part(by, from, to, seed='sample') = [
   nearly_once: [bound('near_duplicates.duplicate_near', null, 0)],
 
   // No run of 13 words of what is evaluated on, and no line that is a shorter answer there; and
-  // Paloma's rule, no line of 13 words of it.
+  // Paloma's rule, no line that is one of it, of 13 of Unicode's words.
   clean: [bound('decontamination.num_overlaps', null, 0), bound('decontamination.num_answers', null, 0)],
   uncontaminated: [bound('decontamination.num_paragraphs', null, 0)],
 

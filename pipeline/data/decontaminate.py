@@ -29,15 +29,18 @@ from pipeline.data.overlap import (
     Words,
     line_hashes,
     line_spans,
+    paragraph_hashes,
     read_index,
     run_hashes,
     text_columns,
     word_spans,
     write_index,
 )
+from pipeline.data.taggers import unicode_version
+from pipeline.data.word_classes import class_table_digest
 from pipeline.store.memo import FileMemo
 
-VERSION = "002"
+VERSION = "003"
 NAME = "decontamination"
 COLUMNS = {
     "paragraphs": "spans",
@@ -46,16 +49,18 @@ COLUMNS = {
     "num_answers": "number",
     "num_overlaps": "number",
     "overlap_fraction": "number",
+    "num_items": "number",
 }
 HITS = "hits.parquet"
 HIT = pa.schema(
     [(name, pa.string()) for name in ("item", "item_source", "document", "source")]
-    + [(f"num_{kind}", pa.int32()) for kind in ("overlaps", "paragraphs", "answers")]
+    + [(f"num_{kind}", pa.int32()) for kind in ("overlaps", "paragraphs", "answers", "items")]
     + [("start", pa.int32()), ("text", pa.string())]
 )
 EXCERPT = 200  # characters of a hit that are kept to look at
 Starts = npt.NDArray[np.int32]  # and ends: a row of each
 NO_LINES = np.empty((2, 0), np.int32)
+MAX_ITEMS = 100  # items that are named for what all of them have, the first ones
 
 
 def find_overlaps(
@@ -69,30 +74,38 @@ def find_overlaps(
 ) -> Attributes:
     """Mark what of the documents stands in evaluation text: table `decontamination`.
 
-    A word is a run of letters, digits and underscores, in lower case. `num_overlaps` counts the
-    runs of `min_words` words that stand in some evaluation document, `overlap_fraction` is the
-    share of the document's words inside them. `paragraphs` are the lines of at least `min_words`
-    words that are a line of evaluation text, words and order; their score is 1 and `num_paragraphs`
-    counts them. `answers`, with `num_answers`, are the lines that are the whole answer of an
-    evaluation conversation (a message of the assistant, or `chosen`) of 3 to `min_words - 1` words,
-    which no run can find.
+    `paragraphs`, which `num_paragraphs` counts, are Paloma's: lines that are, character by
+    character, a line of evaluation text, of at least `min_words` words by Unicode's annex 29
+    (punctuation is a word, white space is none) and not all of punctuation, white space and symbols
+    as emoji are. A span has the newline too, and a score of 1.
+
+    Beside them stands what Paloma's rule does not see. A word is then a run of letters, digits and
+    underscores, in lower case: `num_overlaps` counts the runs of `min_words` words that stand in
+    some evaluation document, wherever its lines end, and `overlap_fraction` is the share of the
+    document's words inside them. `answers`, with `num_answers`, are the lines whose words are the
+    whole answer of an evaluation conversation (a message of the assistant, or `chosen`) of 3 to
+    `min_words - 1` words. Other evaluation text shorter than `min_words` words is not found.
 
     `hits.parquet`, beside the manifest, names which evaluation item is hit by which document: how
-    often in each of these ways, the place of the first hit and the beginning of its text.
+    often in each of these ways, the place of the first hit and the beginning of its text. Of what
+    stands in more than 100 items the first 100 are named; `num_items` counts all that a document
+    hits. A shard that `memo` remembers under the same evaluation text is linked.
 
-    Other evaluation text shorter than `min_words` words is not found. Runs are compared by
-    64-bit hashes: one in 10^9 runs is found falsely where 10^10 are looked for. A shard that `memo`
-    remembers under the same evaluation text is linked.
-
-    Source: Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C (13 words);
-    Magnusson et al. 2023, "Paloma", section 3.1 (paragraphs of 13 words).
+    Source: Magnusson et al. 2023, "Paloma", section 3.1 (paragraphs); allenai/dolma,
+        `configs/dolma-v1_5/decontamination` and `dolma dedupe` 1.2.1, which it runs; Brown et al.
+        2020, "Language Models are Few-Shot Learners", appendix C (runs of 13 words).
+    Differs: paragraphs are compared by 64-bit hashes, of which one in 10^9 is found falsely where
+        10^10 are looked for, and not by a Bloom filter (one in 10^5 for v1.5); Unicode may be newer
+        than that of `uniseg`; a last newline is in the span, which there, in a text of ASCII alone,
+        it is not. There the whole document goes, and code is exempt: here, rules decide.
     """
     if min_words < 1:
         raise ValueError(f"min_words is {min_words}; it must be at least 1")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     index = out / ".index"
-    index.mkdir(exist_ok=True)
+    shutil.rmtree(index, ignore_errors=True)  # of a run that was killed while it wrote
+    index.mkdir()
     write_index(evaluation, min_words, index)
     work = _FindInShard(documents, evaluation.content, min_words, out, memo)
     numbers = range(len(documents.shards))
@@ -132,6 +145,7 @@ class _FindInShard:
             "evaluation": self.evaluation,
             "min_words": self.min_words,
             "shard": self.documents.shards[number].content,
+            "unicode": [unicode_version(), class_table_digest()],
         }
 
     def _find(self, number: int, paths: list[str]) -> Shard:
@@ -163,6 +177,7 @@ class _Row(NamedTuple):
     lines: dict[str, Starts]
     num_runs: int
     fraction: float
+    num_items: int
 
 
 def _columns(rows: Sequence[_Row]) -> list[pa.Array]:
@@ -172,8 +187,8 @@ def _columns(rows: Sequence[_Row]) -> list[pa.Array]:
         counts = np.array([each.lines[kind].shape[1] for each in rows], np.int64)
         starts, ends = np.concatenate([each.lines[kind] for each in rows], axis=1)
         made += [Spans(starts, ends, counts), counts.astype(np.float64)]
-    made.append(np.array([each.num_runs for each in rows], np.float64))
-    made.append(np.array([each.fraction for each in rows], np.float64))
+    numbers = ([each.num_runs, each.fraction, each.num_items] for each in rows)
+    made += list(np.array(list(numbers), np.float64).reshape(-1, 3).T)
     return as_arrays(made)
 
 
@@ -187,21 +202,15 @@ class _Finder:
 
     def look(self, text: str) -> tuple[_Row, list[dict[str, Any]]]:
         """The row of a document, and a row of `hits.parquet` for each item that it hits."""
-        bounds = None  # of lines, which are seldom asked for
+        hits = _Hits(len(self.items), self.min_words)
+        lines = {LINES: self._paragraphs(text, hits), ANSWERS: NO_LINES}
         if len(self.known[ANSWERS].hashes):
             words, bounds = self.words.and_lines_of(text)
+            lines[ANSWERS] = self._answers(text, words, bounds, hits)
         else:
             words = self.words.of(text)
-        hits = _Hits(self.min_words)
         num_runs, num_inside = self._runs(words, hits)
-        if num_runs and bounds is None:
-            words, bounds = self.words.and_lines_of(text)
-        lines = dict.fromkeys((LINES, ANSWERS), NO_LINES)
-        if bounds is not None:
-            # a long line that stands there holds a run that stands there
-            for kind in (LINES, ANSWERS) if num_runs else (ANSWERS,):
-                lines[kind] = self._whole_lines(kind, text, words, bounds, hits)
-        row = _Row(lines, num_runs, num_inside / max(1, len(words)))
+        row = _Row(lines, num_runs, num_inside / max(1, len(words)), hits.num_items())
         return row, list(hits.rows(self.items, text, len(words)))
 
     def _runs(self, words: Hashes, hits: _Hits) -> tuple[int, int]:
@@ -214,47 +223,64 @@ class _Finder:
             if not len(starts):
                 continue
             for value, place, count in _alike(runs[starts]):
-                hits.add(RUNS, known.items_of(value), count)
-                hits.note_run(known.items_of(value), first + int(starts[place]))
+                named = hits.add(RUNS, known.items_of(value), count)
+                hits.note_run(named, first + int(starts[place]))
             num += len(starts)
             inside += _covered(starts, self.min_words) - max(0, end - first - int(starts[0]))
             end = first + int(starts[-1]) + self.min_words
         return num, inside
 
-    def _whole_lines(
-        self, kind: str, text: str, words: Hashes, bounds: Places, hits: _Hits
-    ) -> Starts:
-        """The long lines that are one of evaluation text, or the short ones that are an answer."""
-        known, numbers, values = self.known[kind], [], []
+    def _paragraphs(self, text: str, hits: _Hits) -> Starts:
+        """The lines that are a paragraph of evaluation text; a word has a character at least."""
+        if not len(self.known[LINES].hashes):
+            return NO_LINES
+        numbers, hashes = paragraph_hashes(text, self.min_words)
+        found = self.known[LINES].has(hashes)
+        return self._marked(LINES, text, numbers[found], hashes[found], hits)
+
+    def _answers(self, text: str, words: Hashes, bounds: Places, hits: _Hits) -> Starts:
+        """The short lines that are an answer of evaluation text."""
+        numbers, values = [], []
         for first in range(0, len(bounds) - 1, HELD_WORDS):
             here = bounds[first : first + HELD_WORDS + 1]
             lengths = np.diff(here)
-            is_long = lengths >= self.min_words
-            places = np.flatnonzero(is_long if kind == LINES else ~is_long & (lengths > 0))
-            wholes = line_hashes(words, here[places], lengths[places])
-            found = known.has(wholes)
+            places = np.flatnonzero((lengths > 0) & (lengths < self.min_words))
+            hashes = line_hashes(words, here[places], lengths[places])
+            found = self.known[ANSWERS].has(hashes)
             numbers.append(first + places[found])
-            values.append(wholes[found])
-        spans = line_spans(text, np.concatenate(numbers))
-        for value, place, count in _alike(np.concatenate(values)):
-            hits.add(kind, known.items_of(value), count)
-            hits.note(known.items_of(value), (int(spans[0, place]), int(spans[1, place])))
+            values.append(hashes[found])
+        return self._marked(ANSWERS, text, np.concatenate(numbers), np.concatenate(values), hits)
+
+    def _marked(self, kind: str, text: str, numbers: Places, hashes: Hashes, hits: _Hits) -> Starts:
+        """The spans of lines that are known, by number and hash."""
+        spans = line_spans(text, numbers) if len(numbers) else NO_LINES
+        for value, place, count in _alike(hashes):
+            named = hits.add(kind, self.known[kind].items_of(value), count)
+            hits.note(named, (int(spans[0, place]), int(spans[1, place])))
         return spans
 
 
 class _Hits:
     """What of one document stands in which evaluation items."""
 
-    def __init__(self, min_words: int) -> None:
-        self._min_words = min_words
+    def __init__(self, num_items: int, min_words: int) -> None:
+        self._num_items, self._min_words = num_items, min_words
         self._counts: dict[int, dict[str, int]] = {}
         self._first: dict[int, tuple[int, int]] = {}
         self._first_run: dict[int, int] = {}
+        self._is_hit: npt.NDArray[np.bool_] | None = None  # once some are hit and not named
 
-    def add(self, kind: str, items: Sequence[int], count: int) -> None:
-        for item in items:
+    def add(self, kind: str, items: Places, count: int) -> list[int]:
+        """Count hits of items; gives those of them that are named."""
+        if len(items) > MAX_ITEMS:
+            if self._is_hit is None:
+                self._is_hit = np.zeros(self._num_items, bool)
+            self._is_hit[items] = True
+        named: list[int] = items[:MAX_ITEMS].tolist()
+        for item in named:
             counts = self._counts.setdefault(item, dict.fromkeys((RUNS, LINES, ANSWERS), 0))
             counts[kind] += count
+        return named
 
     def note(self, items: Sequence[int], place: tuple[int, int]) -> None:
         """Note a place where items are hit: the first one counts."""
@@ -266,10 +292,15 @@ class _Hits:
         for item in items:
             self._first_run[item] = min(word, self._first_run.get(item, word))
 
-    def rows(
-        self, items: Sequence[dict[str, str]], text: str, num_words: int
-    ) -> Iterator[dict[str, Any]]:
-        last = self._min_words - 1
+    def num_items(self) -> int:
+        """How many items are hit, named or not."""
+        if self._is_hit is None:
+            return len(self._counts)
+        self._is_hit[list(self._counts)] = True
+        return int(self._is_hit.sum())
+
+    def rows(self, items: pa.Table, text: str, num_words: int) -> Iterator[dict[str, Any]]:
+        num_items, last = self.num_items(), self._min_words - 1
         asked = [word + more for word in self._first_run.values() for more in (0, last)]
         places = word_spans(text, num_words, asked) if asked else {}
         for item, word in self._first_run.items() if places else ():
@@ -278,8 +309,11 @@ class _Hits:
             row: dict[str, Any] = {f"num_{kind}": count for kind, count in counts.items()}
             start, end = self._first.get(item, (None, None))
             excerpt = text[start:end][:EXCERPT] if end is not None else None
-            named = {"item": items[item]["id"], "item_source": items[item]["source"]}
-            yield {**row, **named, "start": start, "text": excerpt}
+            named = {
+                "item": items["id"][item].as_py(),
+                "item_source": items["source"][item].as_py(),
+            }
+            yield {**row, **named, "num_items": num_items, "start": start, "text": excerpt}
 
 
 def _alike(values: Hashes) -> Iterator[tuple[np.uint64, int, int]]:

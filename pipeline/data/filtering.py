@@ -64,7 +64,8 @@ def filter_documents(
     Raises:
         MismatchedInputs: some attributes describe other documents.
         ValueError: a rule names what nothing measures, or two inputs measure under one name.
-        CorruptShard: a document lacks the field that it is sampled by.
+        CorruptShard: a document lacks the field that it is sampled by, or a span that is to be
+            replaced does not lie in its text.
     """
     columns: dict[str, str] = {}
     tables: dict[str, tuple[Path, list[Shard]]] = {}
@@ -177,7 +178,10 @@ class _FilterShard:
                 table = given = pa.Table.from_batches([batch]).select(DOCUMENT_SCHEMA.names)
                 fate = np.where(fails.any(0), fails.argmax(0), -1)
                 if replacing:
-                    table, changed, empty = replaced(table, at, replacing, num_rules, fate < 0)
+                    where = self._where(shard)
+                    table, changed, empty = replaced(
+                        table, at, replacing, num_rules, fate < 0, where
+                    )
                     fate[empty] = num_rules
                     num_replaced += changed
                 at += batch.num_rows

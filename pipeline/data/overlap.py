@@ -1,4 +1,4 @@
-"""Evaluation text as hashes of its runs of words, its long lines and its short answers.
+"""Evaluation text as hashes of its runs of words, its paragraphs and its short answers.
 
 Each hash knows the evaluation items that it comes from.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,27 +17,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import regex
 import xxhash
 
 from pipeline.core.artifacts import Documents
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
+from pipeline.data.batch import Spans, Texts
+from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.data.text import paragraphs, pieces
 
 RUNS, LINES, ANSWERS = KINDS = ("overlaps", "paragraphs", "answers")
-ITEMS = "items.parquet"
+ITEMS = "items.arrow"
 MIN_ANSWER = 3  # words; shorter answers, as "yes", stand everywhere
-MAX_ITEMS = 100  # items that are named for what all of them have, the first ones
 MAX_KNOWN = 1 << 18  # words whose hash is kept at hand
 HELD_WORDS = 1 << 18  # of which copies are held at a time
+PART_BYTES = 16 << 20  # of evaluation text whose hashes are sorted together
+HELD_PAIRS = 1 << 21  # of hashes and items that are held before they are written
+PAIR = np.dtype([("hash", np.uint64), ("item", np.int64)])
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.integer[Any]]
 NOTHING: Hashes = np.empty(0, np.uint64)
 NEWLINE = xxhash.xxh3_64_intdigest(b"\n")  # which is no word
 _WORDS = re.compile(r"\w+")
 _WORDS_AND_ENDS = re.compile(r"\w+|\n")
+# Dolma's of a paragraph that is "all_punct", which takes time by the power of 2 there
+_NO_WORDS = regex.compile(
+    "[[:punct:]\\s\U0001f300-\U0001f64f\U0001f680-\U0001f6ff\u2600-\u26ff\u2700-\u27bf]*"
+)
 _BASE = 0x9E3779B97F4A7C15  # odd, so that no factor is lost modulo 2**64
 
 
@@ -96,7 +106,7 @@ def word_spans(text: str, count: int, asked: Sequence[int]) -> dict[int, tuple[i
     return places if found == count else {}
 
 
-def line_spans(text: str, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+def line_spans(text: str, numbers: Places) -> npt.NDArray[np.int32]:
     """The places of some of a text's lines, by their numbers in order: starts and ends."""
     spans = np.empty((2, len(numbers)), np.int32)
     found = 0
@@ -141,6 +151,34 @@ def line_hashes(words: Hashes, starts: Places, lengths: Places) -> Hashes:
     return hashes
 
 
+def paragraph_hashes(text: str, min_characters: int) -> tuple[Places, Hashes]:
+    """The numbers of the lines that have so many characters, and the hash of each, as it stands."""
+    numbers, hashes = array("i"), array("Q")
+    for number, (start, end) in enumerate(paragraphs(text)):
+        if end - start >= min_characters:
+            line = text[start:end].removesuffix("\n")
+            if len(line) >= min_characters:
+                numbers.append(number)
+                hashes.append(xxhash.xxh3_64_intdigest(line.encode()))
+    return np.frombuffer(numbers, np.int32), np.frombuffer(hashes, np.uint64)
+
+
+def evaluated_paragraphs(texts: list[str], min_words: int) -> Iterator[Hashes]:
+    """Of each text, the hashes of the lines of so many words that are not all punctuation."""
+    spans = UnicodeWords().measure_all(Texts.of(pa.array(texts, pa.string())))["paragraphs"]
+    assert isinstance(spans, Spans) and spans.scores is not None
+    bounds = np.concatenate(([0], np.cumsum(spans.counts)))
+    for text, first, last in zip(texts, bounds[:-1], bounds[1:], strict=True):
+        places = first + np.flatnonzero(spans.scores[first:last] >= min_words)
+        lines = [text[spans.starts[each] : spans.ends[each]].removesuffix("\n") for each in places]
+        yield _whole([line for line in lines if not _NO_WORDS.fullmatch(line)])
+
+
+def _whole(lines: list[str]) -> Hashes:
+    hashes = (xxhash.xxh3_64_intdigest(line.encode()) for line in lines)
+    return np.fromiter(hashes, np.uint64, len(lines))
+
+
 @dataclass(frozen=True)
 class Known:
     """Sorted hashes, each with the items it comes from: `items[starts[k]:starts[k + 1]]`."""
@@ -156,70 +194,104 @@ class Known:
         places = np.minimum(np.searchsorted(self.hashes, values), len(self.hashes) - 1)
         return np.asarray(self.hashes[places] == values)
 
-    def items_of(self, value: np.uint64) -> list[int]:
-        """The first items that a known hash comes from, in the order of the evaluation text."""
+    def items_of(self, value: np.uint64) -> Places:
+        """The items that a known hash comes from, in the order of the evaluation text."""
         place = int(np.searchsorted(self.hashes, value))
-        found: list[int] = self.items[self.starts[place] : self.starts[place + 1]].tolist()
-        return found[:MAX_ITEMS]
+        return self.items[self.starts[place] : self.starts[place + 1]]
 
 
 def write_index(evaluation: Documents, min_words: int, folder: Path) -> None:
-    """Write the hashes of evaluation text where `read_index` finds them."""
+    """Write the hashes of evaluation text where `read_index` finds them.
+
+    Memory holds a part of the hashes at a time, those of some 16 MB of text; all of them are on
+    disk, up to 40 bytes a word while they are sorted and 24 from then on.
+    """
     words, items = Words(), 0
-    found: dict[str, list[Hashes]] = {kind: [] for kind in KINDS}
-    owners: dict[str, list[npt.NDArray[np.int64]]] = {kind: [] for kind in KINDS}
+    parts = 1 + evaluation.num_text_bytes // PART_BYTES
+    found = {kind: _Pairs(folder, kind, parts) for kind in KINDS}
     schema = pa.schema([(name, pa.string()) for name in ("id", "source")])
-
-    def note(kind: str, hashes: Hashes) -> None:
-        found[kind].append(hashes)
-        owners[kind].append(np.full(len(hashes), items, np.int64))
-
-    with pq.ParquetWriter(folder / ITEMS, schema) as writer:
+    with pa.OSFile(str(folder / ITEMS), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for shard in evaluation.shards:
             names = ["text", "metadata", "id", "source"]
             for columns in text_columns(evaluation, shard, names):
                 writer.write_table(pa.table(columns[2:], schema=schema))
-                for text, metadata in zip(*columns[:2], strict=True):
-                    hashes, bounds = words.and_lines_of(text)
-                    note(RUNS, run_hashes(hashes, min_words))
-                    lengths = np.diff(bounds)
-                    long = lengths >= min_words
-                    note(LINES, line_hashes(hashes, bounds[:-1][long], lengths[long]))
+                lines = evaluated_paragraphs(columns[0], min_words)
+                for text, metadata, hashes in zip(*columns[:2], lines, strict=True):
+                    found[RUNS].add(run_hashes(words.of(text), min_words), items)
+                    found[LINES].add(hashes, items)
                     for answer in map(words.of, _answers(metadata)):
                         if MIN_ANSWER <= len(answer) < min_words:
                             whole = np.array([len(answer)])
-                            note(ANSWERS, line_hashes(answer, np.array([0]), whole))
+                            found[ANSWERS].add(line_hashes(answer, np.array([0]), whole), items)
                     items += 1
-    for kind in KINDS:
-        hashes = np.concatenate([NOTHING, *found[kind]])
-        pairs = np.concatenate([np.empty(0, np.int64), *owners[kind]])
-        order = np.lexsort((pairs, hashes))
-        hashes, pairs = hashes[order], pairs[order]
-        new = np.ones(len(hashes), bool)
-        new[1:] = (hashes[1:] != hashes[:-1]) | (pairs[1:] != pairs[:-1])
-        unique, starts = np.unique(hashes[new], return_index=True)
-        for name, values in {
-            "hashes": unique,
-            "starts": np.append(starts, new.sum()),
-            "items": pairs[new],
-        }.items():
-            np.save(folder / f"{kind}-{name}.npy", values, allow_pickle=False)
+    for pairs in found.values():
+        pairs.sort()
 
 
-def read_index(folder: Path) -> tuple[dict[str, Known], list[dict[str, str]]]:
-    """What is known by its kind, as memory maps, and the `id` and `source` of each item."""
+class _Pairs:
+    """Hashes and the items that they come from, on disk in parts by the hash, then sorted."""
 
-    def held(kind: str, name: str) -> npt.NDArray[np.int64]:
-        values: npt.NDArray[np.int64] = np.load(
-            folder / f"{kind}-{name}.npy", mmap_mode="r", allow_pickle=False
-        )
-        return values
+    def __init__(self, folder: Path, kind: str, parts: int) -> None:
+        self._files = {name: folder / f"{kind}-{name}" for name in ("hashes", "starts", "items")}
+        self._parts = [folder / f"{kind}-{number}.part" for number in range(parts)]
+        self._held: list[npt.NDArray[Any]] = []
+        self._num_held = 0
+
+    def add(self, hashes: Hashes, item: int) -> None:
+        pairs = np.empty(len(hashes), PAIR)
+        pairs["hash"], pairs["item"] = hashes, item
+        self._held.append(pairs)
+        self._num_held += len(pairs)
+        if self._num_held >= HELD_PAIRS:
+            self._flush()
+
+    def _flush(self) -> None:
+        pairs = np.concatenate([np.empty(0, PAIR), *self._held])
+        part = (pairs["hash"] >> np.uint64(32)) * np.uint64(len(self._parts)) >> np.uint64(32)
+        order = np.argsort(part, kind="stable")
+        bounds = np.searchsorted(part[order], np.arange(len(self._parts) + 1))
+        for number, path in enumerate(self._parts):
+            with open(path, "ab") as file:
+                file.write(pairs[order[bounds[number] : bounds[number + 1]]].tobytes())
+        self._held, self._num_held = [], 0
+
+    def sort(self) -> None:
+        """Write what `read_index` reads; each pair once."""
+        self._flush()
+        num_pairs = 0
+        with ExitStack() as stack:
+            files = {n: stack.enter_context(open(path, "wb")) for n, path in self._files.items()}
+            for path in self._parts:
+                pairs = np.fromfile(path, PAIR)
+                path.unlink()
+                pairs = pairs[np.lexsort((pairs["item"], pairs["hash"]))]
+                new = np.ones(len(pairs), bool)
+                new[1:] = pairs[1:] != pairs[:-1]
+                pairs = pairs[new]
+                unique, starts = np.unique(pairs["hash"], return_index=True)
+                files["hashes"].write(unique.tobytes())
+                files["starts"].write((num_pairs + starts).astype(np.int64).tobytes())
+                files["items"].write(pairs["item"].tobytes())
+                num_pairs += len(pairs)
+            files["starts"].write(np.array([num_pairs], np.int64).tobytes())
+
+
+def read_index(folder: Path) -> tuple[dict[str, Known], pa.Table]:
+    """What is known by its kind, and the `id` and `source` of each item; all as memory maps."""
+
+    def held(kind: str, name: str, dtype: type[Any]) -> npt.NDArray[Any]:
+        path = folder / f"{kind}-{name}"
+        return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
     known = {
-        kind: Known(held(kind, "hashes").view(np.uint64), held(kind, "starts"), held(kind, "items"))
+        kind: Known(
+            held(kind, "hashes", np.uint64),
+            held(kind, "starts", np.int64),
+            held(kind, "items", np.int64),
+        )
         for kind in KINDS
     }
-    return known, pq.read_table(folder / ITEMS).to_pylist()
+    return known, pa.ipc.open_file(pa.memory_map(str(folder / ITEMS))).read_all()
 
 
 def text_columns(

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_part
 from pipeline.data.rules import Replace
@@ -69,6 +70,13 @@ class Replacement:
                 starts[block].tolist(), repeat(order), ends[block].tolist(), strict=False
             )
 
+    def outside(self, row: int, length: int) -> tuple[int, int] | None:
+        """The first span of a row that is not within a text of so many characters."""
+        here = slice(self.bounds[row], self.bounds[row + 1])
+        starts, ends = self.starts[here], self.ends[here]
+        wrong = np.flatnonzero((starts < 0) | (starts > ends) | (ends > length))
+        return (int(starts[wrong[0]]), int(ends[wrong[0]])) if len(wrong) else None
+
 
 def _chosen(root: Path, shard: Shard, column: str, part: str, used: Sequence[Mask]) -> Places:
     found = [np.empty(0, np.int32)]
@@ -80,13 +88,22 @@ def _chosen(root: Path, shard: Shard, column: str, part: str, used: Sequence[Mas
 
 
 def replaced(
-    table: pa.Table, first: int, replacements: Sequence[Replacement], num_rules: int, kept: Mask
+    table: pa.Table,
+    first: int,
+    replacements: Sequence[Replacement],
+    num_rules: int,
+    kept: Mask,
+    where: Path,
 ) -> tuple[pa.Table, npt.NDArray[Any], Mask]:
     """The rows with spans replaced, documents changed by rule, and which have no text left.
 
     Args:
         first: the row of the shard that the table begins with.
         kept: rows of the table in which spans are replaced.
+        where: the file that the table is of.
+
+    Raises:
+        CorruptShard: a span is not within its text.
     """
     changed = np.zeros(num_rules, np.int64)
     empty = np.zeros(table.num_rows, bool)
@@ -98,8 +115,14 @@ def replaced(
     texts: list[bytes] = table.column("text").cast(pa.binary()).to_pylist()
     rules = [each.rule for each in replacements]
     for row in rows:
+        text = texts[row].decode()
+        for each in replacements:
+            if (span := each.outside(first + row, len(text))) is not None:
+                reason = f"{each.rule.spans} has the span [{span[0]}, {span[1]}) in "
+                reason += f"{len(text)} characters of text"
+                raise CorruptShard(where, table["id"][row].as_py(), reason)
         spans = heapq.merge(*(e.of_row(first + row, n) for n, e in enumerate(replacements)))
-        texts[row], used, emptied = _with_replacements(texts[row].decode(), spans, rules)
+        texts[row], used, emptied = _with_replacements(text, spans, rules)
         for order in used:
             changed[replacements[order].number] += 1
         empty[row] = emptied and not all(rules[order].keep_empty for order in used)
@@ -116,7 +139,7 @@ def _with_replacements(
     pieces: list[str] = []
     emptied, at, used = True, 0, set()
     for start, order, end in spans:
-        if end <= start:
+        if end == start:
             continue
         if start < at:  # inside the one before, under whose replacement it goes
             if rules[order].merge and end > at:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
@@ -15,7 +16,7 @@ from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import LARGE_BYTES, ShardWriter, read_groups, shard_name
-from pipeline.data.batch import BatchTagger, Texts, as_arrays, columns_of
+from pipeline.data.batch import BatchTagger, Column, Spans, Texts, as_arrays, columns_of
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
@@ -39,7 +40,8 @@ def tag_documents(
 
     Raises:
         ValueError: two taggers have one name.
-        CorruptShard: a tagger fails on a document; the message names both.
+        CorruptShard: a tagger fails on a document, or gives a span that does not lie in its text;
+            the message names both.
     """
     check_taggers(taggers)
     out = Path(out)
@@ -126,17 +128,41 @@ class _TagShard:
         try:
             if isinstance(tagger, BatchTagger):
                 columns = tagger.measure_all(texts)
+                for name, row, *span in _outside(columns, texts):
+                    id = batch["id"][row].as_py()
+                    _require_inside(name, *span)
                 return as_arrays([columns[name] for name in tagger.COLUMNS])
             rows = []
             for place, text in enumerate(texts):
                 id = batch["id"][place].as_py()
                 rows.append(tagger.measure(text))
+                for name, value in rows[-1].items():
+                    for start, end, _ in value if isinstance(value, (list, tuple)) else ():
+                        _require_inside(name, start, end, len(text))
             return columns_of(rows, tagger.COLUMNS)
         except PipelineError:
             raise
         except Exception as error:
             reason = f"tagger {tagger.name!r} failed: {type(error).__name__}: {error}"
             raise CorruptShard(where, id, reason) from error
+
+
+def _outside(
+    columns: Mapping[str, Column], texts: Texts
+) -> Iterator[tuple[str, int, int, int, int]]:
+    """Spans that do not lie in their text: column, row, start, end and length of the text."""
+    for name, each in columns.items():
+        if isinstance(each, Spans):
+            lengths = np.repeat(texts.num_characters, each.counts)
+            outside = (each.starts < 0) | (each.ends < each.starts) | (each.ends > lengths)
+            for place in np.flatnonzero(outside).tolist():
+                row = int(np.searchsorted(np.cumsum(each.counts), place, side="right"))
+                yield name, row, each.starts[place], each.ends[place], lengths[place]
+
+
+def _require_inside(name: str, start: int, end: int, length: int) -> None:
+    if not 0 <= start <= end <= length:
+        raise ValueError(f"{name} has the span [{start}, {end}) in {length} characters of text")
 
 
 def _write(writer: ShardWriter, rows: list[pa.RecordBatch], at_least: int) -> None:

@@ -248,7 +248,10 @@ def overlap(overlaps: Mapping[str, Attributes]) -> Table:
 
 
 def hits(overlaps: Mapping[str, Attributes]) -> Table:
-    """Which evaluation item is hit by which document: the first few of each."""
+    """Which evaluation item is hit by which document: the first few of each.
+
+    "items it hits" counts all items of a document, of which not all may be named.
+    """
     rows: list[list[Cell]] = []
     for name, attributes in overlaps.items():
         path = attributes.root / HITS
@@ -262,8 +265,10 @@ def hits(overlaps: Mapping[str, Attributes]) -> Table:
             raise CorruptShard(path, None, f"not readable ({error})") from error
         for each in found:
             count = sum(each[kind] for kind in ("num_overlaps", "num_paragraphs", "num_answers"))
-            rows.append([name, each["item"], each["document"], count, each["text"] or ""])
-    return Table(["overlap of", "evaluation item", "document", "hits", "the first"], rows)
+            of_all = each.get("num_items")  # earlier results have no such count
+            rows.append([name, each["item"], each["document"], count, of_all, each["text"] or ""])
+    heads = ["overlap of", "evaluation item", "document", "hits", "items it hits", "the first"]
+    return Table(heads, rows)
 
 
 # ---------------------------------------------------------------------------- training

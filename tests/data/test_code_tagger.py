@@ -1,3 +1,6 @@
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +60,23 @@ def test_a_notice_is_the_first_comment_or_the_lines_that_lead(text, notice, bloc
 )
 def test_what_a_program_wrote_says_so_in_its_first_lines(text, generated):
     assert of(text)["is_generated"] == generated
+
+
+@pytest.mark.parametrize(
+    "piece", ["/*", "/* ", "/**a", "/*/ ", "*/ /", "// \n", "generated ", "é_"]
+)
+def test_a_text_of_a_megabyte_takes_no_more_than_seconds(piece):
+    before = time.process_time()
+    assert of(piece * (1_000_000 // len(piece)))["copyright_notice"] == []
+    assert time.process_time() - before < 10
+
+
+@given(st.text(alphabet="/* aCcopyright\n", max_size=30) | st.text("/*", max_size=12))
+def test_the_first_comment_is_that_of_dolma_s_pattern(text):
+    found = re.search(r"/\*[^*]*\*+(?:[^/*][^*]*\*+)*/", text)
+    named = found is not None and "copyright" in found.group().lower()
+    assert of(text)["copyright_notice"] == ([(*found.span(), 1.0)] if named else [])
+    assert found is None or of(text)["comment_block"] == []
 
 
 @given(st.text())

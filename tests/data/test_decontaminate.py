@@ -59,12 +59,41 @@ def test_however_little_is_held_the_same_is_found(text, item, tmp_path_factory):
 
 def test_a_whole_line_of_evaluation_text_is_a_span(tmp_path):
     line = " ".join(f"v{i}" for i in range(13))
-    documents = make_documents(tmp_path / "d", [[f"above\n{line.upper()}!\nbelow", f"x {line}\n"]])
+    texts = [f"above\n{line}\nbelow", f"x {line}\n", f"{line.upper()}\n", line]
+    documents = make_documents(tmp_path / "d", [texts])
     evaluation = make_documents(tmp_path / "e", [[f"before\n{line}\nafter"]])
     found = find_overlaps(documents, evaluation, out=tmp_path / "o")
-    assert column(found, "paragraphs") == [[{"start": 6, "end": 6 + len(line) + 2, "score": 1}], []]
-    assert column(found, "num_overlaps") == [1, 1]
-    assert column(found, "num_paragraphs") == [1, 0]
+    assert column(found, "paragraphs") == [
+        [{"start": 6, "end": 6 + len(line) + 1, "score": 1}],
+        [],
+        [],
+        [{"start": 0, "end": len(line), "score": 1}],
+    ]
+    assert column(found, "num_overlaps") == [1, 1, 1, 1]
+    assert column(found, "num_paragraphs") == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_one"),
+    [
+        ("a b c d e f g h i j k l m", True),
+        ("a b c d e f g h i j k l", False),  # 12 words
+        ("a, b, c, d, e, f, g", True),  # punctuation is a word
+        ("can't 3.14 e.g. d e f g h i j k", False),
+        (" a b c d e f g h i j k l m ", True),
+        ("- " * 20, False),
+        ("☀ ✂ ❤ 🙂 🚀 . , ! ? - _ ( )", False),
+        ("🙂 🚀 . , ! ? - _ ( ) [ ] 1", True),
+        ("🥰 € + $ " * 4, False),  # symbols, too
+        ("中文字中文字中文字中文字中", True),
+        ("", False),
+    ],
+)
+def test_paragraphs_are_those_that_paloma_s_rule_takes(line, is_one, tmp_path):
+    evaluation = make_documents(tmp_path / "e", [[f"x\n{line}\ny"]])
+    documents = make_documents(tmp_path / "d", [[f"before\n{line}\nafter", f"{line}.", f" {line}"]])
+    found = find_overlaps(documents, evaluation, out=tmp_path / "o")
+    assert column(found, "num_paragraphs") == [float(is_one), 0, 0]
 
 
 def test_nothing_to_look_for_is_nothing_found_and_workers_change_nothing(tmp_path):
@@ -171,8 +200,25 @@ def test_each_evaluation_item_is_named_with_the_documents_that_it_hits(tmp_path)
 
 def test_what_many_items_share_names_the_first_of_them(tmp_path):
     line = " ".join(words(random.Random(6), 13))
-    evaluation = make_documents(tmp_path / "e", [[line] * 130])
+    evaluation = make_documents(tmp_path / "e", [[line] * 130, [f"{line} a", f"{line} b"]])
     documents = make_documents(tmp_path / "d", [[line]])
     find_overlaps(documents, evaluation, out=tmp_path / "o")
-    items = pq.read_table(tmp_path / "o" / HITS)["item"].to_pylist()
-    assert items == [f"0-{number}" for number in range(100)]
+    hits = pq.read_table(tmp_path / "o" / HITS)
+    assert hits["item"].to_pylist() == [f"0-{number}" for number in range(100)]
+    assert set(hits["num_items"].to_pylist()) == {132}
+
+
+def test_evaluation_text_is_indexed_in_parts_and_what_is_found_is_the_same(tmp_path, monkeypatch):
+    rng = random.Random(7)
+    texts = ["\n".join(" ".join(words(rng, 20)) for _ in range(3)) for _ in range(40)]
+    documents = make_documents(tmp_path / "d", [texts[::2]])
+    evaluation = make_documents(tmp_path / "e", [texts[:9], texts[5:30]])
+    whole = find_overlaps(documents, evaluation, out=tmp_path / "1")
+    monkeypatch.setattr("pipeline.data.overlap.PART_BYTES", 1000)
+    monkeypatch.setattr("pipeline.data.overlap.HELD_PAIRS", 50)
+    (tmp_path / "2" / ".index").mkdir(parents=True)
+    (tmp_path / "2" / ".index" / "overlaps-0.part").write_bytes(b"of a run that was killed")
+    parts = find_overlaps(documents, evaluation, out=tmp_path / "2")
+    assert parts.content == whole.content and sum(column(whole, "num_overlaps")) > 100
+    hits = [pq.read_table(tmp_path / each / HITS) for each in "12"]
+    assert hits[0] == hits[1] and hits[0].num_rows > 15

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -150,8 +151,18 @@ def test_however_few_spans_are_held_the_text_is_the_same(text, spans):
     table = pa.table({"text": [text]})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replacing, "BLOCK", 1)
-        made, _, _ = replacing.replaced(table, 0, held, 2, np.array([True]))
+        made, _, _ = replacing.replaced(table, 0, held, 2, np.array([True]), Path("a"))
     assert made["text"].to_pylist() == [left + text[at:]]
+
+
+@pytest.mark.parametrize(("start", "end"), [(-3, 5), (8, 400), (9, 2)])
+def test_a_span_outside_of_its_text_deletes_nothing_but_ends_the_step(start, end, tmp_path):
+    documents = make_documents(tmp_path / "d", [["", "0123456789"]])
+    rows = [[{"s": spans()}, {"s": spans((start, end, 1.0))}]]
+    table = make_attributes(tmp_path / "a", documents, "t", {"s": "spans"}, rows)
+    told = rf"00000.parquet record 0-1: t.s has the span \[{start}, {end}\) in 10 characters"
+    with pytest.raises(CorruptShard, match=told):
+        filter_documents(documents, [table], [Replace("t.s", "<X>")], out=tmp_path / "o")
 
 
 def test_what_replacement_leaves_empty_is_removed_and_counted(tmp_path):

@@ -1,5 +1,7 @@
 """Taggers of language by paragraph, words by Unicode's rules, tokens, comments and secrets."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,15 +9,39 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.core.keys import digest
+from pipeline.core.keys import canonical, digest
+from pipeline.data.taggers.c4 import C4
+from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.comments import Comments
-from pipeline.data.taggers.language import LanguageParagraphs
+from pipeline.data.taggers.fasttext_model import FastText
+from pipeline.data.taggers.language import Language, LanguageParagraphs
+from pipeline.data.taggers.lengths import Lengths
+from pipeline.data.taggers.pii import Pii
 from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
+from pipeline.data.word_classes import class_table, class_table_digest
 
 ENGLISH = "This is a sentence that anybody can read.\n"
 GERMAN = "Das ist ein Satz, den nicht jeder lesen kann.\n"
+
+
+def test_any_language_of_the_model_is_measured_and_english_alone_keeps_its_key():
+    german = Language(("en", "de"))
+    assert list(german.COLUMNS) == ["en", "not_en", "de", "not_de"]
+    made = german.measure(GERMAN)
+    assert made["de"] > 0.9 > 0.1 > made["en"] and made["not_de"] == round(1 - made["de"], 5)
+    assert german.measure("") == {"en": 0, "not_en": 1, "de": 0, "not_de": 1}
+    parts = LanguageParagraphs(("de",)).measure(ENGLISH + GERMAN)
+    assert [score > 0.5 for _, _, score in parts["de_paragraphs"]] == [False, True]
+    assert parts.keys() == LanguageParagraphs(("de",)).COLUMNS.keys()
+    assert canonical(Language()) == {"is": "Language", "version": "001"}
+    assert canonical(german)["languages"] == ["en", "de"]
+    with pytest.raises(ValueError, match="languages has 'klingon'; the model has af, als, am"):
+        Language(("klingon",)).measure("a")
+    for languages in ((), ("en", "en"), ("e n",)):
+        with pytest.raises(ValueError, match="languages"):
+            Language(languages)
 
 
 def test_language_is_told_of_each_paragraph_and_of_the_document_by_their_lengths():
@@ -97,6 +123,55 @@ def test_a_language_that_is_not_known_is_named():
         Comments(" ")
 
 
+@pytest.mark.parametrize(
+    "piece", ["eyJ", "a://", "pwd", "pwd ", '"pwd"', "secret=", '"', " ", "= ", "a=(", "sk-", "\t="]
+)
+@pytest.mark.parametrize("line", [999, 60_000])
+def test_secrets_are_looked_for_in_time_that_grows_by_the_text(piece, line):
+    pytest.importorskip("detect_secrets")
+    text = "\n".join([(piece * line)[:line], ("pwd" * 20 + piece * line)[:line]] * 2)
+    Secrets().measure("warm")
+    before = time.process_time()
+    made = Secrets().measure(text)
+    assert time.process_time() - before < 10
+    assert line < 1000 or made["num_skipped_lines"] == 4
+
+
+@pytest.mark.parametrize("tagger", [C4(), Pii(), Lengths(), Code()])
+def test_the_version_of_unicode_is_in_the_key_of_what_tells_letters_by_it(tagger, monkeypatch):
+    before = digest(tagger)
+    monkeypatch.setattr("unicodedata.unidata_version", "99.0.0")
+    assert digest(tagger) != before
+
+
+@pytest.mark.parametrize(
+    ("tagger", "package"),
+    [
+        (Comments("java"), "pygments"),
+        (Secrets(), "detect-secrets"),
+        (FastText("t", OutsideFile(__file__), ("a",), by="sentence"), "blingfire"),
+    ],
+)
+def test_the_version_of_a_package_that_measures_is_in_the_key(tagger, package, monkeypatch):
+    versions = {package: "1.0"}
+    monkeypatch.setattr("importlib.metadata.version", versions.__getitem__)
+    before = digest(tagger)
+    versions[package] = "1.1"
+    assert digest(tagger) != before
+
+
+def test_unicode_s_words_have_the_classes_of_characters_in_their_key(monkeypatch):
+    before = digest(UnicodeWords())
+    other = class_table().copy()
+    other[0x1F970] ^= 1
+    monkeypatch.setattr("pipeline.data.word_classes.class_table", lambda: other)
+    class_table_digest.cache_clear()
+    try:
+        assert digest(UnicodeWords()) != before
+    finally:
+        class_table_digest.cache_clear()
+
+
 def test_a_secret_is_marked_wherever_it_stands():
     pytest.importorskip("detect_secrets")
     key = "AKIA" + "IOSFODNN7EXAMPLE"  # the one that its provider's documentation has
@@ -104,5 +179,8 @@ def test_a_secret_is_marked_wherever_it_stands():
     made = Secrets().measure(text)
     assert [text[start:end] for start, end, _ in made["secrets"]] == [key, key]
     assert made["num_secrets"] == 2 and made["secrets_per_word"] == round(2 / 11, 5)
+    key_in_a_long_line = f"{key} {'x' * 1000}\nid = '{key}'"
+    found = Secrets().measure(key_in_a_long_line)
+    assert found["num_secrets"] == found["num_skipped_lines"] == 1
     assert Secrets().measure("plain words")["secrets"] == []
     assert Secrets().measure("")["secrets_per_word"] == -1

@@ -3,10 +3,13 @@
 import math
 import os
 from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import CorruptShard
+from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import digest
 from pipeline.data.made_up import write_fasttext, write_made_up_classifier
@@ -68,6 +71,29 @@ def test_a_sentence_is_a_span_and_may_go_on_over_a_newline(model):
     assert [score > 0.5 for _, _, score in found] == [False, True, False]
     with pytest.raises(ValueError, match="by is 'word'; it must be"):
         FastText("toxicity", model, ("toxic",), by="word")
+
+
+@pytest.mark.parametrize(
+    ("labels", "by", "column"),
+    [
+        (("hi-there", "hi_there"), "document", "hi_there"),
+        (("Hi", "hi"), "document", "hi"),
+        (("a", "a_paragraphs"), "paragraph", "a_paragraphs"),
+    ],
+)
+def test_labels_that_would_be_one_column_are_refused(model, labels, by, column):
+    told = f"labels has {labels[0]!r} and {labels[1]!r}, which are both {column!r}"
+    with pytest.raises(ValueError, match=told):
+        FastText("t", model, labels, by=by)
+
+
+def test_a_model_that_is_not_the_one_that_was_named_is_not_opened(model):
+    sha256 = file_sha256(Path(model.path))
+    named = FastText("t", OutsideFile(model.path, sha256=sha256), ("toxic",))
+    assert named.measure("you fool")["toxic"] > 0.5
+    other = FastText("t", OutsideFile(model.path, sha256="0" * 64), ("toxic",))
+    with pytest.raises(CorruptShard, match="toxic.bin: is not the model of SHA-256 000000000000"):
+        other.measure("you fool")
 
 
 def test_a_made_up_model_finds_some_of_what_it_is_asked_for(tmp_path):
@@ -140,6 +166,43 @@ def test_the_bytes_of_the_file_and_its_parameters_are_in_the_key_and_not_where_i
     assert digest(here) == digest(there) != digest(PythonFile(here.path, {"mark": "x"}))
     (tmp_path / "own.py").write_text(OWN.replace("isupper", "islower"))
     assert digest(here) != digest(there)
+
+
+def test_a_rule_may_ask_for_any_language_that_an_experiment_measures(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    steps = graph(tmp_path / "own.py", tmp_path, rule="language.de")
+    steps["own"]["taggers"] = [{"type": "language", "languages": ["en", "de"]}]
+    assert build_steps(steps)["kept"]
+    steps["own"]["taggers"] = ["language"]
+    with pytest.raises(WiringError, match=r"attribute is 'language.de', which nothing measures"):
+        build_steps(steps)
+
+
+def test_the_name_of_the_file_is_in_the_key_for_it_is_the_table_s(tmp_path):
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.py").write_text(OWN)
+    mine, other = (PythonFile(str(tmp_path / f"{name}.py")) for name in ("mine", "other"))
+    assert digest(mine) != digest(other)
+
+
+def test_what_the_file_imports_is_in_the_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    imports = "import math, numpy.linalg\nfrom pipeline.data.text import sentences\n"
+    path = tmp_path / "own.py"
+    path.write_text(f"{imports}import helping_words as h\nimport not_there\n{OWN}")
+    (tmp_path / "helping_words").mkdir()
+    (tmp_path / "helping_words" / "__init__.py").write_text("WORDS = 1\n")
+    before = PythonFile(str(path)).fingerprint()
+    assert before.split(", ")[3:] == ["no not_there", f"numpy {version('numpy')}"]
+    (tmp_path / "helping_words" / "more.py").write_text("WORDS = 2\n")
+    after = PythonFile(str(path)).fingerprint()
+    assert [old == new for old, new in zip(before.split(", "), after.split(", "), strict=True)] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

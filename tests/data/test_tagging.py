@@ -1,5 +1,6 @@
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -8,7 +9,7 @@ from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, write_shard
 from pipeline.data import tagging
-from pipeline.data.batch import BatchTagger
+from pipeline.data.batch import BatchTagger, Spans
 from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.gopher import Gopher
@@ -99,6 +100,45 @@ class FragileInBatches(BatchTagger):
 def test_a_tagger_of_batches_that_fails_names_itself_and_the_file(documents, tmp_path):
     with pytest.raises(CorruptShard, match=r"0.parquet: tagger 'fragile_in_batches' failed"):
         tag_documents(documents, [FragileInBatches()], out=tmp_path / "o")
+
+
+@dataclass(frozen=True)
+class Outside:
+    start: int
+    end: int
+
+    name = "outside"
+    VERSION = "001"
+    COLUMNS = {"s": "spans"}
+
+    def measure(self, text):
+        return {"s": [(self.start, self.end, 1.0)] if text == "three\nfour five six." else []}
+
+
+@dataclass(frozen=True)
+class OutsideInBatches(BatchTagger):
+    start: int
+    end: int
+
+    name = "outside"
+    VERSION = "001"
+    COLUMNS = {"s": "spans"}
+
+    def measure_all(self, texts):
+        counts = [int(text == "three\nfour five six.") for text in texts]
+        places = [np.array([each] * sum(counts), np.int64) for each in (self.start, self.end)]
+        return {"s": Spans(*places, np.array(counts))}
+
+
+@pytest.mark.parametrize("kind", [Outside, OutsideInBatches])
+@pytest.mark.parametrize(("start", "end"), [(-3, 5), (8, 400), (9, 2)])
+def test_a_span_outside_of_its_text_names_the_tagger_the_document_and_itself(
+    documents, kind, start, end, tmp_path
+):
+    with pytest.raises(CorruptShard) as told:
+        tag_documents(documents, [kind(start, end)], out=tmp_path / "o")
+    assert "00000.parquet record 0-2: tagger 'outside' failed" in str(told.value)
+    assert f"s has the span [{start}, {end}) in 20 characters of text" in str(told.value)
 
 
 def broken(root, text):

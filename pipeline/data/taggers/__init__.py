@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -49,6 +51,8 @@ class Tagger(Protocol):
     """A frozen dataclass; its fields are its parameters and, with `VERSION`, part of every key.
 
     `COLUMNS` gives each column's kind, "number" or "spans". Spans are half-open, in code points.
+    A tagger whose values depend on more than its code has a method `fingerprint`, whose text is in
+    the key: of data, or of what is installed (`unicode_version`, `package_version`).
     """
 
     name: ClassVar[str]
@@ -58,6 +62,22 @@ class Tagger(Protocol):
     def measure(self, text: str) -> dict[str, Value]:
         """A value for each column; None where the measure is not defined for the text."""
         ...
+
+
+def unicode_version() -> str:
+    """The version of Unicode by which this Python tells letters, digits and white space.
+
+    It changes with Python's minor version, and so does what a few new characters are.
+    """
+    return f"Unicode {unicodedata.unidata_version}"
+
+
+def package_version(package: str) -> str:
+    """A package with its version: of one that measures by rules of its own, each may differ."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"  # a graph is built without it
 
 
 State: TypeAlias = tuple[int, int]  # time and size of a file

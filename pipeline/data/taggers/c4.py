@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.core.files import file_sha256
 from pipeline.data.batch import BatchTagger, Column, Floats, Spans, Texts
-from pipeline.data.taggers import State, state_of
+from pipeline.data.taggers import State, state_of, unicode_version
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class C4(BatchTagger):
             raise ValueError(f"naughty_words is {self.naughty_words!r}, which is no file")
 
     def fingerprint(self) -> str:
-        """Digest of the list, or nothing."""
-        return "" if self.naughty_words is None else file_sha256(Path(self.naughty_words))
+        """What tells white space and lower case, and the digest of the list, if there is one."""
+        if self.naughty_words is None:
+            return unicode_version()
+        return f"{unicode_version()}, {file_sha256(Path(self.naughty_words))}"
 
     def measure_all(self, texts: Texts) -> dict[str, Column]:
         from pipeline.data.compiled.c4 import measure

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import io
+import sys
 import tokenize
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipeline.core.errors import MissingDependency
-from pipeline.data.taggers import DECIMALS, Value
+from pipeline.data.taggers import DECIMALS, Value, package_version
 from pipeline.data.text import paragraphs
 
 MAX_PARSED = 1 << 21  # characters
@@ -44,6 +45,12 @@ class Comments:
     def __post_init__(self) -> None:
         if not self.language.strip():
             raise ValueError("language is empty; it must be python or a lexer of Pygments")
+
+    def fingerprint(self) -> str:
+        """What reads the language: a minor version of Python, whose grammar it is, or Pygments."""
+        if self.language == "python":
+            return f"Python {sys.version_info.major}.{sys.version_info.minor}"
+        return package_version("pygments")
 
     def measure(self, text: str) -> dict[str, Value]:
         size = _python(text) if self.language == "python" else self._lexed(text)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import CorruptShard, MissingDependency
+from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data.taggers import DECIMALS, SpanList, State, Value, state_of
+from pipeline.data.taggers import DECIMALS, SpanList, State, Value, package_version, state_of
 from pipeline.data.text import one_line, paragraphs, sentences
 
 UNITS = {"paragraph": paragraphs, "sentence": sentences}
+MAGIC = (793_712_314).to_bytes(4, "little")  # with which the format begins
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,16 @@ class FastText:
     newline, and white space between two belongs to neither. The score of either is a span, and the
     number of the document is the mean over characters.
 
+    A model is numbers alone, and nothing of it is unpickled; but the C++ that reads it believes
+    what its header says, so trust a model as you trust code. One that is not the file that `sha256`
+    or the lock names is not opened.
+
     Args:
         name: of the table, as `toxicity`.
-        model: a `.bin` or `.ftz` file; at a URL with its revision, and its digest in the lock.
-        labels: those that are asked for, without `__label__`; a column each, in lower case.
+        model: a `.bin` or `.ftz` file, by path or URL; its `sha256`, where given, is checked before
+            it is loaded. At a URL with its revision, and its digest in the lock.
+        labels: those that are asked for, without `__label__`; a column each, in lower case, with
+            `_` for what is no letter or digit.
         by: `document` gives numbers; `paragraph` or `sentence` spans `<label>_paragraphs` or
             `<label>_sentences` beside them. Sentences need the package `blingfire`.
         lower: whether text is lower-cased first.
@@ -52,14 +61,31 @@ class FastText:
             raise ValueError(f"by is {self.by!r}; it must be 'document', 'paragraph' or 'sentence'")
         if not self.name.isidentifier():
             raise ValueError(f"name is {self.name!r}; it must be letters, digits and underscores")
+        labels: dict[str, str] = {}
+        for label in self.labels:
+            for column in self._columns(label):
+                if column in labels:
+                    raise ValueError(
+                        f"labels has {labels[column]!r} and {label!r}, which are both {column!r}"
+                    )
+                labels[column] = label
+
+    def fingerprint(self) -> str:
+        """What cuts the text: BlingFire, or only newlines."""
+        return package_version("blingfire") if self.by == "sentence" else ""
+
+    def _columns(self, label: str) -> dict[str, str]:
+        columns = {column_of(label): "number"}
+        return columns if self.by == "document" else {**columns, self._spans(label): "spans"}
+
+    def _spans(self, label: str) -> str:
+        return f"{column_of(label)}_{self.by}s"
 
     @property
     def COLUMNS(self) -> dict[str, str]:
         """Column -> kind."""
-        columns = {column_of(each): "number" for each in self.labels}
-        if self.by != "document":
-            columns |= {f"{column_of(each)}_{self.by}s": "spans" for each in self.labels}
-        return columns
+        every = [column for each in self.labels for column in self._columns(each).items()]
+        return dict(sorted(every, key=lambda column: column[1]))  # numbers first
 
     def measure(self, text: str) -> dict[str, Value]:
         if self.by == "document":
@@ -75,20 +101,20 @@ class FastText:
             size = sum(end - start for start, end, _ in found)
             total = sum((end - start) * score for start, end, score in found)
             made[column_of(label)] = round(total / size, DECIMALS) if size else 0.0
-            made[f"{column_of(label)}_{self.by}s"] = found
+            made[self._spans(label)] = found
         return made
 
     def _scores(self, text: str) -> dict[str, float]:
         line = one_line(text, self.lower)
-        path = _local(self.model)
+        path, sha256 = _local(self.model), self.model.sha256
         state = state_of(path)
-        known = _labels(path, state)
+        known = _labels(path, state, sha256)
         for label in self.labels:
             if label not in known:
                 raise ValueError(f"labels has {label!r}; the model has {', '.join(sorted(known))}")
         if not line:
             return dict.fromkeys(self.labels, 0.0)
-        labels, scores = _model(path, state).predict(line, k=-1)
+        labels, scores = _model(path, state, sha256).predict(line, k=-1)
         found = dict(zip(labels, scores, strict=True))
         return {
             each: round(min(1.0, float(found.get(PREFIX + each, 0.0))), DECIMALS)
@@ -110,7 +136,12 @@ def _local(model: OutsideFile) -> str:
 
 
 @cache
-def _model(path: str, state: State) -> Any:
+def _model(path: str, state: State, sha256: str) -> Any:
+    if sha256 and file_sha256(Path(path)) != sha256:
+        raise CorruptShard(path, None, f"is not the model of SHA-256 {sha256[:12]}…")
+    with open(path, "rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise CorruptShard(path, None, "is no model of fastText (it begins otherwise)")
     try:
         import fasttext
     except ImportError as error:
@@ -122,6 +153,6 @@ def _model(path: str, state: State) -> Any:
 
 
 @cache
-def _labels(path: str, state: State) -> frozenset[str]:
-    labels, _ = _model(path, state).predict("a", k=-1, threshold=-1.0)
+def _labels(path: str, state: State, sha256: str) -> frozenset[str]:
+    labels, _ = _model(path, state, sha256).predict("a", k=-1, threshold=-1.0)
     return frozenset(each.removeprefix(PREFIX) for each in labels)

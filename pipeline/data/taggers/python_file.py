@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from pipeline.core.files import file_sha256
 from pipeline.data.taggers import State, Value, state_of
+from pipeline.data.taggers.imports import imported
 
 KINDS = ("number", "spans")
 
@@ -23,7 +24,8 @@ class PythonFile:
     The file has `COLUMNS = {'shouting': 'number', 'links': 'spans'}`, written out, and
     `def measure(text, **parameters)`, which gives a value for each column: a number or None, or a
     list of (start, end, score). The table has the name of the file. A graph is built without
-    running it; its bytes are in the key.
+    running it; in the key are its name and bytes, and what it imports: packages with their version,
+    modules of one's own with their bytes. What those import, or it at run time, is not seen.
 
     Args:
         path: of the file.
@@ -57,8 +59,9 @@ class PythonFile:
         return _columns(self.path, state_of(self.path))
 
     def fingerprint(self) -> str:
-        """The digest of the file."""
-        return file_sha256(Path(self.path))
+        """Its name, which is the table's, its digest, and what it imports."""
+        path = Path(self.path)
+        return ", ".join([path.name, file_sha256(path), *imported(path)])
 
     def measure(self, text: str) -> dict[str, Value]:
         made = _measure(self.path, state_of(self.path))(text, **self.parameters)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from pipeline.data.batch import BatchTagger, Column, Spans, Texts
+from pipeline.data.word_classes import class_table, class_table_digest
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,12 @@ class UnicodeWords(BatchTagger):
     VERSION: ClassVar[str] = "001"
     COLUMNS: ClassVar[dict[str, str]] = {"paragraphs": "spans", "num_words": "number"}
 
+    def fingerprint(self) -> str:
+        """The classes of characters."""
+        return class_table_digest()
+
     def measure_all(self, texts: Texts) -> dict[str, Column]:
-        from pipeline.data.compiled.unicode_words import class_table, count
+        from pipeline.data.compiled.unicode_words import count
 
         newlines = int(texts.counts[:, 2].sum())
         found, words, sums = count(texts.data, texts.kinds, texts.bounds, newlines, class_table())
