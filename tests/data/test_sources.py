@@ -105,6 +105,8 @@ def test_a_local_folder_is_read_as_a_hub_dataset(tmp_path):
 def test_what_is_not_there_is_told_when_the_source_is_made(tmp_path):
     with pytest.raises(ValueError, match="matches no file"):
         Jsonl(str(tmp_path / "*.gz"), "web")
+    with pytest.raises(ValueError, match="path is 'file:///a.jsonl'; a URL must be one of http, "):
+        Jsonl(["https://example.org/a.jsonl.gz", "file:///a.jsonl"], "web", revision="1")
     with pytest.raises(ValueError, match="revision is missing"):
         Jsonl("https://example.org/a.jsonl.gz", "web").fingerprint()
     with pytest.raises(ValueError, match="revision is missing"):
@@ -137,6 +139,11 @@ def test_compression_is_told_by_the_name(tmp_path):
         assert [each.id for each in everything(Jsonl(str(path), "web"))] == ["a", "b"]
         path.write_bytes(compress(line * 1000)[:-5])
         with pytest.raises(CorruptShard, match="not readable"):
+            everything(Jsonl(str(path), "web"))
+        path.write_bytes(compress(b""))
+        assert everything(Jsonl(str(path), "web")) == []
+        path.write_bytes(b"")
+        with pytest.raises(CorruptShard, match="it is empty, which no compressed file is"):
             everything(Jsonl(str(path), "web"))
 
 
