@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from pipeline.core.errors import CorruptShard, Unavailable
-from pipeline.core.fingerprints import fetch, fingerprint_files, is_url, open_outside
-from pipeline.core.pins import Pin, is_commit
+from pipeline.core.errors import CorruptShard
+from pipeline.core.fingerprints import fetch, is_url, open_outside
 from pipeline.data.document import Document
 from pipeline.data.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
 from pipeline.data.files import Malformed as Malformed
 from pipeline.data.files import Piece as Piece
 from pipeline.data.files import Skipped as Skipped
-from pipeline.data.records import Conversations, as_document, check_fields
 
 
 class Source(Protocol):
@@ -111,94 +107,6 @@ class ParquetFiles(RecordFiles):
             raise
         file.seek(0)
         return file
-
-
-@dataclass(frozen=True)
-class HfDataset:
-    """A dataset of the Hugging Face Hub, or one in a local folder, read as a stream.
-
-    Args:
-        path: what `datasets.load_dataset` takes: a name on the Hub or a folder.
-        revision: a commit of the Hub's repository; needed unless `path` is a folder.
-        fields: our field -> theirs, where the names differ; other columns go into the metadata.
-        number_records: give the ids `<split>:<number of the record from 1>`.
-        conversations: as for files.
-        pin: what the lock beside the experiment knows: the commit that `revision` is.
-    """
-
-    path: str
-    source: str
-    name: str | None = None
-    split: str = "train"
-    revision: str = ""
-    licence: str = "unknown"
-    provenance: str = "unknown"
-    fields: dict[str, str] = field(default_factory=dict)
-    number_records: bool = False
-    conversations: Conversations | None = None
-    pin: Pin | None = None
-
-    VERSION: ClassVar[str] = "002"
-    UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pin")
-
-    def __post_init__(self) -> None:
-        check_fields(self.fields)
-        if not self.revision and not os.path.isdir(self.path):
-            raise ValueError(f"revision is missing; {self.path!r} is no folder of this machine")
-
-    def fingerprint(self) -> str:
-        if not os.path.isdir(self.path):
-            return f"{self.path} revision {self.commit}"
-        return self._files()
-
-    @property
-    def commit(self) -> str:
-        """The revision that is read."""
-        return (self.pin.revision if self.pin else "") or self.revision
-
-    def outside(self) -> dict[str, Pin]:
-        """The dataset at its revision, if it is on the Hub."""
-        if os.path.isdir(self.path):
-            return {}
-        known = Pin(revision=self.commit) if is_commit(self.commit) else Pin()
-        return {f"hf://datasets/{self.path}@{self.revision}": known}
-
-    def pinned(self, pins: Mapping[str, Pin]) -> HfDataset:
-        """The same at the commit that a lock knows."""
-        for locator, known in self.outside().items():
-            if locator in pins:
-                return replace(self, pin=known.joined(pins[locator]))
-        return self
-
-    def pieces(self) -> list[Piece]:
-        return [Piece(self.path, self.split, self.fingerprint())]
-
-    def read(self, piece: Piece) -> Iterator[Document | Malformed]:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(
-                self.path,
-                self.name,
-                split=self.split,
-                revision=self.commit or None,
-                streaming=True,
-            )
-        except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-            raise Unavailable(f"{self.path} cannot be loaded ({error})") from error
-        for number, row in enumerate(rows, 1):
-            try:
-                name = f"{piece.name}:{number}" if self.number_records else None
-                yield as_document(row, self.source, self.fields, name, self.conversations)
-            except ValueError as error:
-                yield Malformed(piece.path, number, str(error))
-
-    def digest_now(self, piece: Piece) -> str:
-        return self.fingerprint()
-
-    def _files(self) -> str:
-        paths = sorted(p for p in Path(self.path).rglob("*") if p.is_file())
-        return fingerprint_files(paths, [p.relative_to(self.path).as_posix() for p in paths])
 
 
 def _rows_of(batch: Any) -> Iterator[Any]:
