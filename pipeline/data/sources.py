@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import fetch, is_url, open_outside
+from pipeline.core.shards import UNREADABLE
 from pipeline.data.document import Document
 from pipeline.data.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
 from pipeline.data.files import Malformed as Malformed
 from pipeline.data.files import Piece as Piece
 from pipeline.data.files import Skipped as Skipped
+from pipeline.data.parquet_rows import parquet_rows
 
 
 class Source(Protocol):
@@ -79,20 +81,16 @@ class Jsonl(RecordFiles):
 
 @dataclass(frozen=True)
 class ParquetFiles(RecordFiles):
-    """Parquet files with a column a field; other columns go into the metadata."""
+    """Parquet files with a column a field; other columns go into the metadata.
+
+    A row of more than 256 MiB is malformed.
+    """
 
     def _rows(self, piece: Piece) -> Iterator[tuple[int, Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             with reading(piece.path), self._opened(piece.path) as file:
-                number = 0
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-                    for row in _rows_of(batch):
-                        number += 1
-                        yield number, row
-        except pa.ArrowInvalid as error:
+                yield from enumerate(parquet_rows(file), 1)
+        except UNREADABLE as error:
             raise CorruptShard(piece.path, None, f"not readable ({error})") from error
 
     def _opened(self, path: str) -> Any:
@@ -107,20 +105,6 @@ class ParquetFiles(RecordFiles):
             raise
         file.seek(0)
         return file
-
-
-def _rows_of(batch: Any) -> Iterator[Any]:
-    """The rows of a batch; what is wrong with one that cannot be read, as text."""
-    try:
-        yield from batch.to_pylist()
-        return
-    except (ValueError, OverflowError):  # bytes that are not UTF-8, a date of the year 200,000
-        pass
-    for place in range(batch.num_rows):
-        try:
-            yield batch.slice(place, 1).to_pylist()[0]
-        except (ValueError, OverflowError) as error:
-            yield f"is not readable ({error})"
 
 
 def _parsed(line: bytes) -> Any:
