@@ -8,7 +8,8 @@ Common Crawl filter as Dolma's tool runs it, and OLMo's tokenizer, on the same d
 processes each. Every stage is a command of its own with its start-up, and reads what the stage
 before it wrote; ours and theirs take turns. Ours reads JSONL.gz once, in `ingest`, which Dolma has
 no match for: it counts in the whole. `one process` is all of ours in one, as a run has it. Beside
-them the floor of tokenizing: the encoder alone, on text in memory. Prints JSON lines.
+each its floor (`floors.py`), and beside tokenizing the encoder alone, on text in memory. The filter
+leaves a part of the corpus, so all of it is tokenized as well. Prints JSON lines.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from bench_tagging import DOLMA_TAGGERS, WORKERS, ingest, naughty_words, tag  # 
 from corpus import cost_of, middle, surroundings, write_corpus  # noqa: E402
 
 TOKENIZER = "olmo_eval/tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json"
-STAGES = ["ingest", "tag", "dedup", "filter", "tokenize"]
+STAGES = ["ingest", "tag", "dedup", "filter", "tokenize", "tokenize all"]
 THEIRS = {"tag": ["tag"], "dedup": ["paragraphs", "documents"], "filter": ["mix"]}
-THEIRS["tokenize"] = ["tokens"]
+THEIRS |= {"tokenize": ["tokens"], "tokenize all": ["tokens of all"]}
 
 
 # ------------------------------------------------------------------ ours
@@ -72,6 +73,8 @@ def tokenized(documents, folder, out):
 
 
 def child(stage, folder, words):
+    from floors import copy, read_jsonl
+
     from pipeline.core.artifacts import Artifact
 
     ours = folder / "ours"
@@ -89,16 +92,26 @@ def child(stage, folder, words):
         filtered(load("ingest"), [load("tag"), load("dedup")], ours / "filter")
     elif stage == "tokenize":
         tokenized(load("filter"), folder, ours / "tokenize")
+    elif stage == "tokenize all":
+        tokenized(load("ingest"), folder, ours / "all")
     elif stage == "one process":
         measured = tag(documents, words, ours / "tag"), dedup(documents, ours / "dedup")
         tokenized(filtered(documents, measured, ours / "filter"), folder, ours / "tokenize")
     elif stage == "encoder":
         encoder_alone(load("filter"), folder)
+    elif stage == "floor of ingest":
+        read_jsonl(sorted((folder / "documents").glob("*.gz")), WORKERS)
+        copy([], load("ingest"), ours / stage, WORKERS)
+    elif stage.startswith("floor of "):
+        given = {"filter": ["ingest", "tag", "dedup"], "tokenize": ["filter"]}
+        name = stage.removeprefix("floor of ")
+        made = load({"tokenize": "tokenize/tokens", "tokenize all": "all/tokens"}.get(name, name))
+        copy(list(map(load, given.get(name, ["ingest"]))), made, ours / stage, WORKERS)
 
 
 def encoder_alone(documents, folder):
     """Processor seconds of the encoder on all of the text, which is in memory."""
-    from pipeline.core.shards import read_shard
+    from pipeline.data.text_columns import read_text
     from pipeline.tokens.encoder import load_encoder
     from pipeline.tokens.tokenizer import import_tokenizer
 
@@ -107,10 +120,10 @@ def encoder_alone(documents, folder):
         encoder = load_encoder(tokenizer)
         seconds = 0.0
         for shard in documents.shards:
-            texts = read_shard(documents.root, shard, ["text"])["text"].to_pylist()
-            begun = time.process_time()
-            encoder.encode([text.strip() for text in texts])
-            seconds += time.process_time() - begun
+            for texts in [texts for texts, _ in read_text(documents.root, shard)]:
+                begun = time.process_time()
+                encoder.encode_column(texts)
+                seconds += time.process_time() - begun
     print(json.dumps({"encoder_cpu": round(seconds, 2)}))
 
 
@@ -166,9 +179,10 @@ def config(command, folder):
     elif command == "mix":
         return mix_config(folder)
     else:
-        documents = [f"{folder}/theirs/mixed/*.gz"]
+        if command == "tokens":
+            documents = [f"{folder}/theirs/mixed/*.gz"]
         name = {"name_or_path": f"{folder}/tokenizer.json", "encode_special_tokens": True}
-        more = {"destination": f"{folder}/theirs/tokens", "dtype": "uint16", "max_size": 1 << 28}
+        more = {"destination": f"{folder}/theirs/{command}", "dtype": "uint16", "max_size": 1 << 28}
         more["tokenizer"] = {**name, "eos_token_id": 50279, "pad_token_id": 1}
     return {"documents": documents, "processes": WORKERS, **more}
 
@@ -177,7 +191,7 @@ def theirs(command, folder, python):
     path = folder / f"{command}.json"
     path.write_text(json.dumps(config(command, folder)))
     name = "dedupe" if command in ("paragraphs", "documents") else command
-    return cost_of([python.with_name("dolma"), "-c", path, name])
+    return cost_of([python.with_name("dolma"), "-c", path, name.split()[0]])
 
 
 # ------------------------------------------------------------------ side by side
@@ -206,7 +220,7 @@ def main():
     parser.add_argument("--megabytes", type=int, default=240)
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
-    costs = {}
+    costs, said = {}, ""
 
     def note(name, cost):
         costs.setdefault(name, []).append(cost)
@@ -225,9 +239,10 @@ def main():
         for repeat in range(args.repeats + 1):  # the first compiles, and is not counted
             for stage in STAGES:
                 cost = ours(stage)
-                said = cost.output
+                said = cost.output if stage == "tokenize" else said
                 if repeat:
                     note(f"ours {stage}", cost)
+                    note(f"floor of {stage}", ours(f"floor of {stage}"))
                     for command in THEIRS.get(stage, ()):
                         note(f"dolma {command}", theirs(command, folder, args.dolma))
             if repeat:

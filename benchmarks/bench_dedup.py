@@ -25,9 +25,9 @@ sys.path.insert(0, str(HERE.parent))
 import pyarrow.parquet as pq  # noqa: E402
 
 from benchmarks.corpus import write_corpus  # noqa: E402
+from benchmarks.floors import copy  # noqa: E402
 from pipeline.core.artifacts import Artifact  # noqa: E402
 from pipeline.core.engine import Local  # noqa: E402
-from pipeline.core.shards import ShardWriter, read_batches  # noqa: E402
 
 NEAR_MEGABYTES = 60  # of text for datatrove, which takes minutes for more
 FALSE_POSITIVES = 0.001  # of dolma's filters; a lower rate has it take more hashes
@@ -60,19 +60,19 @@ def near(folder, out, workers):
     return find_near_duplicates(documents, out=out / "marks", engine=Local(workers))
 
 
-def floor(folder, out, _):
-    """Read and decompress the text, write the tables that dedup writes, and do nothing else."""
+def floor(folder, out, workers):
+    """Read the text, write the tables that dedup writes, and do nothing else."""
     documents = Artifact.load(folder / "ingested" / "documents")
-    marks = Artifact.load(folder / "marked" / "marks")
-    for shard, table in zip(documents.shards, marks.tables[0].shards, strict=True):
-        for _batch in read_batches(documents.root, shard, ["text"], 4096):
-            pass
-        rows = pq.read_table(marks.root / table.path)
-        with ShardWriter(out, table.path, rows.schema) as writer:
-            writer.write(rows)
+    copy([documents], Artifact.load(folder / "marked" / "marks"), out, workers)
 
 
-WORK = {each.__name__: each for each in (ingest, exact, both, near, floor)}
+def near_floor(folder, out, workers):
+    """The same for near duplicates."""
+    documents = Artifact.load(folder / "ingested" / "documents")
+    copy([documents], Artifact.load(folder / "near" / "marks"), out, workers)
+
+
+WORK = {each.__name__: each for each in (ingest, exact, both, near, floor, near_floor)}
 
 
 def measured(command, **environment):
@@ -194,8 +194,9 @@ def compared(folder, options):
             wall, cpu, _ = map(sum, zip(*two, strict=True))
             note("dolma both", (wall, cpu, max(each[2] for each in two)))
         for workers in (1, 2):
-            note(f"near, {workers} workers", ours("near", folder, folder / "o", workers))
+            note(f"near, {workers} workers", ours("near", folder, folder / "near", workers))
             note(f"near small, {workers} workers", ours("near", small, folder / "o", workers))
+        note("near floor", ours("near_floor", folder, folder / "o", 1))
         if "OLMO_TANGO_DATATROVE" in os.environ:
             out = folder / "datatrove"
             shutil.rmtree(out, ignore_errors=True)

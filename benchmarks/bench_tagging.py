@@ -67,27 +67,9 @@ def tag(documents, words, out):
     return tag_documents(documents, taggers, out=out, engine=Local(WORKERS))
 
 
-class Copy:
-    """Reads a shard's text and writes its attributes, which it reads, and measures nothing."""
-
-    def __init__(self, documents, attributes, out):
-        self.documents, self.attributes, self.out = documents, attributes, out
-
-    def __call__(self, number):
-        from pipeline.core.shards import ShardWriter, read_groups, read_shard
-        from pipeline.data.document import attribute_schema
-
-        for _ in read_groups(self.documents.root, self.documents.shards[number], ["id", "text"]):
-            pass
-        for table in self.attributes.tables:
-            shard = table.shards[number]
-            with ShardWriter(self.out, shard.path, attribute_schema(table.columns)) as writer:
-                writer.write(read_shard(self.attributes.root, shard))
-
-
 def child(work, folder, words, out):
+    from benchmarks.floors import copy
     from pipeline.core.artifacts import Artifact
-    from pipeline.core.engine import Local
 
     if work == "ingest":
         ingest(folder, out)
@@ -98,8 +80,7 @@ def child(work, folder, words, out):
     elif work == "floor":
         documents = Artifact.load(folder / "ours" / "documents")
         attributes = Artifact.load(folder / "ours" / "attributes")
-        copy = Copy(documents, attributes, out)
-        Local(WORKERS).map(copy, range(len(documents.shards)))
+        copy([documents], attributes, out, WORKERS)
 
 
 # ------------------------------------------------------------------ what is compared

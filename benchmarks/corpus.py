@@ -81,6 +81,7 @@ class Cost:
     wall: float
     cpu: float
     peak_mb: float
+    largest_mb: float  # resident, of the process that has most
     output: str = ""
 
 
@@ -99,12 +100,14 @@ def cost_of(command, **more):
         text=True,
         **more,
     )
-    peak, done = 0.0, threading.Event()
+    peak, largest, done = 0, 0, threading.Event()
 
     def watch():
-        nonlocal peak
+        nonlocal peak, largest
         while not done.wait(0.05):
-            peak = max(peak, sum(map(_share, _tree(process.pid))))
+            found = _tree(process.pid)
+            peak = max(peak, sum(_bytes(each, "smaps_rollup", "Pss:") for each in found))
+            largest = max(largest, *(_bytes(each, "status", "VmHWM:") for each in found))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -116,7 +119,8 @@ def cost_of(command, **more):
     if process.returncode:
         raise RuntimeError(f"{' '.join(map(str, command))[:200]} failed:\n{output[-3000:]}")
     cpu = after.children_user + after.children_system
-    return Cost(wall, cpu - before.children_user - before.children_system, peak / 2**20, output)
+    cpu -= before.children_user + before.children_system
+    return Cost(wall, cpu, peak / 2**20, largest / 2**20, output)
 
 
 def _tree(pid):
@@ -130,12 +134,14 @@ def _tree(pid):
     return found
 
 
-def _share(pid):
+def _bytes(pid, file, name):
+    """What the system says of a process in one line of a file, in bytes; 0 when it has ended."""
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        text = Path(f"/proc/{pid}/{file}").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line[:4] == "Pss:"), 0)
+    lines = (line.split() for line in text.splitlines() if line.startswith(name))
+    return next((int(each[1]) << 10 for each in lines), 0)
 
 
 def middle(values):

@@ -1,7 +1,7 @@
-"""Faults in a finished workspace, and kills at random moments: what is found, what is lost.
+"""Faults in a finished workspace: what is found, by whom, and is it made again?
 
     python benchmarks/fault_injection.py                  a few of each, in a minute or two
-    python benchmarks/fault_injection.py --kills 100 --rounds 4 --every-file
+    python benchmarks/fault_injection.py --rounds 4 --every-file
     python benchmarks/fault_injection.py --experiment experiments/tiny-offline.jsonnet
 
 1. One byte is flipped, or one cut off, in a file of a result or a checkpoint. Is it found by
@@ -10,21 +10,17 @@
    the modification time put back, as a disk does that rots.
 2. The same, from end to end: a file is damaged, what was made from it is removed, and the graph is
    run again. Does every result have the content that an undisturbed run gave it?
-3. A run is killed (-9) at a random moment, again and again, until it is finished. Are the contents
-   those of an undisturbed run, and was anything written again that was complete?
 
-The graph is that of the tests: all of tiny's steps over a small corpus, so that a run takes seconds
-and a hundred kills take minutes; with `--experiment` any other. Prints a table as Markdown.
+The graph is that of the tests: all of tiny's steps over a small corpus, so that a run takes
+seconds; with `--experiment` any other. Kills are in `kills.py`. Prints a table as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -41,7 +37,6 @@ from pipeline.core.files import Shard  # noqa: E402
 from pipeline.core.shards import read_shard  # noqa: E402
 from pipeline.store.results import Results  # noqa: E402
 from pipeline.store.verifying import find_damage  # noqa: E402
-from tests.fixtures.mortal import complete_files  # noqa: E402
 from tests.fixtures.small import (  # noqa: E402
     build,
     contents,
@@ -56,7 +51,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--experiment", type=Path, help="instead of the tests' small graph")
     parser.add_argument("--finished", type=Path, help="a workspace in which it was run already")
-    parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=1, help="flips of each file, at other bytes")
     parser.add_argument("--runs", type=int, default=5, help="faults that are mended by a run")
     parser.add_argument("--every-file", action="store_true", help="not only a few of each kind")
@@ -80,17 +74,13 @@ def main() -> int:
         status |= forked(
             lambda: mend_by_running(experiment, finished, folder / "mended", options.runs)
         )
-        status |= not kill(experiment, finished, folder / "killed", options.kills, seconds)
     return int(status)
 
 
-def forked(work: Callable[[], bool], after: Callable[[int], None] | None = None) -> int:
+def forked(work: Callable[[], bool]) -> int:
     """Do some work in a fork; gives its exit status, 0 for True.
 
     This process itself runs no step, so it has no threads whose locks a fork would inherit held.
-
-    Args:
-        after: is called with the id of the fork, which it may kill.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -101,8 +91,6 @@ def forked(work: Callable[[], bool], after: Callable[[int], None] | None = None)
         finally:
             sys.stdout.flush()
             os._exit(status)
-    if after is not None:
-        after(child)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -260,51 +248,6 @@ def mend_by_running(experiment: Path, finished: Path, workspace: Path, runs: int
     for each in bad:
         print("differs:", *each)
     return not bad
-
-
-# ---------------------------------------------------------------------------- kills
-
-
-def kill(experiment: Path, finished: Path, workspace: Path, kills: int, seconds: float) -> bool:
-    graph = build(experiment)
-    expected = contents(graph, finished)
-    killed = rounds = failed = 0
-    steps_found: list[int] = []
-    again: list[str] = []
-    wrong: list[str] = []
-
-    def strike(child: int) -> None:
-        time.sleep(random.uniform(0.2, max(1.0, seconds / 4)))
-        os.kill(child, signal.SIGKILL)
-
-    while killed < kills:
-        before = complete_files(workspace)
-        status = forked(lambda: run(experiment, workspace), strike)
-        after = complete_files(workspace)
-        again += [name for name, state in before.items() if after.get(name) != state]
-        killed += status == -signal.SIGKILL
-        failed += status > 0
-        steps_found.append(sum(1 for _ in Results(workspace)))
-        if status == 0 or killed >= kills:
-            failed += forked(lambda: run(experiment, workspace)) != 0
-            rounds += 1
-            found = contents(graph, workspace)
-            wrong += [name for name in expected if found[name] != expected[name]]
-            results = Results(workspace)
-            wrong += [str(each) for id in results.standing() for each in find_damage(results, id)]
-            left = [*workspace.glob("cache/**/.*.tmp"), *workspace.glob("leases/[!.]*")]
-            wrong += [str(each) for each in left]
-            shutil.rmtree(workspace)
-    print(
-        f"killed {killed} times over {rounds} runs from an empty workspace: "
-        f"{len(again)} complete files were written again, {failed} runs failed, "
-        f"{len(wrong)} contents differ from an undisturbed run; kills struck with "
-        f"{sorted(set(steps_found))} of {len(graph)} steps done"
-    )
-    for each in (again + wrong)[:10]:
-        print("differs:", each)
-    print(json.dumps({"kills": killed, "again": len(again), "wrong": len(wrong)}))
-    return not again and not wrong and not failed
 
 
 if __name__ == "__main__":

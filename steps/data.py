@@ -9,7 +9,7 @@ from tango.step import Step
 from pipeline.core.artifacts import Attributes, Documents, DolmaFolder
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data import decontaminate, dolma, filtering, ingest, minhash
+from pipeline.data import decontaminate, dolma, filtering, ingest, minhash, tagging
 from pipeline.data.decontaminate import COLUMNS as OVERLAPS
 from pipeline.data.decontaminate import find_overlaps
 from pipeline.data.dedup import By, columns_by, deduplicate
@@ -64,7 +64,7 @@ class Concat(PipelineStep):
 class Tag(PipelineStep):
     """Measure documents; delete nothing."""
 
-    VERSION = "001"
+    VERSION = tagging.VERSION
 
     def run(
         self,

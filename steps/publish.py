@@ -26,7 +26,7 @@ from steps.base import PipelineStep
 
 @Step.register("report")
 class WriteReport(PipelineStep):
-    """One page of everything that was made, which needs no network."""
+    """One page of everything that was made, which needs no network; a corpus alone will do."""
 
     VERSION = "004"
 
@@ -35,9 +35,10 @@ class WriteReport(PipelineStep):
         title: str,
         corpus: dict[str, Documents],
         tokens: dict[str, Tokens],
-        training: dict[str, Checkpoints],
-        scores: dict[str, Scores],
-        overlaps: dict[str, Attributes] = {},  # noqa: B006  Tango reads defaults; nothing writes it
+        # Tango reads defaults; nothing writes them
+        training: dict[str, Checkpoints] = {},  # noqa: B006
+        scores: dict[str, Scores] = {},  # noqa: B006
+        overlaps: dict[str, Attributes] = {},  # noqa: B006
         generations: Generations | None = None,
     ) -> Report:
         return write_report(

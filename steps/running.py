@@ -5,6 +5,7 @@ Every executor comes through here, wherever it runs its steps.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -38,6 +39,7 @@ NO_TERMINAL = (
 ENDING_SECONDS = 2.0  # for what a failed step started to end in
 NUM_PLACES = 2  # lines of a traceback that a person is shown
 NUM_DUMP = 200  # lines of a log that a crash may have written
+FULL = (errno.ENOSPC, errno.EDQUOT)
 CRASH = "Fatal Python error: "
 _FRAME = re.compile(r' *File "(?P<path>.*)", line (?P<line>[0-9]+) in (?P<name>.*)')
 CODE = Path(__file__).resolve().parent.parent
@@ -126,9 +128,22 @@ def told(error: BaseException, lines: list[str], log: Path) -> Failure:
     theirs = [each for each in frames if not _says_nothing(each.filename)][-NUM_PLACES:]
     places = [f"{shown(each.filename)}:{each.lineno} {each.line or ''}" for each in theirs]
     message = str(error) or repr(error)
+    if isinstance(cause, OSError) and cause.errno in FULL:
+        message, places = _no_space(cause, message, log), []
     if type(cause).__name__ in ("BdbQuit", "EOFError") and not in_process():
         message = f"{message}; {NO_TERMINAL}"  # it asked somebody who is not there
     return Failure(type(error).__name__, message, tuple(places), tuple(lines), str(log))
+
+
+def _no_space(error: OSError, message: str, log: Path) -> str:
+    """What to do about a disk that is full."""
+    place = Path(error.filename) if isinstance(error.filename, str) else log
+    folder = next(each for each in [*place.absolute().parents] if each.is_dir())
+    free = shutil.disk_usage(folder).free
+    return (
+        f"{message}: {free:,} bytes are free on the disk of {shown(folder)}. "
+        "What was finished stays; make room (`olmo gc` says what nothing needs) and run again"
+    )
 
 
 def lost(reason: str, seconds: float, log: Path, start: int = 0) -> Outcome:

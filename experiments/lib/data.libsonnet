@@ -3,11 +3,6 @@ local bound(attribute, low, high) =
   { attribute: attribute }
   + (if low != null then { at_least: low } else {})
   + (if high != null then { at_most: high } else {});
-// The tool compares measures of five decimals with what a document must not be above or below.
-local rounded(rule) =
-  rule
-  + (if std.objectHas(rule, 'at_least') then { at_least: rule.at_least - 5e-6 } else {})
-  + (if std.objectHas(rule, 'at_most') then { at_most: rule.at_most + 5e-6 } else {});
 local jigsaw(name, file, label) = {
   type: 'fasttext',
   name: name,
@@ -94,21 +89,21 @@ local part(by, from, to, seed='sample') = [
   ],
 
   // What the tool (dolma 1.2.1) did with the published configurations of v1.5, stream by stream: rules
-  // that it never fires are left out, measures are rounded, what starts inside another span is
-  // skipped whole, and documents without text stay. docs/dolma.md has each difference and its count.
+  // that it never fires are left out, what starts inside another span is skipped whole, and
+  // documents without text stay. docs/dolma.md has each difference and its count.
   local sets = self,
   dolma_as_run: {
     local replaced(rules) = [each { merge: false, keep_empty: true } for each in rules],
     local misspelled = [grams('most_common', n) for n in [2, 3, 4]],
     local fires(rule) = !std.member(misspelled, rule.attribute),
-    common_crawl: [rounded(each) for each in sets.common_crawl if fires(each)]
+    common_crawl: [each for each in sets.common_crawl if fires(each)]
                   + replaced(sets.without_repeats + sets.without_toxic_sentences + sets.without_addresses),
     c4: replaced(sets.without_repeats),
     code: [],
     reddit: [],
     papers: [],
-    books: [rounded(each) for each in sets.english],
-    encyclopedia: [rounded(each) for each in sets.long_enough],
+    books: sets.english,
+    encyclopedia: sets.long_enough,
   },
 
   once: [bound('dedup.duplicate_document', null, 0)],

@@ -26,6 +26,7 @@ from pipeline.core.artifacts import (
     Attributes,
     Checkpoint,
     Checkpoints,
+    Documents,
     HfModel,
     OrderTable,
     Scores,
@@ -36,9 +37,11 @@ from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import read_shard
 from pipeline.core.terminal import counted, visible
+from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.store.finding import NotFound, find_result
 from pipeline.store.results import Results
 from pipeline.store.survey import RunOf, read_runs
+from pipeline.tokens.format import INDEX
 
 if TYPE_CHECKING:
     from pipeline.model.olmo import Olmo
@@ -207,7 +210,11 @@ class Result:
         made = self.readable()
         if isinstance(made, Attributes):
             return self._attributes(made, columns)
-        return pa.concat_tables(read_shard(made.root, s, columns) for s in self._shards(made))
+        tables = [read_shard(made.root, shard, columns) for shard in self._shards(made)]
+        if not tables:  # of an empty corpus
+            schema = INDEX if isinstance(made, Tokens) else DOCUMENT_SCHEMA
+            tables = [schema.empty_table().select(columns or schema.names)]
+        return pa.concat_tables(tables)
 
     def to_pandas(self, columns: list[str] | None = None) -> Any:
         """As `to_arrow`, for pandas, which must be installed."""
@@ -227,7 +234,7 @@ class Result:
         if isinstance(made, Tokens):  # a row a document: where its ids stand in the shard
             parts = (part for shard in made.shards for part in shard.parts())
             return [part for part in parts if isinstance(part, Shard) and not part.content]
-        if not shards:
+        if not shards and not isinstance(made, (Documents, Tokens)):
             raise ValueError(f"a {type(made).__name__} is no table")
         return shards
 

@@ -23,6 +23,7 @@ from pipeline.core.files import Shard, file_sha256, require_inside
 from pipeline.core.temporary import temporary_for
 
 ROW_GROUP_BYTES = 16 << 20
+SLICE_ROWS = 1 << 16  # that are digested together, as some of what that takes is copied
 # What pyarrow raises of a file whose bytes are not what they were, names and sizes among them.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError, OverflowError)
 
@@ -65,27 +66,30 @@ class _ColumnDigest:
             self.below = [_ColumnDigest(kind.value_type)]
 
     def update(self, array: pa.Array) -> None:
-        if len(array) == 0:
-            return
-        self.valid.update(np.asarray(array.is_valid()).astype(np.uint8).tobytes())
+        for first in range(0, len(array), SLICE_ROWS):
+            self._update(array.slice(first, SLICE_ROWS))
+
+    def _update(self, array: pa.Array) -> None:
+        self.valid.update(np.asarray(array.is_valid()).view(np.uint8).data)
         kind = self.kind
         if pa.types.is_struct(kind):
             for state, child in zip(self.below, array.flatten(), strict=True):
                 state.update(child)
         elif _is_list(kind):
             lengths = array.value_lengths().fill_null(0)
-            self.lengths.update(np.asarray(lengths).astype("<i8").tobytes())
+            self.lengths.update(np.asarray(lengths).astype("<i8").data)
             self.below[0].update(array.flatten())
         elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            wide = array.fill_null("").cast(pa.large_string())
+            filled = array.fill_null("") if array.null_count else array
+            wide = filled.cast(pa.large_string())
             offsets = np.frombuffer(wide.buffers()[1], "<i8")[wide.offset :][: len(wide) + 1]
-            self.lengths.update(np.diff(offsets).tobytes())
+            self.lengths.update(np.diff(offsets).data)
             if offsets[-1] > offsets[0]:
                 self.values.update(wide.buffers()[2][int(offsets[0]) : int(offsets[-1])])
         else:
             filled = array.fill_null(False if pa.types.is_boolean(kind) else 0)
             plain = np.asarray(filled)
-            self.values.update(plain.astype(plain.dtype.newbyteorder("<")).tobytes())
+            self.values.update(plain.astype(plain.dtype.newbyteorder("<")).view(np.uint8).data)
 
     def hexdigest(self) -> str:
         whole = hashlib.sha256()
@@ -101,6 +105,21 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _is_list_of_structs(kind: pa.DataType) -> bool:
     return _is_list(kind) and bool(pa.types.is_struct(kind.value_type))
+
+
+def _encodings(schema: pa.Schema) -> Iterator[tuple[str, str]]:
+    """The encoding of each column of a Parquet file, "" for a dictionary of its values.
+
+    What a page takes in memory is its values as encoded, and a row, of however many spans, stands
+    in one page. Texts hardly repeat; places in them grow by little; scores are few.
+    """
+    for each in schema:
+        if _is_list_of_structs(each.type):
+            for part in each.type.value_type:
+                path = f"{each.name}.list.element.{part.name}"
+                yield path, "DELTA_BINARY_PACKED" if pa.types.is_integer(part.type) else ""
+        else:
+            yield each.name, "PLAIN" if each.name == "text" else ""
 
 
 class ShardWriter:
@@ -123,8 +142,7 @@ class ShardWriter:
         self._final = self.root / path
         self._final.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = temporary_for(self._final)
-        # places in text hardly repeat: a dictionary of them takes time and makes the file larger
-        alike = [each.name for each in schema if not _is_list_of_structs(each.type)]
+        encodings = dict(_encodings(schema))
         # a reader finds a flipped byte by the page's checksum, before the digest is asked for
         try:
             self._writer = pq.ParquetWriter(
@@ -132,7 +150,9 @@ class ShardWriter:
                 schema,
                 compression="zstd",
                 write_page_checksum=True,
-                use_dictionary=alike if len(alike) < len(schema) else True,
+                use_dictionary=[path for path, each in encodings.items() if not each],
+                column_encoding={path: each for path, each in encodings.items() if each},
+                write_statistics=False,  # of a long text they would be four copies
             )
         except OSError:  # on a full disk this begins the file and fails
             self._temporary.unlink(missing_ok=True)
@@ -208,6 +228,17 @@ def read_shard(root: Path, shard: Shard, columns: list[str] | None = None) -> pa
     """
     with _opened(root, shard, columns) as file:
         return _read(root, shard, lambda: file.read(columns=columns))
+
+
+def read_part(root: Path, shard: Shard, column: str, part: str) -> list[pa.Array]:
+    """One field of a column of lists of structs, which are read with that field alone.
+
+    Raises:
+        CorruptShard: as `read_shard`.
+    """
+    with _opened(root, shard, [column]) as file:
+        names = [f"{column}.list.element.{part}"]
+        return list(_read(root, shard, lambda: file.read(names)).column(0).chunks)
 
 
 def read_batches(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.data.document import SPAN
-from pipeline.data.taggers import DECIMALS, Value
+from pipeline.data.taggers import DECIMALS, SpanList, Value
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -54,7 +54,7 @@ class Texts:
         return (self[place] for place in range(len(self)))
 
     def __getitem__(self, place: int) -> str:
-        return self.data[self.bounds[place] : self.bounds[place + 1]].tobytes().decode()
+        return str(self.data[self.bounds[place] : self.bounds[place + 1]].data, "utf-8")
 
     @cached_property
     def kinds(self) -> Bytes:
@@ -84,11 +84,6 @@ class Spans:
     counts: Ints
     scores: Floats | None = None  # without them each is 1
 
-    @classmethod
-    def of(cls, places: Ints, counts: Ints) -> Spans:
-        """From rows of (start, end)."""
-        return cls(places[:, 0], places[:, 1], counts)
-
     @property
     def covered(self) -> Ints:
         """How many characters of each text its spans have, together."""
@@ -96,9 +91,10 @@ class Spans:
         bounds = np.concatenate(([0], np.cumsum(self.counts)))
         return np.diff(sums[bounds])
 
-    def as_array(self) -> pa.Array:
-        scores = np.ones(len(self.starts)) if self.scores is None else self.scores
-        held = [np.ascontiguousarray(self.starts), np.ascontiguousarray(self.ends), scores]
+    def as_array(self, ones: Floats) -> pa.Array:
+        """As Arrow holds them; takes scores from `ones` where there are none."""
+        scores = ones[: len(self.starts)] if self.scores is None else self.scores
+        held = [self.starts, self.ends, scores]
         rows = pa.StructArray.from_arrays(
             [pa.array(each, field.type) for each, field in zip(held, SPAN, strict=True)],
             fields=list(SPAN),
@@ -132,9 +128,19 @@ def _plain(value: Any) -> Value:
 
 def as_array(column: Column) -> pa.Array:
     """A column as Arrow holds it."""
-    if isinstance(column, Spans):
-        return column.as_array()
-    return pa.array(np.ascontiguousarray(column), pa.float64(), from_pandas=True)
+    return as_arrays([column])[0]
+
+
+def as_arrays(columns: Sequence[Column]) -> list[pa.Array]:
+    """Columns as Arrow holds them; the scores of 1 of all spans are the same memory."""
+    spans = [each for each in columns if isinstance(each, Spans) and each.scores is None]
+    ones = np.ones(max((len(each.starts) for each in spans), default=0))
+    return [
+        each.as_array(ones)
+        if isinstance(each, Spans)
+        else pa.array(np.ascontiguousarray(each), pa.float64(), from_pandas=True)
+        for each in columns
+    ]
 
 
 def columns_of(rows: Sequence[Mapping[str, Value]], kinds: Mapping[str, str]) -> list[pa.Array]:
@@ -143,15 +149,21 @@ def columns_of(rows: Sequence[Mapping[str, Value]], kinds: Mapping[str, str]) ->
     for name, kind in kinds.items():
         values: Any = [row[name] for row in rows]
         if kind == "spans":
-            flat = [span for each in values for span in each or ()]
-            starts, ends, scores = zip(*flat, strict=True) if flat else ((), (), ())
-            counts = np.fromiter((len(each or ()) for each in values), np.int64, len(values))
-            whole = [np.array(each, np.int64) for each in (starts, ends)]
-            held = Spans(whole[0], whole[1], counts, np.array(scores, np.float64))
-            made.append(held.as_array())
+            spans = [e if isinstance(e, SpanList) else SpanList(e or ()) for e in values]
+            counts = np.array([len(each) for each in spans], np.int64)
+            starts, ends = (
+                _joined([np.asarray(getattr(each, part)) for each in spans])
+                for part in ("starts", "ends")
+            )
+            scores = _joined([np.asarray(each.scores) for each in spans])
+            made.append(as_array(Spans(starts, ends, counts, scores)))
         else:
             made.append(pa.array(values, pa.float64()))
     return made
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def rounded(values: Floats) -> Floats:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,22 +17,24 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import ShardWriter, join_rows, shard_name
+from pipeline.data.batch import Column, Spans, as_arrays
 from pipeline.data.document import attribute_schema
 from pipeline.data.overlap import (
     ANSWERS,
+    HELD_WORDS,
     LINES,
     RUNS,
     Hashes,
     Places,
     Words,
     line_hashes,
+    line_spans,
     read_index,
     run_hashes,
     text_columns,
     word_spans,
     write_index,
 )
-from pipeline.data.text import paragraphs
 from pipeline.store.memo import FileMemo
 
 VERSION = "002"
@@ -52,6 +54,8 @@ HIT = pa.schema(
     + [("start", pa.int32()), ("text", pa.string())]
 )
 EXCERPT = 200  # characters of a hit that are kept to look at
+Starts = npt.NDArray[np.int32]  # and ends: a row of each
+NO_LINES = np.empty((2, 0), np.int32)
 
 
 def find_overlaps(
@@ -144,13 +148,33 @@ class _FindInShard:
                     row, named = finder.look(text)
                     rows.append(row)
                     found += [{**each, "document": id, "source": source} for each in named]
-                writer.write(pa.Table.from_pylist(rows, schema=schema))
+                writer.write(pa.table(_columns(rows), schema=schema))
                 hits.write(pa.Table.from_pylist(found, schema=HIT))
         return writer.shard
 
 
 def _hits_path(number: int) -> str:
     return f".hits-{shard_name(number)}"
+
+
+class _Row(NamedTuple):
+    """What is measured of a document: lines by their kind, (starts, ends), and runs."""
+
+    lines: dict[str, Starts]
+    num_runs: int
+    fraction: float
+
+
+def _columns(rows: Sequence[_Row]) -> list[pa.Array]:
+    """The columns of `COLUMNS`."""
+    made: list[Column] = []
+    for kind in (LINES, ANSWERS):
+        counts = np.array([each.lines[kind].shape[1] for each in rows], np.int64)
+        starts, ends = np.concatenate([each.lines[kind] for each in rows], axis=1)
+        made += [Spans(starts, ends, counts), counts.astype(np.float64)]
+    made.append(np.array([each.num_runs for each in rows], np.float64))
+    made.append(np.array([each.fraction for each in rows], np.float64))
+    return as_arrays(made)
 
 
 class _Finder:
@@ -161,68 +185,95 @@ class _Finder:
         self.known, self.items = read_index(index)
         self.words = Words()
 
-    def look(self, text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def look(self, text: str) -> tuple[_Row, list[dict[str, Any]]]:
         """The row of a document, and a row of `hits.parquet` for each item that it hits."""
         bounds = None  # of lines, which are seldom asked for
         if len(self.known[ANSWERS].hashes):
             words, bounds = self.words.and_lines_of(text)
         else:
             words = self.words.of(text)
-        runs = run_hashes(words, self.min_words)
-        starts = np.flatnonzero(self.known[RUNS].has(runs))
-        hits = _Hits()
-        marked: dict[str, list[tuple[int, int]]] = {LINES: [], ANSWERS: []}
-        if len(starts) and bounds is None:
+        hits = _Hits(self.min_words)
+        num_runs, num_inside = self._runs(words, hits)
+        if num_runs and bounds is None:
             words, bounds = self.words.and_lines_of(text)
+        lines = dict.fromkeys((LINES, ANSWERS), NO_LINES)
         if bounds is not None:
             # a long line that stands there holds a run that stands there
-            for kind in (LINES, ANSWERS) if len(starts) else (ANSWERS,):
-                marked[kind] = self._whole_lines(kind, text, words, bounds, hits)
-        if len(starts):
-            places = word_spans(text, len(words))
-            for start in starts.tolist():
-                last = start + self.min_words - 1
-                place = (places[start][0], places[last][1]) if places else None
-                hits.add(RUNS, self.known[RUNS].items_of(runs[start]), place)
-        row: dict[str, Any] = {
-            kind: [{"start": start, "end": end, "score": 1.0} for start, end in found]
-            for kind, found in marked.items()
-        }
-        row |= {f"num_{kind}": float(len(found)) for kind, found in marked.items()}
-        row["num_overlaps"] = float(len(starts))
-        row["overlap_fraction"] = _covered(starts, self.min_words) / max(1, len(words))
-        return row, list(hits.rows(self.items, text))
+            for kind in (LINES, ANSWERS) if num_runs else (ANSWERS,):
+                lines[kind] = self._whole_lines(kind, text, words, bounds, hits)
+        row = _Row(lines, num_runs, num_inside / max(1, len(words)))
+        return row, list(hits.rows(self.items, text, len(words)))
+
+    def _runs(self, words: Hashes, hits: _Hits) -> tuple[int, int]:
+        """How many runs of words are of evaluation text, and how many words are inside of them."""
+        known, num, inside, end = self.known[RUNS], 0, 0, 0
+        for first in range(0, len(words) - self.min_words + 1, HELD_WORDS):
+            here = words[first : first + HELD_WORDS + self.min_words - 1]
+            runs = run_hashes(here, self.min_words)
+            starts = np.flatnonzero(known.has(runs))
+            if not len(starts):
+                continue
+            for value, place, count in _alike(runs[starts]):
+                hits.add(RUNS, known.items_of(value), count)
+                hits.note_run(known.items_of(value), first + int(starts[place]))
+            num += len(starts)
+            inside += _covered(starts, self.min_words) - max(0, end - first - int(starts[0]))
+            end = first + int(starts[-1]) + self.min_words
+        return num, inside
 
     def _whole_lines(
         self, kind: str, text: str, words: Hashes, bounds: Places, hits: _Hits
-    ) -> list[tuple[int, int]]:
+    ) -> Starts:
         """The long lines that are one of evaluation text, or the short ones that are an answer."""
-        lengths = np.diff(bounds)
-        is_long = lengths >= self.min_words
-        places = np.flatnonzero(is_long if kind == LINES else ~is_long & (lengths > 0))
-        wholes = line_hashes(words, bounds[places], lengths[places])
-        found = np.flatnonzero(self.known[kind].has(wholes)).tolist()
-        spans = list(paragraphs(text)) if found else []
-        for number in found:
-            hits.add(kind, self.known[kind].items_of(wholes[number]), spans[places[number]])
-        return [spans[places[number]] for number in found]
+        known, numbers, values = self.known[kind], [], []
+        for first in range(0, len(bounds) - 1, HELD_WORDS):
+            here = bounds[first : first + HELD_WORDS + 1]
+            lengths = np.diff(here)
+            is_long = lengths >= self.min_words
+            places = np.flatnonzero(is_long if kind == LINES else ~is_long & (lengths > 0))
+            wholes = line_hashes(words, here[places], lengths[places])
+            found = known.has(wholes)
+            numbers.append(first + places[found])
+            values.append(wholes[found])
+        spans = line_spans(text, np.concatenate(numbers))
+        for value, place, count in _alike(np.concatenate(values)):
+            hits.add(kind, known.items_of(value), count)
+            hits.note(known.items_of(value), (int(spans[0, place]), int(spans[1, place])))
+        return spans
 
 
 class _Hits:
     """What of one document stands in which evaluation items."""
 
-    def __init__(self) -> None:
+    def __init__(self, min_words: int) -> None:
+        self._min_words = min_words
         self._counts: dict[int, dict[str, int]] = {}
         self._first: dict[int, tuple[int, int]] = {}
+        self._first_run: dict[int, int] = {}
 
-    def add(self, kind: str, items: Sequence[int], place: tuple[int, int] | None) -> None:
+    def add(self, kind: str, items: Sequence[int], count: int) -> None:
         for item in items:
             counts = self._counts.setdefault(item, dict.fromkeys((RUNS, LINES, ANSWERS), 0))
-            counts[kind] += 1
-            if place is not None:
-                self._first[item] = min(place, self._first.get(item, place))
+            counts[kind] += count
 
-    def rows(self, items: Sequence[dict[str, str]], text: str) -> Iterator[dict[str, Any]]:
+    def note(self, items: Sequence[int], place: tuple[int, int]) -> None:
+        """Note a place where items are hit: the first one counts."""
+        for item in items:
+            self._first[item] = min(place, self._first.get(item, place))
+
+    def note_run(self, items: Sequence[int], word: int) -> None:
+        """Note the number of the word that a run begins with."""
+        for item in items:
+            self._first_run[item] = min(word, self._first_run.get(item, word))
+
+    def rows(
+        self, items: Sequence[dict[str, str]], text: str, num_words: int
+    ) -> Iterator[dict[str, Any]]:
+        last = self._min_words - 1
+        asked = [word + more for word in self._first_run.values() for more in (0, last)]
+        places = word_spans(text, num_words, asked) if asked else {}
+        for item, word in self._first_run.items() if places else ():
+            self.note([item], (places[word][0], places[word + last][1]))
         for item, counts in sorted(self._counts.items()):
             row: dict[str, Any] = {f"num_{kind}": count for kind, count in counts.items()}
             start, end = self._first.get(item, (None, None))
@@ -231,8 +282,12 @@ class _Hits:
             yield {**row, **named, "start": start, "text": excerpt}
 
 
+def _alike(values: Hashes) -> Iterator[tuple[np.uint64, int, int]]:
+    """Each value, the first place that has it, and how many do."""
+    found, places, counts = np.unique(values, return_index=True, return_counts=True)
+    yield from zip(found, places.tolist(), counts.tolist(), strict=True)
+
+
 def _covered(starts: npt.NDArray[Any], length: int) -> int:
     """Words inside runs of `length` words that begin at `starts`, in order; overlaps count once."""
-    if not len(starts):
-        return 0
     return int(np.minimum(np.diff(starts), length).sum()) + length

@@ -26,7 +26,7 @@ from pipeline.core.engine import LOCAL, Engine, Local
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import SPAN, attribute_schema
-from pipeline.data.first_seen import Keys, Places, Run, firsts_of_part, part_bits, write_run
+from pipeline.data.first_seen import Places, Run, RunWriter, firsts_of_part, part_bits
 from pipeline.data.text_columns import TextColumn, read_text
 
 By = Literal["document", "paragraph", "url"]
@@ -36,8 +36,8 @@ COLUMNS: dict[str, dict[str, str]] = {
     "url": {"duplicate_url": "number"},
 }
 NAME = "dedup"
-RUN_KEYS = 1 << 19  # hashes in memory before they are written: 12 MB with their spans
 WRITTEN_ROWS = 4096
+ZEROS = 1 << 20  # bytes written at once
 PARAGRAPH_BYTES = 64  # of text, about, from which the number of parts is taken
 
 
@@ -129,7 +129,8 @@ class _HashShard:
     def __call__(self, number: int) -> dict[str, _Hashed]:
         shard = self.documents.shards[number]
         runs = {
-            each: _Runs(self.scratch, f"{each}-{number}", self.num_bits(each)) for each in self.by
+            each: RunWriter(self.scratch, f"{each}-{number}", self.num_bits(each))
+            for each in self.by
         }
         first, num_paragraphs = 0, 0
         more = ["metadata"] if "url" in self.by else None
@@ -151,42 +152,7 @@ class _HashShard:
         return {each: _Hashed(runs[each].close(), totals[each]) for each in self.by}
 
 
-class _Runs:
-    """Hashes and their places, written when there are many."""
-
-    def __init__(self, scratch: Path, name: str, num_bits: int) -> None:
-        self._scratch, self._name, self._num_bits = scratch, name, num_bits
-        self._keys, self._places = np.empty((RUN_KEYS, 2), np.uint64), np.empty(RUN_KEYS, np.int64)
-        self._num_held = 0
-        self._names: list[str] = []
-
-    def room(self) -> Keys:
-        """Where the next hashes are put: one row at least."""
-        if self._num_held == len(self._keys):
-            self.write()
-        return self._keys[self._num_held :]
-
-    def hold(self, places: Places) -> None:
-        """Take as many hashes of the room as there are places."""
-        end = self._num_held + len(places)
-        self._places[self._num_held : end] = places
-        self._num_held = end
-
-    def write(self) -> None:
-        """Write what is held as one run."""
-        if self._num_held:
-            self._names.append(f"{self._name}-{len(self._names)}.keys")
-            held = slice(self._num_held)
-            path = self._scratch / self._names[-1]
-            write_run(path, self._keys[held], self._places[held], self._num_bits)
-        self._num_held = 0
-
-    def close(self) -> list[str]:
-        self.write()
-        return self._names
-
-
-def _cut(texts: TextColumn, found: int, runs: _Runs, spans: BinaryIO, rows: BinaryIO) -> int:
+def _cut(texts: TextColumn, found: int, runs: RunWriter, spans: BinaryIO, rows: BinaryIO) -> int:
     """Hash the paragraphs of texts, and note their spans; gives how many the shard has by now.
 
     In `rows` stand, for each text, the number of its paragraphs and of its code points.
@@ -261,16 +227,10 @@ def _paragraph_columns(rows: BinaryIO, spans: BinaryIO, marks: BinaryIO, num: in
     return [pa.ListArray.from_arrays(bounds, found), covered / np.maximum(lengths, 1)]
 
 
-def _hash_texts(texts: TextColumn, places: Places, runs: _Runs) -> None:
+def _hash_texts(texts: TextColumn, places: Places, runs: RunWriter) -> None:
     from pipeline.data.compiled import hashing  # numba
 
-    keys, at = hashing.hash_texts(*texts), 0
-    while at < len(keys):
-        room = runs.room()
-        held = slice(at, at + len(room))
-        room[: len(keys[held])] = keys[held]
-        runs.hold(places[held])
-        at = held.stop
+    runs.add(hashing.hash_texts(*texts), places)
 
 
 def _urls(metadata: pa.Array) -> tuple[TextColumn, npt.NDArray[np.bool_]]:
@@ -294,10 +254,14 @@ def _mark_repeats(
     runs: Sequence[Run], num_bits: int, num_places: int, path: Path, threads: int
 ) -> None:
     """Write a byte a place: does its hash stand earlier in the corpus?"""
-    path.write_bytes(b"")
+    with open(
+        path, "wb"
+    ) as file:  # whole, as a full disk would kill whoever writes to a map of holes
+        for at in range(0, num_places, ZEROS):
+            file.write(bytes(min(ZEROS, num_places - at)))
     if not num_places:
         return
-    marks = np.memmap(path, np.uint8, "w+", shape=num_places)
+    marks = np.memmap(path, np.uint8, "r+", shape=num_places)
 
     def mark(part: int) -> None:
         for places, first in firsts_of_part(runs, part, num_bits):

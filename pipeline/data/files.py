@@ -256,5 +256,7 @@ class reading:
         if isinstance(error, CorruptShard):
             return
         damaged = type(error).__name__ in ("IsalError", "LZMAError", "ZstdError")
-        if damaged or isinstance(error, (OSError, EOFError)) or type(error).__module__ == "zlib":
+        module = type(error).__module__
+        damaged |= module == "zlib" or module.startswith("google.")  # whose errors are no OSError
+        if damaged or isinstance(error, (OSError, EOFError)):
             raise CorruptShard(self.path, None, f"not readable ({error})") from error

@@ -28,6 +28,7 @@ from pipeline.data.funnel import (
     totals,
     write_funnel,
 )
+from pipeline.data.replacing import Replacement, replaced
 from pipeline.data.rules import (
     AllOf,
     AnyOf,
@@ -158,14 +159,10 @@ class _FilterShard:
 
     def _filter(self, number: int, path: str, removed: str) -> _Filtered:
         shard = self.documents.shards[number]
-        measured = {
-            name: _same_rows(read_shard(root, shards[number]), root / shards[number].path, shard)
-            for name, (root, shards) in self.tables.items()
-        }
+        measured, replacing = self._numbers(number), self._replacements(number)
         num_rules = len(self.rules)
         kept_of, first, alone = Tally(1), Tally(num_rules + 1), Tally(num_rules + 1)
-        replaced = np.zeros(num_rules, np.int64)
-        replacing = [(i, rule) for i, rule in enumerate(self.rules) if isinstance(rule, Replace)]
+        num_replaced = np.zeros(num_rules, np.int64)
         at = 0
         with (
             ShardWriter(self.out, path, DOCUMENT_SCHEMA) as kept,
@@ -173,7 +170,6 @@ class _FilterShard:
         ):
             for batch in read_batches(self.documents.root, shard):
                 rows = {n: table.slice(at, batch.num_rows) for n, table in measured.items()}
-                at += batch.num_rows
                 fails = np.stack(
                     [_fails(rule, batch, rows, self._where(shard)) for rule in self.rules]
                     or [np.zeros(batch.num_rows, bool)]
@@ -181,10 +177,11 @@ class _FilterShard:
                 table = given = pa.Table.from_batches([batch]).select(DOCUMENT_SCHEMA.names)
                 fate = np.where(fails.any(0), fails.argmax(0), -1)
                 if replacing:
-                    table, changed, empty = _replaced(table, rows, replacing, num_rules, fate < 0)
+                    table, changed, empty = replaced(table, at, replacing, num_rules, fate < 0)
                     fate[empty] = num_rules
-                    replaced += changed
-                passed = table.filter(pa.array(fate < 0))
+                    num_replaced += changed
+                at += batch.num_rows
+                passed = table if (fate < 0).all() else table.filter(pa.array(fate < 0))
                 kept.write(passed)
                 kept_of.add(passed, np.zeros(passed.num_rows, np.int64))
                 first.add(given, fate)
@@ -196,8 +193,38 @@ class _FilterShard:
             kept_of.counts(),
             first.counts(),
             alone.counts(),
-            replaced.tolist(),
+            num_replaced.tolist(),
         )
+
+    def _numbers(self, number: int) -> dict[str, pa.Table]:
+        """The numbers of a shard that rules look at, by table."""
+        names: dict[str, list[str]] = {}
+        for each in readings(self.rules):
+            if each.kind == "number":
+                table, column = each.name.split(".", 1)
+                names.setdefault(table, []).append(column)
+        found = {}
+        for table, columns in names.items():
+            root, shards = self.tables[table]
+            found[table] = read_shard(root, shards[number], list(dict.fromkeys(columns)))
+            self._require_rows(number, table, found[table].num_rows)
+        return found
+
+    def _replacements(self, number: int) -> list[Replacement]:
+        found = []
+        for place, rule in enumerate(self.rules):
+            if isinstance(rule, Replace):
+                table = rule.spans.split(".", 1)[0]
+                root, shards = self.tables[table]
+                found.append(Replacement.read(place, rule, root, shards[number]))
+                self._require_rows(number, table, found[-1].num_rows)
+        return found
+
+    def _require_rows(self, number: int, table: str, num_rows: int) -> None:
+        must, (root, shards) = self.documents.shards[number].num_records, self.tables[table]
+        if num_rows != must:
+            reason = f"has {num_rows} rows; its documents are {must}"
+            raise CorruptShard(root / shards[number].path, None, reason)
 
     def _where(self, shard: Shard) -> Path:
         return self.documents.root / shard.path
@@ -245,69 +272,3 @@ def _sampled(rule: Sample, batch: pa.RecordBatch, where: Path) -> Iterator[str]:
             yield value.of(metadata)
         except ValueError as error:
             raise CorruptShard(where, id, f"{error} to be sampled by") from error
-
-
-def _same_rows(table: pa.Table, path: Path, shard: Shard) -> pa.Table:
-    if table.num_rows != shard.num_records:
-        reason = f"has {table.num_rows} rows; its documents are {shard.num_records}"
-        raise CorruptShard(path, None, reason)
-    return table
-
-
-def _replaced(
-    table: pa.Table,
-    rows: dict[str, pa.Table],
-    rules: list[tuple[int, Replace]],
-    num_rules: int,
-    kept: Mask,
-) -> tuple[pa.Table, npt.NDArray[Any], Mask]:
-    """The rows with spans replaced, documents changed by rule, and which have no text left."""
-    changed = np.zeros(num_rules, np.int64)
-    empty = np.zeros(table.num_rows, bool)
-    chosen: dict[int, list[tuple[int, int, int]]] = {}
-    for order, (_, rule) in enumerate(rules):
-        for row, start, end in _spans(_column(rows, rule.spans), rule.min_score, kept):
-            chosen.setdefault(row, []).append((start, order, end))
-    if not chosen:
-        return table, changed, empty
-    column = table.column("text")
-    texts = column.to_pylist()
-    for row, spans in chosen.items():
-        texts[row], used = _with_replacements(texts[row], sorted(spans), [r for _, r in rules])
-        for order in used:
-            changed[rules[order][0]] += 1
-        emptied = not texts[row].strip()
-        empty[row] = emptied and not all(rules[order][1].keep_empty for order in used)
-    place = table.schema.get_field_index("text")
-    return table.set_column(place, "text", pa.array(texts, pa.string())), changed, empty
-
-
-def _spans(column: pa.ChunkedArray, min_score: float, kept: Mask) -> Iterator[tuple[int, int, int]]:
-    """Row, start and end of the spans of kept rows that have at least a score."""
-    lists = column.combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # of no chunk
-        return
-    flat = lists.flatten()
-    rows = np.repeat(np.arange(len(lists)), lists.value_lengths().fill_null(0))
-    starts, ends, scores = (np.asarray(flat.field(each)) for each in ("start", "end", "score"))
-    used = (scores >= min_score) & kept[rows]
-    yield from zip(rows[used].tolist(), starts[used].tolist(), ends[used].tolist(), strict=True)
-
-
-def _with_replacements(
-    text: str, spans: list[tuple[int, int, int]], rules: list[Replace]
-) -> tuple[str, set[int]]:
-    pieces: list[str] = []
-    at, used = 0, set()
-    for start, order, end in spans:
-        if end <= start:
-            continue
-        if start < at:  # inside the one before, under whose replacement it goes
-            if rules[order].merge and end > at:
-                at = end
-                used.add(order)
-            continue
-        pieces += [text[at:start], rules[order].replace_with]
-        at = end
-        used.add(order)
-    return "".join([*pieces, text[at:]]), used

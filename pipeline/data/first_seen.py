@@ -18,6 +18,7 @@ import numpy.typing as npt
 Keys = npt.NDArray[np.uint64]  # a row a key: two words
 Places = npt.NDArray[np.int64]
 KEY_BYTES, PLACE_BYTES = 16, 8
+RUN_KEYS = 1 << 19  # in memory before they are written: 12 MB with their places
 PART_KEYS = 1 << 18  # aimed at, so that a table is small beside a processor's cache
 MAX_PART_BITS = 12  # more would read too little at a time
 LEAST_SLOTS = 1 << 10
@@ -44,6 +45,56 @@ def write_run(path: Path, keys: Keys, places: Places, num_bits: int) -> Run:
         for each in (bounds, grouped, moved):
             file.write(each.data)
     return Run(path)
+
+
+class RunWriter:
+    """Keys and their places, written as a run whenever there are many.
+
+    Args:
+        name: of the runs' files in `folder`, which are numbered.
+    """
+
+    def __init__(self, folder: Path, name: str, num_bits: int) -> None:
+        self._folder, self._name, self._num_bits = folder, name, num_bits
+        self._keys, self._places = np.empty((RUN_KEYS, 2), np.uint64), np.empty(RUN_KEYS, np.int64)
+        self._num_held = 0
+        self._names: list[str] = []
+
+    def room(self) -> Keys:
+        """Where the next keys are put: one row at least."""
+        if self._num_held == len(self._keys):
+            self.write()
+        return self._keys[self._num_held :]
+
+    def hold(self, places: Places) -> None:
+        """Take as many keys of the room as there are places."""
+        end = self._num_held + len(places)
+        self._places[self._num_held : end] = places
+        self._num_held = end
+
+    def add(self, keys: Keys, places: Places) -> None:
+        """Take keys that stand elsewhere."""
+        at = 0
+        while at < len(keys):
+            room = self.room()
+            held = slice(at, at + len(room))
+            room[: len(keys[held])] = keys[held]
+            self.hold(places[held])
+            at = held.stop
+
+    def write(self) -> None:
+        """Write what is held as one run."""
+        if self._num_held:
+            self._names.append(f"{self._name}-{len(self._names)}.keys")
+            held = slice(self._num_held)
+            path = self._folder / self._names[-1]
+            write_run(path, self._keys[held], self._places[held], self._num_bits)
+        self._num_held = 0
+
+    def close(self) -> list[str]:
+        """Write what is left; gives the names of all runs."""
+        self.write()
+        return self._names
 
 
 def firsts(runs: Sequence[Run], num_bits: int) -> Iterator[tuple[Places, Places]]:

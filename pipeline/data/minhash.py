@@ -22,7 +22,7 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import attribute_schema
-from pipeline.data.first_seen import Keys, Places, Run, firsts, part_bits, write_run
+from pipeline.data.first_seen import Keys, Places, Run, RunWriter, firsts, part_bits
 from pipeline.data.text_columns import TextColumn, read_text
 
 VERSION = "001"
@@ -117,7 +117,7 @@ class _SignShard:
         factors, terms = hash_functions(self.num_bands * self.num_rows, self.seed)
         table = signatures.folding()
         first = 0
-        names: list[str] = []
+        runs = RunWriter(self.scratch, str(number), self.num_bits)
         for texts, _ in read_text(self.documents.root, self.documents.shards[number]):
             for data, offsets in self._pieces(texts):
                 room = np.empty(signatures.MOST_BYTES * (int(np.diff(offsets).max()) + 1), np.uint8)
@@ -126,11 +126,9 @@ class _SignShard:
                 )
                 signed = np.flatnonzero(counts >= self.ngram_words)
                 keys = _band_keys(least[signed], self.num_bands)
-                places = np.repeat(signed, self.num_bands)
-                names.append(f"{number}-{len(names)}.keys")
-                write_run(self.scratch / names[-1], keys, places + first, self.num_bits)
+                runs.add(keys, np.repeat(signed, self.num_bands) + first)
                 first += len(offsets) - 1
-        return names
+        return runs.close()
 
     def _pieces(self, texts: TextColumn) -> Iterator[TextColumn]:
         """A batch in pieces whose signatures fit into memory, whatever the number of bands."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,16 @@ from pipeline.core.artifacts import Documents
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
+from pipeline.data.text import paragraphs, pieces
 
 RUNS, LINES, ANSWERS = KINDS = ("overlaps", "paragraphs", "answers")
 ITEMS = "items.parquet"
 MIN_ANSWER = 3  # words; shorter answers, as "yes", stand everywhere
 MAX_ITEMS = 100  # items that are named for what all of them have, the first ones
 MAX_KNOWN = 1 << 18  # words whose hash is kept at hand
+HELD_WORDS = 1 << 18  # of which copies are held at a time
 Hashes = npt.NDArray[np.uint64]
-Places = npt.NDArray[np.int64]
+Places = npt.NDArray[np.integer[Any]]
 NOTHING: Hashes = np.empty(0, np.uint64)
 NEWLINE = xxhash.xxh3_64_intdigest(b"\n")  # which is no word
 _WORDS = re.compile(r"\w+")
@@ -47,18 +50,25 @@ class Words:
 
     def of(self, text: str) -> Hashes:
         """The hash of each word."""
-        return self._hashes(_WORDS.findall(text.lower()))
+        found = [self._hashes(_WORDS.findall(piece.lower())) for piece in pieces(text)]
+        return _joined(found)
 
     def and_lines_of(self, text: str) -> tuple[Hashes, Places]:
         """The hash of each word, and where each line begins among them; last, how many there are.
 
         What follows the last newline is a line, if only of no words.
         """
-        hashes = self._hashes(_WORDS_AND_ENDS.findall(text.lower()))
-        is_end = hashes == NEWLINE
-        ends = np.flatnonzero(is_end)
-        words = hashes[~is_end]
-        return words, np.concatenate(([0], ends - np.arange(len(ends)), [len(words)]))
+        found: list[Hashes] = []
+        bounds = [np.zeros(1, np.int32)]
+        num_words = 0
+        for piece in pieces(text):
+            hashes = self._hashes(_WORDS_AND_ENDS.findall(piece.lower()))
+            is_end = hashes == NEWLINE
+            ends = np.flatnonzero(is_end)
+            found.append(hashes[~is_end])
+            bounds.append((num_words + ends - np.arange(len(ends))).astype(np.int32))
+            num_words += len(found[-1])
+        return _joined(found), _joined([*bounds, np.array([num_words], np.int32)])
 
     def _hashes(self, found: list[str]) -> Hashes:
         known = self._known
@@ -70,10 +80,31 @@ class Words:
         return np.fromiter((known[word] for word in found), np.uint64, len(found))
 
 
-def word_spans(text: str, count: int) -> list[tuple[int, int]]:
-    """The places of a text's words; none where lower case has other words than the text."""
-    places = [each.span() for each in _WORDS.finditer(text)]
-    return places if len(places) == count else []
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def word_spans(text: str, count: int, asked: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """The places of some of a text's words, by number; none where lower case has other words."""
+    wanted, places, found = set(asked), {}, 0
+    for number, each in enumerate(_WORDS.finditer(text)):
+        found += 1
+        if number in wanted:
+            places[number] = each.span()
+    return places if found == count else {}
+
+
+def line_spans(text: str, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+    """The places of some of a text's lines, by their numbers in order: starts and ends."""
+    spans = np.empty((2, len(numbers)), np.int32)
+    found = 0
+    for number, span in enumerate(paragraphs(text)):
+        if found == len(numbers):
+            break
+        if number == numbers[found]:
+            spans[:, found] = span
+            found += 1
+    return spans
 
 
 def run_hashes(words: Hashes, length: int) -> Hashes:
@@ -92,12 +123,19 @@ def line_hashes(words: Hashes, starts: Places, lengths: Places) -> Hashes:
     """The hash of all words of each of some lines: `words[start : start + length]`."""
     hashes = np.empty(len(starts), np.uint64)
     for length in np.unique(lengths).tolist():
-        here = lengths == length
-        powers = np.full(length, _BASE, np.uint64)
-        powers[:1] = 1
-        powers = np.cumprod(powers)[::-1]
-        total = (words[starts[here][:, None] + np.arange(length)] * powers).sum(1, np.uint64)
-        hashes[here] = (total ^ (total >> np.uint64(29))) + np.uint64(length)
+        here = np.flatnonzero(lengths == length)
+        step = max(1, HELD_WORDS // max(1, length))
+        for at in range(0, len(here), step):
+            some = here[at : at + step]
+            total = np.zeros(len(some), np.uint64)
+            for first in range(0, length, HELD_WORDS):
+                powers = np.full(min(HELD_WORDS, length - first) + 1, _BASE, np.uint64)
+                powers[0] = 1
+                powers = np.cumprod(powers)[::-1]
+                places = starts[some][:, None] + np.arange(first, first + len(powers) - 1)
+                total *= powers[0]
+                total += (words[places] * powers[1:]).sum(1, np.uint64)
+            hashes[some] = (total ^ (total >> np.uint64(29))) + np.uint64(length)
     return hashes
 
 

@@ -15,11 +15,12 @@ from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import ShardWriter, read_groups, shard_name
-from pipeline.data.batch import BatchTagger, Texts, as_array, columns_of
+from pipeline.data.batch import BatchTagger, Texts, as_arrays, columns_of
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
 
+VERSION = "001"
 GROUP_BYTES = 4 << 20  # of measures that are held before they are written
 
 
@@ -70,7 +71,7 @@ class _TagShard:
 
     def __call__(self, number: int) -> list[Shard]:
         content = self.documents.shards[number].content
-        keys = [{"tagger": form, "shard": content} for form in self.forms]
+        keys = [{"tag": VERSION, "tagger": form, "shard": content} for form in self.forms]
         paths = [f"{tagger.name}/{shard_name(number)}" for tagger in self.taggers]
         found: list[Shard | None] = [None] * len(keys)
         if self.memo is not None:
@@ -96,8 +97,11 @@ class _TagShard:
             for batch in read_groups(self.documents.root, shard, ["id", "text"]):
                 texts = self._texts(shard, batch)
                 for (tagger, _), writer, rows in zip(paths, writers, held, strict=True):
-                    made = self._columns(tagger, shard, batch, texts)
-                    rows.append(pa.RecordBatch.from_arrays(made, schema=writer.schema))
+                    rows.append(
+                        pa.RecordBatch.from_arrays(
+                            self._columns(tagger, shard, batch, texts), schema=writer.schema
+                        )
+                    )
                     _write(writer, rows, GROUP_BYTES)
             for writer, rows in zip(writers, held, strict=True):
                 _write(writer, rows, 0)
@@ -120,7 +124,7 @@ class _TagShard:
         try:
             if isinstance(tagger, BatchTagger):
                 columns = tagger.measure_all(texts)
-                return [as_array(columns[name]) for name in tagger.COLUMNS]
+                return as_arrays([columns[name] for name in tagger.COLUMNS])
             rows = []
             for place, text in enumerate(texts):
                 id = batch["id"][place].as_py()
@@ -136,5 +140,11 @@ class _TagShard:
 def _write(writer: ShardWriter, rows: list[pa.RecordBatch], at_least: int) -> None:
     """Write rows that are held back, once there are bytes enough, and let them go."""
     if rows and sum(each.nbytes for each in rows) >= at_least:
-        writer.write(pa.Table.from_batches(rows).combine_chunks())
+        last = rows.pop()
+        if last.nbytes < at_least:
+            rows.append(last)
+        if rows:
+            writer.write(pa.Table.from_batches(rows).combine_chunks())
+        if last.nbytes >= at_least:
+            writer.write(last)
         rows.clear()

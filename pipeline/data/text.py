@@ -5,9 +5,14 @@ Places in text are Unicode code points; spans are half-open.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from pipeline.core.errors import MissingDependency
+
+PIECE = 1 << 20  # characters that are worked on together, where a text may be cut
+CUT = re.compile(r"\S(?=[ \n])")  # after which it is cut
+_END = re.compile("\r\n|[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 
 
 def paragraphs(text: str) -> Iterator[tuple[int, int]]:
@@ -39,3 +44,27 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
         raise MissingDependency("blingfire", "a tagger of sentences") from error
     _, spans = text_to_sentences_and_offsets(text)
     yield from spans
+
+
+def pieces(text: str, size: int = PIECE) -> Iterator[str]:
+    """The text in pieces of about so many characters, so that what each is made to is not large.
+
+    Each but the first begins with a space or newline that follows no white space. What goes by
+    words that hold no white space, and takes what is around a word to be no part of it, finds the
+    same in the pieces.
+    """
+    start = 0
+    while len(text) - start > size and (found := CUT.search(text, start + size)):
+        yield text[start : found.end()]
+        start = found.end()
+    yield text[start:] if start else text
+
+
+def lines(text: str, keepends: bool = False) -> Iterator[str]:
+    """`text.splitlines(keepends)`, of which not all are held."""
+    start = 0
+    while start < len(text):
+        found = _END.search(text, start + PIECE)
+        end = found.end() if found else len(text)
+        yield from text[start:end].splitlines(keepends)
+        start = end

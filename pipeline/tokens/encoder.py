@@ -1,8 +1,8 @@
 r"""The fastest exact way from text to the ids of a tokenizer.
 
 A byte-level BPE is run by kernels of our own (`pipeline/data/compiled/bpe.py`), some twenty times
-as fast as `tokenizers`, where they give the same ids; any other tokenizer, and a text with a piece
-of more than 1,024 bytes, goes through `tokenizers`.
+as fast as `tokenizers`, where they give the same ids; any other tokenizer, and a piece of more than
+1,024 bytes (a word, a line of signs), goes through `tokenizers`.
 
 Why the ids are the same. The merging is BPE itself, on the ranks of `tokenizer.json`. What is a
 letter, a digit or white space is asked of `tokenizers`, for each code point, so that its version of
@@ -72,35 +72,49 @@ class Encoder:
         Args:
             end_id: put after the ids of each text.
         """
-        after = [] if end_id is None else [end_id]
         if self._fast is None:
-            return _joined(encode(self.loaded, _strings(texts)), after)
+            return self._encode_slowly(texts, end_id)
+        if self._fast.normalizer is not None:
+            texts = _normalized(texts, self._fast.normalizer)
         ids, ends, left = self._run(self._fast, texts, -1 if end_id is None else end_id)
-        if not left.any():
+        if not len(left):
             return ids, ends
-        made: list[Any] = np.split(ids, ends[:-1])
-        places = np.flatnonzero(left).tolist()
-        again = encode(self.loaded, _strings(texts, places))
-        for place, each in zip(places, again, strict=True):
-            made[place] = [*each, *after]
-        return _joined(made, [])
+        pieces = [texts.data[start:stop].tobytes().decode() for _, start, stop, _ in left.tolist()]
+        parts: list[NDArray[np.uint32]] = []
+        before = 0
+        for (text, _, _, place), piece in zip(left.tolist(), pieces, strict=True):
+            made = np.array(encode(self.loaded, [piece])[0], np.uint32)
+            parts += [ids[before:place], made]
+            ends[text:] += len(made)
+            before = place
+        return np.concatenate([*parts, ids[before:]]), ends
+
+    def _encode_slowly(
+        self, texts: TextColumn, end_id: int | None
+    ) -> tuple[NDArray[np.uint32], Ids]:
+        data, offsets = texts
+        bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        after = [] if end_id is None else [end_id]
+        made = encode(self.loaded, [data[a:b].tobytes().decode() for a, b in bounds])
+        parts = [np.array([*ids, *after], np.uint32) for ids in made]
+        ends = np.cumsum([len(each) for each in parts], dtype=np.int64)
+        return np.concatenate([*parts, np.empty(0, np.uint32)]), ends
 
     def _run(
         self, fast: _FastBpe, texts: TextColumn, end_id: int
-    ) -> tuple[NDArray[np.uint32], Ids, NDArray[np.uint8]]:
+    ) -> tuple[NDArray[np.uint32], Ids, Ids]:
+        """Ids, where those of each text end, and the pieces that are left to `tokenizers`."""
         from pipeline.data.compiled import bpe  # numba
 
         if not hasattr(self._own, "cache"):  # of each thread, as the kernel writes to it
             self._own.cache = np.zeros((bpe.CACHE_SLOTS, bpe.SLOT_WORDS), np.uint64)
-        if fast.normalizer is not None:
-            texts = _normalized(texts, fast.normalizer)
         num = len(texts.offsets) - 1
         num_bytes = int(texts.offsets[-1]) - int(texts.offsets[0])
         ids, ends = np.empty(num_bytes + num, np.uint32), np.empty(num, np.int64)
-        left = np.zeros(num, np.uint8)
-        cuts = fast.cuts(texts)
-        bpe.encode_texts(*texts, cuts, *fast.tables, self._own.cache, end_id, ids, ends, left)
-        return ids[: ends[-1] if num else 0], ends, left
+        left = np.empty((num_bytes // bpe.LONGEST_PIECE, 4), np.int64)
+        cuts, cache = fast.cuts(texts), self._own.cache
+        num_left = bpe.encode_texts(*texts, cuts, *fast.tables, cache, end_id, ids, ends, left)
+        return ids[: ends[-1] if num else 0], ends, left[:num_left]
 
 
 def load_encoder(tokenizer: Tokenizer) -> Encoder:
@@ -116,18 +130,6 @@ _LOCK = threading.Lock()
 @lru_cache(maxsize=4)
 def _encoder(tokenizer: Tokenizer) -> Encoder:
     return Encoder(load_tokenizer(tokenizer))
-
-
-def _strings(texts: TextColumn, places: Sequence[int] | None = None) -> list[str]:
-    data, offsets = texts
-    wanted = range(len(offsets) - 1) if places is None else places
-    return [data[offsets[n] : offsets[n + 1]].tobytes().decode() for n in wanted]
-
-
-def _joined(made: Sequence[Any], after: list[int]) -> tuple[NDArray[np.uint32], Ids]:
-    parts = [np.array([*each, *after] if after else each, np.uint32) for each in made]
-    ends = np.cumsum([len(each) for each in parts], dtype=np.int64)
-    return np.concatenate([*parts, np.empty(0, np.uint32)]), ends
 
 
 class _FastBpe(NamedTuple):
@@ -208,7 +210,7 @@ def _added_tokens(form: dict[str, Any]) -> tuple[list[int], dict[str, int]] | No
             runs[len(content)] = token["id"]
         elif not content or content != content.strip(" ") or "  " in content:
             return None
-        elif not unicodedata.is_normalized("NFC", content):
+        elif not unicodedata.is_normalized("NFC", content) or _may_join(token):
             return None
         else:
             apart[content] = token["id"]
@@ -217,6 +219,13 @@ def _added_tokens(form: dict[str, Any]) -> tuple[list[int], dict[str, int]] | No
     if sorted(runs) != list(range(2, max(runs) + 1)):
         return None
     return [-1, -1, *(runs[length] for length in sorted(runs))], apart
+
+
+def _may_join(token: dict[str, Any]) -> bool:
+    """Whether NFC may join a token with its neighbour, though it is cut out before."""
+    content: str = token["content"]
+    aside = content[-1].isascii() and not content[-1].isalnum() and content[-1] not in "<=>"
+    return not token["normalized"] and not (content[0].isascii() and aside)
 
 
 def _pairs(model: dict[str, Any]) -> list[Ids] | None:

@@ -6,10 +6,12 @@ from pipeline import open_workspace
 from pipeline.core.artifacts import Documents, Tokens
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import StoredFile
+from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.store.discarding import discard
 from pipeline.store.finding import NotFound
 from pipeline.store.series import CheckpointRecord, write_record
 from tests.browse.conftest import weights
+from tests.steps.conftest import Bench
 from tests.store.conftest import flip
 
 
@@ -43,6 +45,17 @@ def test_every_table_can_be_had(made):
         workspace["mix"].to_arrow()
     with pytest.raises(ValueError, match="has no checkpoints"):
         _ = workspace["mix"].latest
+
+
+def test_an_empty_corpus_is_a_table_without_rows(tmp_path):
+    bench = Bench(tmp_path)
+    bench.source.write_text("")
+    bench.run(["corpus", "quality", "kept"])
+    workspace = open_workspace(bench.results.root)
+    for name in ("corpus", "kept"):
+        assert workspace[name].to_arrow().schema == DOCUMENT_SCHEMA
+        assert workspace[name].to_arrow(["id"]).column_names == ["id"]
+        assert workspace[name].to_arrow().num_rows == 0
 
 
 def test_a_result_is_found_by_run_and_by_the_start_of_its_id(made):

@@ -85,6 +85,7 @@ def require_equal(taggers, texts):
 @settings(deadline=None)
 @given(st.lists(TEXT, max_size=4))
 @example(["", "\n", "\n\n", " ", "\u3000\u3000", ""])
+@example(["\r\n" * 5, " \n \n ", "\r\n\r\n"])  # blank lines that repeat, and no word
 @example(["....@....a.b c", "(@b.c d", ")@x.y z", "a@b.c.  \n @d.e\n", "a@.. b"])
 def test_a_batch_is_measured_as_each_text_alone_in_plain_python(taggers, texts):
     require_equal(taggers, texts)

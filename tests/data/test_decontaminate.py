@@ -1,12 +1,15 @@
 import random
+from functools import partial
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.engine import Local
-from pipeline.data import decontaminate
+from pipeline.data import decontaminate, overlap
 from pipeline.data.decontaminate import HITS, find_overlaps
+from pipeline.data.text import pieces
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
 
@@ -33,6 +36,25 @@ def test_a_planted_run_of_words_is_found_where_it_is_long_enough(
     assert column(found, "num_overlaps") == [runs, 0]
     covered = num if runs else 0
     assert abs(column(found, "overlap_fraction")[0] - covered / len(text)) < 1e-12
+
+
+@settings(
+    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
+@given(text=st.text("ab \n", max_size=60), item=st.text("ab \n", max_size=60))
+def test_however_little_is_held_the_same_is_found(text, item, tmp_path_factory):
+    root = tmp_path_factory.mktemp("held")
+    documents = make_documents(root / "d", [[text]])
+    asked = {item: {"messages": [{"role": "assistant", "content": "a b a"}]}}
+    evaluation = make_documents(root / "e", [[item, "b b a\na"]], metadata=asked)
+    whole = find_overlaps(documents, evaluation, min_words=4, out=root / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "pieces", partial(pieces, size=3))
+        patch.setattr(overlap, "HELD_WORDS", 3)
+        patch.setattr(decontaminate, "HELD_WORDS", 2)
+        parts = find_overlaps(documents, evaluation, min_words=4, out=root / "parts")
+    assert parts.content == whole.content
+    assert pq.read_table(root / "parts" / HITS) == pq.read_table(root / "whole" / HITS)
 
 
 def test_a_whole_line_of_evaluation_text_is_a_span(tmp_path):

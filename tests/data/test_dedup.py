@@ -56,7 +56,7 @@ def test_the_first_of_equals_in_corpus_order_is_the_one_not_marked(
     root = tmp_path_factory.mktemp("dedup")
     documents = make_documents(root / "documents", shards)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dedup, "RUN_KEYS", run_keys)  # many runs
+        patch.setattr(first_seen, "RUN_KEYS", run_keys)  # many runs
         patch.setattr(dedup, "WRITTEN_ROWS", batch_rows)
         patch.setattr(dedup, "PARAGRAPH_BYTES", 1)
         patch.setattr(first_seen, "PART_KEYS", part_keys)  # many parts

@@ -1,5 +1,7 @@
 import json
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,10 +9,11 @@ from hypothesis import strategies as st
 
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard, MismatchedInputs
-from pipeline.data import filtering
+from pipeline.data import filtering, replacing
 from pipeline.data.filtering import filter_documents
 from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.data.ingest import concat_documents
+from pipeline.data.replacing import Replacement
 from pipeline.data.rules import AllOf, AnyOf, Keep, Replace, Sample, sample_place
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_attributes, make_documents
@@ -123,6 +126,32 @@ def test_spans_that_overlap_are_one_or_leave_a_tail_as_in_dolma(
         rules = [Replace(f"t.{each}", each.upper(), merge=merge) for each in "ab"]
         made = filter_documents(documents, [table], rules, out=tmp_path / str(merge))
         assert column(made, "text") == [expected]
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted), max_size=6)
+
+
+@given(st.text("ab é👩", min_size=9, max_size=9), st.lists(SPANS, min_size=2, max_size=2))
+def test_however_few_spans_are_held_the_text_is_the_same(text, spans):
+    rules = [Replace("t.a", "[A]"), Replace("t.b", "", merge=False)]
+    order = [(start, n, end) for n, own in enumerate(spans) for start, end in own]
+    at, left = 0, ""
+    for start, number, end in sorted(each for each in order if each[0] < each[2]):
+        if start >= at:
+            left, at = left + text[at:start] + rules[number].replace_with, end
+        elif rules[number].merge:
+            at = max(at, end)
+    bounds = [np.array([0, len(own)]) for own in spans]
+    placed = [np.array(own, np.int32).reshape(-1, 2).T for own in spans]
+    held = [
+        Replacement(n, rule, *places, bound)
+        for n, (rule, places, bound) in enumerate(zip(rules, placed, bounds, strict=True))
+    ]
+    table = pa.table({"text": [text]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replacing, "BLOCK", 1)
+        made, _, _ = replacing.replaced(table, 0, held, 2, np.array([True]))
+    assert made["text"].to_pylist() == [left + text[at:]]
 
 
 def test_what_replacement_leaves_empty_is_removed_and_counted(tmp_path):

@@ -16,6 +16,7 @@ from pipeline.data.ingest import ingest_documents
 from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
 from pipeline.data.sources import Jsonl, ParquetFiles
 from tests.data.conftest import column
+from tests.data.google_storage import serving
 from tests.data.test_pages import ARTICLE, answer, record
 
 ROWS = [{"id": "a", "text": "one é"}, {"id": "b", "text": "two"}]
@@ -112,3 +113,16 @@ def test_an_object_in_s3_gives_what_the_file_gives(tmp_path, monkeypatch):
         require_same(folder, "s3://sources", tmp_path)
     finally:
         running.stop()
+
+
+def test_an_object_in_google_storage_gives_what_the_file_gives(tmp_path, monkeypatch):
+    pytest.importorskip("trafilatura")
+    pytest.importorskip("google.cloud.storage", reason="the extra gs is not installed")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with serving(folder) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        require_same(folder, "gs://sources", tmp_path)
+        missing = Jsonl("gs://sources/none.jsonl.gz", "web", revision="1")
+        with pytest.raises(CorruptShard, match=r"none\.jsonl\.gz: not readable \(404"):
+            ingest_documents(missing, out=tmp_path / "none")

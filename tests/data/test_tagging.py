@@ -7,6 +7,7 @@ from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, write_shard
+from pipeline.data import tagging
 from pipeline.data.batch import BatchTagger
 from pipeline.data.document import DOCUMENT_SCHEMA
 from pipeline.data.taggers.c4 import C4
@@ -74,6 +75,10 @@ def test_only_a_changed_tagger_measures_again(documents, tmp_path, monkeypatch):
     assert set(measured) == {Gopher("v2")}
     assert changed.tables[1] == first.tables[1]
     changed.verify()
+    measured.clear()
+    monkeypatch.setattr(tagging, "VERSION", "999")
+    tag_documents(documents, [C4()], out=tmp_path / "4", memo=memo)
+    assert set(measured) == {C4()}
 
 
 def test_a_tagger_that_fails_names_itself_and_the_document(documents, tmp_path):

@@ -12,7 +12,10 @@ from pipeline.core.errors import CorruptShard
 from pipeline.report import tables
 from pipeline.report.html import write_report
 from pipeline.report.markup import shown_table
+from steps.wiring import build_steps
 from tests.report.conftest import EVIL, make_inputs, make_scores, score
+from tests.steps.conftest import Bench
+from tests.steps.lab import ref
 
 VOID = {"meta", "wbr"}
 
@@ -156,6 +159,16 @@ def test_the_id_of_a_result_is_shown_short_and_told_in_full(tmp_path):
     write_report(title="t", corpus=corpus, tokens={}, training={}, scores={}, out=out)
     text = (out / "index.html").read_text(encoding="utf-8")
     assert f'<a href="../../cache/{id}/manifest.json" title="{id}">Filter-002-01234567</a>' in text
+
+
+def test_a_corpus_alone_has_its_data_sheet(tmp_path):
+    report = {"type": "report", "title": "t", "corpus": {"kept": ref("kept")}, "tokens": {}}
+    bench = Bench(tmp_path)
+    built = build_steps({**bench.config(), "report": report})
+    for name in ("corpus", "quality", "kept", "report"):
+        built[name].result(bench.workspace)
+    page = bench.results.folder(built["report"].unique_id) / "index.html"
+    assert "documents kept" in page.read_text(encoding="utf-8")
 
 
 @settings(deadline=None, max_examples=50)

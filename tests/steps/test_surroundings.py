@@ -1,5 +1,6 @@
 """What surrounds a run: disks that are full or read-only, other users, odd names."""
 
+import errno
 import os
 import resource
 import shutil
@@ -13,6 +14,7 @@ from tango.step_graph import StepGraph
 
 from steps.cli.__main__ import main
 from steps.executor import LocalExecutor
+from steps.running import told
 from steps.wiring import WiringError, build_steps
 from steps.workspace import ResultWorkspace
 from tests.small_disk import ROOT, in_a_child, leftovers, small_disk
@@ -50,6 +52,14 @@ def test_a_full_disk_leaves_nothing_half_and_with_room_the_run_goes_on(tmp_path)
         made = bench.run()
         other = Bench(tmp_path)
         assert other.run() == made
+
+
+def test_a_full_disk_is_told_with_what_to_do(tmp_path):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    failure = told(error, [], tmp_path / "runs" / "first" / "logs" / "mix.log")
+    assert "No space left on device: " in failure.message and not failure.places
+    assert f"bytes are free on the disk of {tmp_path}" in failure.message
+    assert "make room (`olmo gc` says what nothing needs) and run again" in failure.message
 
 
 def execute(bench, **changes):

@@ -131,10 +131,12 @@ def test_pieces_that_drive_each_other_out_of_the_cache_keep_their_ids():
     assert differs(PLAIN, [*texts, *texts[:9]]) == []
 
 
-def test_texts_that_are_left_to_tokenizers_stand_among_the_others_with_their_end():
-    texts = ["one", "a" * (LONGEST_PIECE + 1) + " |||IP_ADDRESS|||", "", "|||IP_ADDRESS||| two"]
-    column = TextColumn.of(pa.array(texts))
-    ids, ends = Encoder(LIKE_OLMO).encode_column(column, end_id=7)
+def test_pieces_that_are_left_to_tokenizers_stand_among_the_others():
+    long = ["x" * (LONGEST_PIECE + 1), " " + "é" * 900, "=" * 3000, "\n" * 1500, "1" * 2000]
+    more = ["one", " two", "  ", "|||IP_ADDRESS|||", "e\u0301"]
+    rng = random.Random(3)
+    texts = ["".join(rng.choice(long + more) for _ in range(6)) for _ in range(60)] + ["", *long]
+    ids, ends = Encoder(LIKE_OLMO).encode_column(TextColumn.of(pa.array(texts)), end_id=7)
     must = [[*each, 7] for each in encode(LIKE_OLMO, texts)]
     assert [each.tolist() for each in np.split(ids, ends[:-1])] == must
 
@@ -185,15 +187,26 @@ def test_the_order_of_merges_counts_and_not_that_of_ids():
         lambda made: made.add_tokens([AddedToken("x", lstrip=True, special=False)]),
         lambda made: made.add_tokens([AddedToken("   ", special=False)]),  # three and not two
         lambda made: made.add_tokens([AddedToken(" x", special=False)]),
+        lambda made: made.add_tokens([AddedToken("e\u0301x", special=False)]),
+        lambda made: made.add_tokens([AddedToken("qe", special=False, normalized=False)]),
     ],
-    ids=["words", "prefix", "lower case", "strips", "three spaces", "a space and more"],
+    ids=[
+        "words",
+        "prefix",
+        "lower case",
+        "strips",
+        "three spaces",
+        "a space and more",
+        "a token that is not in NFC",
+        "a token that a mark may join",
+    ],
 )
 def test_another_kind_of_tokenizer_goes_through_tokenizers(change):
     made = trained()
     change(made)
     fast = Encoder(made)
     assert not fast.is_fast
-    text = "The x   Quick  brown\n fox"
+    text = "The x   Quick  brown\n fox qe\u0301x"
     assert fast.encode([text])[0].tolist() == encode(made, [text])[0]
 
 

@@ -7,6 +7,9 @@ What is compiled is kept for the next process beside the source, or in numba's o
 (`NUMBA_CACHE_DIR`) where that is set or the source cannot be written. numba looks only at the file
 of a function to see whether that is still true, though it holds what other files' functions do;
 so it is kept in a folder that is named after the content of all files here.
+
+numba's own index of what it kept is a pickle, the one exception to HOUSE's rule: whoever can write
+to that folder can change the code beside it, or the machine code that the index is of.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def _folder(given: str) -> str:
     for path in sorted(HERE.glob("*.py")):
         content.update(path.read_bytes())
     name = f"kernels-{content.hexdigest()[:16]}"
-    for old in above.glob("kernels-*"):
+    for old in [] if given else above.glob("kernels-*"):  # a given one may be others' as well
         if old.name != name and time.time() - old.stat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     return str(above / name)

@@ -184,9 +184,9 @@ def encode_texts(
     end_id: int,
     ids: npt.NDArray[np.uint32],
     ends: Numbers,
-    left: Bytes,
-) -> None:
-    """The ids of texts, one after the other.
+    left: Numbers,
+) -> Any:
+    """The ids of texts, one after the other, but for pieces of more than `LONGEST_PIECE` bytes.
 
     Args:
         cuts: tokens that are cut out before, a row each of start, end and id, in their order.
@@ -198,15 +198,17 @@ def encode_texts(
         end_id: put after each text, where it is not negative.
         ids: room for an id a byte, and one a text.
         ends: where the ids of each text end.
-        left: set to 1 of a text with a longer piece than `LONGEST_PIECE`, which has no ids then.
+        left: of each longer piece its text, start and end, and the place in `ids` where its own
+            are missing; a row a piece.
+
+    Returns:
+        The number of longer pieces.
     """
-    num, cut, mask = 0, 0, U(len(cache) - 1)
+    num, cut, num_left, mask = 0, 0, 0, U(len(cache) - 1)
     parts, pairs = np.empty(LONGEST_PIECE, np.uint64), np.empty(LONGEST_PIECE, np.uint64)
     spaced = len(space_ids) > 0
     for text in range(len(offsets) - 1):
-        begin, at, end = num, np.int64(offsets[text]), np.int64(offsets[text + 1])
-        while cut < len(cuts) and cuts[cut, 0] < at:
-            cut += 1  # of a text that was left
+        at, end = np.int64(offsets[text]), np.int64(offsets[text + 1])
         while at < end:
             limit = end
             if cut < len(cuts) and cuts[cut, 0] < end:
@@ -225,8 +227,10 @@ def encode_texts(
             stop = piece_end(data, at, limit, blocks, kinds, spaced)
             size = stop - at
             if size > LONGEST_PIECE:
-                left[text], num = 1, begin
-                break
+                left[num_left, 0], left[num_left, 1] = text, at
+                left[num_left, 2], left[num_left, 3] = stop, num
+                num_left, at = num_left + 1, stop
+                continue
             if size == 1:
                 ids[num] = byte_ids[data[at]]
                 num, at = num + 1, stop
@@ -262,10 +266,11 @@ def encode_texts(
                 cache[slot, 6], cache[slot, 7] = U(0), U(0)
                 for place in range(1, count + 1):
                     cache[slot, 4 + (place >> 1)] |= parts[place - 1] << U(32 * (place & 1))
-        if end_id >= 0 and not left[text]:
+        if end_id >= 0:
             ids[num] = end_id
             num += 1
         ends[text] = num
+    return num_left
 
 
 @kernel(nogil=True)

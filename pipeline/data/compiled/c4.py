@@ -17,14 +17,14 @@ LOREM_IPSUM = np.frombuffer(b"lorem ipsum", np.uint8)
 
 @kernel
 def measure(data, kinds, bounds, newlines, whole_words):
-    """Marks of each text, and the spans of its lines: (places, how many a text) of both kinds.
+    """Marks of each text, and of its lines of both kinds (starts and ends, how many a text).
 
     Marks are `javascript`, `lorem ipsum`, a curly brace and the count of lines.
     """
     num = len(bounds) - 1
     marks = np.zeros((num, 4), np.float64)
-    unended, num_unended = np.empty((newlines + num, 2), np.int32), np.zeros(num, np.int64)
-    short, num_short = np.empty((newlines + num, 2), np.int32), np.zeros(num, np.int64)
+    unended, num_unended = np.empty((2, newlines + num), np.int32), np.zeros(num, np.int64)
+    short, num_short = np.empty((2, newlines + num), np.int32), np.zeros(num, np.int64)
     at_unended = at_short = 0
     for text in range(num):
         end = bounds[text + 1]
@@ -37,11 +37,11 @@ def measure(data, kinds, bounds, newlines, whole_words):
             place += at < end
             if byte == 10:
                 if last != 46 and last != 63 and last != 33 and last != 34:  # .?!"
-                    unended[at_unended, 0], unended[at_unended, 1] = begun, place
+                    unended[0, at_unended], unended[1, at_unended] = begun, place
                     at_unended += 1
                     num_unended[text] += 1
                 if words < MIN_WORDS:
-                    short[at_short, 0], short[at_short, 1] = begun, place
+                    short[0, at_short], short[1, at_short] = begun, place
                     at_short += 1
                     num_short[text] += 1
                 lines += 1
@@ -63,7 +63,7 @@ def measure(data, kinds, bounds, newlines, whole_words):
             words += space
             last, space = byte, False
         marks[text, 3] = lines
-    return marks, unended[:at_unended], num_unended, short[:at_short], num_short
+    return marks, unended[:, :at_unended], num_unended, short[:, :at_short], num_short
 
 
 @kernel

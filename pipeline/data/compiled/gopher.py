@@ -23,6 +23,7 @@ REQUIRED = np.array(
 )
 REQUIRED_BYTES = 4
 FEW = 1024  # word lengths that are counted; longer ones are sorted
+MANY = 1 << 20  # words, from which on a table of them is smaller, and fuller
 
 
 @kernel
@@ -38,46 +39,51 @@ def measure(data, kinds, bounds, counts, join_newlines):
     for text in range(len(counts)):
         most = max(most, counts[text, 1], counts[text, 2] + 1)
     # of words or lines: where each begins, its bytes, its hash, how often there is one
-    starts, sizes = np.empty(most, np.int64), np.empty(most, np.int32)
-    hashes, times = np.empty(most, np.uint64), np.empty(most, np.int32)
+    starts, sizes = np.empty(most, np.int32), np.empty(most, np.int32)
+    hashes, times = np.empty(most, np.uint32), np.empty(most, np.int32)
     pieces = (starts, sizes, hashes, times)
     table = np.empty(_room(most), np.int32)
-    ends = np.zeros(most + 1, np.int64)  # of words, in characters without white space
-    ids, active, other = (
-        np.empty(most, np.int32),
-        np.empty(most, np.int32),
-        np.empty(most, np.int32),
-    )
+    ends = np.zeros(most + 1, np.int32)  # of words, in characters without white space
+    ids = np.empty(most, np.int32)
     words = (ids, ends)
     for text in range(len(bounds) - 1):
         row, start, end = made[text], bounds[text], bounds[text + 1]
         num_words, room = counts[text, 1], _room(counts[text, 2] + 1)
+        own, own_kinds = data[start:end], kinds[start:end]
         table[:room] = 0
-        _lines(row, data, kinds, (start, end), join_newlines, pieces, table[:room])
+        _lines(row, own, own_kinds, join_newlines, pieces, table[:room])
         room = _room(num_words)
         table[:room] = 0
-        _words(row, data, kinds, (start, end), words, pieces, table[:room])
-        _ngrams(row, num_words, words, times, table, active, other)
+        _words(row, own, own_kinds, words, pieces, table[:room])
+        _ngrams(row, num_words, words, times, table, starts, sizes)  # which are of no more use
         row[0] = counts[text, 0]
-        row[9] = row[9] / ends[num_words] if num_words else 0.0
+        row[9] /= max(1, ends[num_words])
     return made
 
 
 @kernel
 def _room(count):
-    room = 4
-    while room < 2 * count:
-        room *= 2
-    return room
+    return max(4, min(2 * count, max(2 * MANY, count + count // 2)))
+
+
+@kernel
+def _spread(key):
+    """32 bits of a hash, of which each depends on many of its."""
+    return np.uint32((key ^ key >> HALF) * SPREAD >> HALF)
+
+
+@kernel
+def _slot(key, room):
+    """The place in a table of so many, in proportion to a key of 32 bits."""
+    return np.int64(np.uint64(key) * np.uint64(room) >> HALF)
 
 
 @kernel
 def _find(data, pieces, table, place):
     """The first piece of the text that is equal to the one at `place`, which is added if new."""
     starts, sizes, hashes, _ = pieces
-    last = len(table) - 1
     key = hashes[place]
-    slot = np.int64((key ^ key >> HALF) & np.uint64(last))
+    slot = _slot(key, len(table))
     while table[slot]:
         found = table[slot] - 1
         if hashes[found] == key and sizes[found] == sizes[place]:
@@ -88,26 +94,25 @@ def _find(data, pieces, table, place):
                     break
             if same:
                 return found
-        slot = (slot + 1) & last
+        slot = slot + 1 if slot + 1 < len(table) else 0
     table[slot] = place + 1
     return place
 
 
 @kernel
-def _lines(row, data, kinds, bounds, join_newlines, pieces, table):
-    start, end = bounds
+def _lines(row, data, kinds, join_newlines, pieces, table):
     starts, sizes, hashes, times = pieces
     num = bullets = ellipses = repeated = in_repeated = 0
-    line, length, key = start, 0, FIRST
-    for at in range(start, end + 1):
+    line, length, key, end = 0, 0, FIRST, len(data)
+    for at in range(end + 1):
         if at < end and data[at] != 10:
             length += not kinds[at] & INSIDE
             key = (key ^ np.uint64(data[at])) * MIX
             continue
-        if at < end and join_newlines and at > start and data[at - 1] == 10:
+        if at < end and join_newlines and at > 0 and data[at - 1] == 10:
             line = at + 1
             continue
-        starts[num], sizes[num], hashes[num], times[num] = line, at - line, key, 0
+        starts[num], sizes[num], hashes[num], times[num] = line, at - line, _spread(key), 0
         if at > line:
             bullets += data[line] == 42 or data[line] == 45
             ellipses += (
@@ -124,18 +129,17 @@ def _lines(row, data, kinds, bounds, join_newlines, pieces, table):
             in_repeated += more * length
         num += 1
         line, length, key = at + 1, 0, FIRST
-    if start == end:  # no text has no lines
+    if end == 0:  # no text has no lines
         num, repeated = 1, 0
     row[6], row[7], row[8], row[9] = bullets / num, ellipses / num, repeated / num, in_repeated
 
 
 @kernel
-def _words(row, data, kinds, bounds, words, pieces, table):
-    start, end = bounds
+def _words(row, data, kinds, words, pieces, table):
     ids, ends = words
     starts, sizes, hashes, times = pieces
-    num = symbols = alphas = required = longest = 0
-    at = start
+    num = symbols = alphas = required = 0
+    at, end = 0, len(data)
     while at < end:
         if kinds[at] & (SPACE | INSIDE):  # of white space, as a word takes its own
             at += 1
@@ -147,9 +151,8 @@ def _words(row, data, kinds, bounds, words, pieces, table):
             every |= kind
             key = (key ^ np.uint64(data[at])) * MIX
             at += 1
-        starts[num], sizes[num], hashes[num], times[num] = word, at - word, key, 0
+        starts[num], sizes[num], hashes[num], times[num] = word, at - word, _spread(key), 0
         ends[num + 1] = ends[num] + length
-        longest = max(longest, length)
         symbols += every & SYMBOL != 0
         alphas += every & ALPHA != 0
         if at - word <= REQUIRED_BYTES:
@@ -164,27 +167,38 @@ def _words(row, data, kinds, bounds, words, pieces, table):
         times[first] += 1
         num += 1
     row[1] = num
-    row[2] = _median(ends, num, longest) if num else 0.0
+    row[2] = _median(ends, num) if num else 0.0
     row[3], row[4], row[5] = symbols / max(1, num), alphas / max(1, num), required
 
 
 @kernel
-def _median(ends, num, longest):
-    low, high = (num - 1) // 2, num // 2
-    if longest > FEW:
-        lengths = np.sort(np.diff(ends[: num + 1]))
-        return (lengths[low] + lengths[high]) / 2
-    counts = np.zeros(longest + 1, np.int64)
+def _median(ends, num):
+    counts = np.zeros(FEW, np.int64)
+    num_long = 0
     for word in range(num):
-        counts[ends[word + 1] - ends[word]] += 1
-    below, first, second = 0, -1, -1
-    for length in range(longest + 1):
-        below += counts[length]
-        if first < 0 and below > low:
-            first = length
-        if second < 0 and below > high:
-            second = length
-    return (first + second) / 2
+        length = ends[word + 1] - ends[word]
+        if length < FEW:
+            counts[length] += 1
+        else:
+            num_long += 1
+    long = np.empty(num_long, np.int64)
+    for word in range(num if num_long else 0):
+        length = ends[word + 1] - ends[word]
+        if length >= FEW:
+            num_long -= 1
+            long[num_long] = length
+    long.sort()
+    return (_ranked(counts, long, (num - 1) // 2) + _ranked(counts, long, num // 2)) / 2
+
+
+@kernel
+def _ranked(counts, long, rank):
+    """The word length of a rank from 0; `long` has those that are not counted, in order."""
+    for length in range(len(counts)):
+        rank -= counts[length]
+        if rank < 0:
+            return length
+    return long[rank]
 
 
 @kernel
@@ -201,11 +215,6 @@ def _ngrams(row, num, words, times, table, active, other):
         if num < n:
             return
         room = _room(num_active)
-        shift = np.uint64(64)
-        size = room
-        while size > 1:
-            size //= 2
-            shift -= np.uint64(1)
         table[:room] = 0
         num_other, best, best_place = 0, 1, 0
         for index in range(num_active - 1):
@@ -214,14 +223,14 @@ def _ngrams(row, num, words, times, table, active, other):
                 continue
             a, b = ids[place], ids[place + 1]
             key = (np.uint64(a) << HALF | np.uint64(b)) * SPREAD
-            slot = np.int64(key >> shift)
+            slot = _slot(key >> HALF, room)
             first = place
             while table[slot]:
                 found = table[slot] - 1
                 if ids[found] == a and ids[found + 1] == b:
                     first = found
                     break
-                slot = (slot + 1) & (room - 1)
+                slot = slot + 1 if slot + 1 < room else 0
             if first == place:
                 table[slot] = place + 1
                 times[place] = 0

@@ -14,15 +14,15 @@ from pipeline.data.compiled.characters import AROUND, DECIMAL, INSIDE, SPACE, ST
 
 @kernel
 def measure(data, kinds, bounds, most_question_marks):
-    """Spans of e-mail addresses, telephone numbers and IP addresses, and how many of each a text.
+    """Starts and ends of e-mail addresses, telephone numbers and IP addresses; counts of each.
 
     A text with more question marks than `most_question_marks` has none.
     """
     num, ats = len(bounds) - 1, 0
     for at in range(len(data)):
         ats += data[at] == 64
-    emails, phones = np.empty((ats, 2), np.int32), np.empty((len(data) // 11 + 1, 2), np.int32)
-    addresses = np.empty((len(data) // 7 + 1, 2), np.int32)
+    emails, phones = np.empty((2, ats), np.int32), np.empty((2, len(data) // 11 + 1), np.int32)
+    addresses = np.empty((2, len(data) // 7 + 1), np.int32)
     counts, sums = np.zeros((num, 3), np.int64), np.zeros(3, np.int64)
     for text in range(num):
         start, end = bounds[text], bounds[text + 1]
@@ -45,18 +45,18 @@ def measure(data, kinds, bounds, most_question_marks):
                 if byte == 10:
                     break
             if some_at:
-                found = _emails(data, kinds, line, after, place, emails[sums[0] :])
+                found = _emails(data, kinds, line, after, place, emails[:, sums[0] :])
                 counts[text, 0] += found
                 sums[0] += found
             if some_digit:
-                found = _phones(data, kinds, line, after, place, phones[sums[1] :])
+                found = _phones(data, kinds, line, after, place, phones[:, sums[1] :])
                 counts[text, 1] += found
                 sums[1] += found
-                found = _addresses(data, kinds, line, after, place, addresses[sums[2] :])
+                found = _addresses(data, kinds, line, after, place, addresses[:, sums[2] :])
                 counts[text, 2] += found
                 sums[2] += found
             line, place = after, place + characters
-    return emails[: sums[0]], phones[: sums[1]], addresses[: sums[2]], counts
+    return emails[:, : sums[0]], phones[:, : sums[1]], addresses[:, : sums[2]], counts
 
 
 @kernel
@@ -123,9 +123,9 @@ def _emails(data, kinds, line, end, place, found):
             reach = _back(kinds, reach)
         if dots and not (good - name == 1 and data[name] == 40):
             place += _characters(kinds, counted, start)
-            found[num, 0] = place
+            found[0, num] = place
             place += _characters(kinds, start, after)
-            found[num, 1] = place
+            found[1, num] = place
             counted = after
             num += 1
         done = at = after
@@ -189,9 +189,9 @@ def _phones(data, kinds, line, end, place, found):
         if here < 0:
             continue
         place += _characters(kinds, counted, start)
-        found[num, 0] = place
+        found[0, num] = place
         place += _characters(kinds, start, here)
-        found[num, 1] = place
+        found[1, num] = place
         counted = at = here
         num += 1
     return num
@@ -237,9 +237,9 @@ def _addresses(data, kinds, line, end, place, found):
         if size == 3 and not _below_256(data, here):
             size = 2
         place += _characters(kinds, counted, at)
-        found[num, 0] = place
+        found[0, num] = place
         place += here + size - at
-        found[num, 1] = place
+        found[1, num] = place
         counted = at = here + size
         num += 1
     return num

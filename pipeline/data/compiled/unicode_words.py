@@ -36,9 +36,13 @@ def class_table() -> Any:
 
 @kernel
 def count(data, kinds, bounds, newlines, table):
-    """Paragraphs that are not blank, (start, end, words) in characters; and how many a text."""
+    """Paragraphs that are not blank: starts and ends in characters, words, and two sums a text.
+
+    The sums are of its paragraphs and of their words.
+    """
     num = len(bounds) - 1
-    found, counts, at = np.empty((newlines + num, 3), np.int64), np.zeros(num, np.int64), 0
+    found, words = np.empty((2, newlines + num), np.int32), np.empty(newlines + num, np.float64)
+    sums, at = np.zeros((num, 2), np.int64), 0
     for text in range(num):
         line, place = bounds[text], 0
         while line < bounds[text + 1]:
@@ -53,12 +57,14 @@ def count(data, kinds, bounds, newlines, table):
                 if data[after - 1] == 10:
                     break
             if first >= 0:
-                found[at, 0], found[at, 1] = place, place + characters
-                found[at, 2] = _words(data, kinds, first, last, table)
+                found[0, at], found[1, at] = place, place + characters
+                num_words = _words(data, kinds, first, last, table)
+                words[at] = num_words
+                sums[text, 0] += 1
+                sums[text, 1] += num_words
                 at += 1
-                counts[text] += 1
             line, place = after, place + characters
-    return found[:at], counts
+    return found[:, :at], words[:at], sums
 
 
 @kernel

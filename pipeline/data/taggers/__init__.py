@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import ClassVar, Protocol, TypeAlias
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 SpanRow: TypeAlias = tuple[int, int, float]  # start, end, score
-Value: TypeAlias = float | list[SpanRow] | None
 DECIMALS = 5  # Dolma rounds every score to five
+
+
+class SpanList(Sequence[SpanRow]):
+    """Spans in 16 bytes each, as millions of tuples do not fit into memory."""
+
+    def __init__(self, rows: Iterable[SpanRow] = ()) -> None:
+        self.starts, self.ends, self.scores = array("i"), array("i"), array("d")
+        for row in rows:
+            self.add(*row)
+
+    def add(self, start: int, end: int, score: float) -> None:
+        self.starts.append(start)
+        self.ends.append(end)
+        self.scores.append(score)
+
+    def scored(self, scores: Iterable[float]) -> SpanList:
+        """Spans in the same places, which are not copied, with other scores."""
+        made = SpanList()
+        made.starts, made.ends, made.scores = self.starts, self.ends, array("d", scores)
+        return made
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return list(self)[place]
+        return self.starts[place], self.ends[place], self.scores[place]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
+Value: TypeAlias = float | Sequence[SpanRow] | None
 
 
 class Tagger(Protocol):

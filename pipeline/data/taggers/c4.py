@@ -63,9 +63,11 @@ class C4(BatchTagger):
         marks, unended, num_unended, short, num_short = measure(
             texts.data, texts.kinds, texts.bounds, newlines, whole_words
         )
+        if np.array_equal(unended, short):  # as of millions of lines of a word each
+            short = unended
         return {
-            "lines_with_no_ending_punctuation": Spans.of(unended, num_unended),
-            "lines_with_too_few_words": Spans.of(short, num_short),
+            "lines_with_no_ending_punctuation": Spans(unended[0], unended[1], num_unended),
+            "lines_with_too_few_words": Spans(short[0], short[1], num_short),
             "has_naughty_word": self._naughty(texts),
             "has_javascript": marks[:, 0],
             "has_lorem_ipsum": marks[:, 1],

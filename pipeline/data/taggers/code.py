@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import regex
 
 from pipeline.data.taggers import DECIMALS, SpanRow, Value
+from pipeline.data.text import lines
 
 TOKEN = regex.compile(r"\w+|[^\w\s]+")  # its word characters have marks, as in Unicode
 BLOCK = re.compile(r"/\*[^*]*\*+(?:[^/*][^*]*\*+)*/")
@@ -56,20 +58,24 @@ class Code:
     }
 
     def measure(self, text: str) -> dict[str, Value]:
-        lines = text.splitlines()
-        lengths = list(map(len, lines))
+        num_lines = longest = total = 0
+        for length in map(len, lines(text)):
+            num_lines += 1
+            total += length
+            if length > longest:
+                longest = length
         num_alnum = sum(map(str.isalnum, text))
         num_alpha = sum(map(str.isalpha, text))
         notice, block = _notices(text)
         covered = sum(end - start for start, end, _ in notice + block)
         numbers = {
-            "max_line_length": max(lengths, default=0),
-            "avg_line_length": sum(lengths) / len(lengths) if lengths else 0.0,
+            "max_line_length": longest,
+            "avg_line_length": total / num_lines if num_lines else 0.0,
             "alnum_prop": num_alnum / len(text) if text else 0.0,
             "alpha_token_prop": num_alpha / (1 + sum(1 for _ in TOKEN.finditer(text))),
             "has_xml_template": "<?xml version=" in text[:XML_CHARACTERS],
             "notice_prop": covered / len(text) if text else 0.0,
-            "is_generated": any(map(GENERATED.search, lines[:FIRST_LINES])),
+            "is_generated": any(map(GENERATED.search, islice(lines(text), FIRST_LINES))),
         }
         made: dict[str, Value] = {n: round(float(v), DECIMALS) for n, v in numbers.items()}
         return made | {"copyright_notice": notice, "comment_block": block}
@@ -81,7 +87,7 @@ def _notices(text: str) -> tuple[list[SpanRow], list[SpanRow]]:
         named = COPYRIGHT.search(found.group()) is not None
         return [(*found.span(), 1.0)] if named else [], []
     end = 0
-    for line in text.splitlines(keepends=True) if text else []:
+    for line in lines(text, keepends=True):
         if line.strip("\r\n") and not line.startswith(COMMENT):
             break
         end += len(line)

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 
 from pipeline.core.errors import MissingDependency
 from pipeline.data.taggers import DECIMALS, Value
+from pipeline.data.text import paragraphs
+
+MAX_PARSED = 1 << 21  # characters
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Comments:
 
     In Python they are the docstrings, without their indentation, and comments without any `#`; a
     text that does not parse has no docstrings, and one that cannot be cut into tokens no comments.
+    Nor has a text of more than 2^21 characters docstrings, as its tree can take 700 times as much.
     What parses depends on the version of Python that runs. In other languages they are the comments
     that Pygments' lexer finds, of one line or of several. No text has a ratio of 0.
 
@@ -34,7 +38,7 @@ class Comments:
     language: str
 
     name: ClassVar[str] = "comments"
-    VERSION: ClassVar[str] = "001"
+    VERSION: ClassVar[str] = "002"
     COLUMNS: ClassVar[dict[str, str]] = {"comment_ratio": "number"}
 
     def __post_init__(self) -> None:
@@ -69,6 +73,8 @@ def _python(text: str) -> int:
 
 def _docstrings(text: str) -> str:
     """All of them: of classes, of functions, then the module's, each by name."""
+    if len(text) > MAX_PARSED:
+        return ""
     kinds = (ast.ClassDef, ast.FunctionDef, ast.Module)
     try:
         with warnings.catch_warnings():  # of what it thinks of the text
@@ -82,9 +88,12 @@ def _docstrings(text: str) -> str:
 
 
 def _comments(text: str) -> str:
+    every = io.StringIO()
+    own_lines = (text[start:end] for start, end in paragraphs(text))
     try:
-        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+        for each in tokenize.generate_tokens(own_lines.__next__):
+            if each.type == tokenize.COMMENT:
+                every.write(each.string.replace("#", ""))
     except (tokenize.TokenError, SyntaxError):
         return ""
-    every = "".join(each.string for each in tokens if each.type == tokenize.COMMENT)
-    return every.replace("#", "")
+    return every.getvalue()

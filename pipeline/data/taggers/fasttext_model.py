@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data.taggers import DECIMALS, SpanRow, State, Value, state_of
+from pipeline.data.taggers import DECIMALS, SpanList, State, Value, state_of
 from pipeline.data.text import paragraphs, sentences
 
 UNITS = {"paragraph": paragraphs, "sentence": sentences}
@@ -65,11 +65,11 @@ class FastText:
         if self.by == "document":
             scores = self._scores(text)
             return {column_of(each): scores[each] for each in self.labels}
-        spans: dict[str, list[SpanRow]] = {each: [] for each in self.labels}
+        spans = {each: SpanList() for each in self.labels}
         for start, end in UNITS[self.by](text):
             if text[start:end].strip():
                 for label, score in self._scores(text[start:end]).items():
-                    spans[label].append((start, end, score))
+                    spans[label].add(start, end, score)
         made: dict[str, Value] = {}
         for label, found in spans.items():
             size = sum(end - start for start, end, _ in found)

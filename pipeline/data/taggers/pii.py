@@ -37,7 +37,7 @@ class Pii(BatchTagger):
         from pipeline.data.compiled.pii import measure
 
         *found, counts = measure(texts.data, texts.kinds, texts.bounds, MAX_QUESTION_MARKS)
-        spans = [Spans.of(each, num) for each, num in zip(found, counts.T, strict=True)]
+        spans = [Spans(each[0], each[1], num) for each, num in zip(found, counts.T, strict=True)]
         length = texts.num_characters
         covered = sum((each.covered for each in spans), length)
         fraction = np.divide(covered, length, out=np.full(len(texts), -1.0), where=length > 0)

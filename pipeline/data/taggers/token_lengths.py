@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.taggers import State, Value, state_of
+from pipeline.data.text import CUT, pieces
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,31 @@ class TokenLengths:
 
     def measure(self, text: str) -> dict[str, Value]:
         path = str(self.tokenizer.local())
-        encoded = _tokenizer(path, state_of(path)).encode(text, add_special_tokens=False)
-        return {"num_tokens": float(len(encoded.ids))}
+        tokenizer, can_cut = _tokenizer(path, state_of(path))
+        parts = pieces(text) if can_cut else [text]
+        count = sum(len(tokenizer.encode(each, add_special_tokens=False).ids) for each in parts)
+        return {"num_tokens": float(count)}
 
 
 @cache
-def _tokenizer(path: str, state: State) -> Any:
+def _tokenizer(path: str, state: State) -> tuple[Any, bool]:
+    """A tokenizer, and whether it finds in a text what it finds in its pieces, one by one."""
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(path)
+        made = Tokenizer.from_file(path)
     except Exception as error:  # it raises no narrower one
         raise CorruptShard(path, None, f"is no tokenizer ({error})") from error
+    form = json.loads(made.to_str())
+    before = form["pre_tokenizer"] or {}
+    can_cut = (
+        before.get("type") == "ByteLevel"  # by the pattern of GPT-2
+        and before.get("use_regex", True)
+        and not before.get("add_prefix_space")
+        and (form["normalizer"] or {"type": "NFC"})["type"] == "NFC"
+        and not any(
+            each["lstrip"] or each["rstrip"] or each["single_word"] or CUT.search(each["content"])
+            for each in form["added_tokens"]
+        )
+    )
+    return made, can_cut

@@ -30,11 +30,8 @@ class UnicodeWords(BatchTagger):
         from pipeline.data.compiled.unicode_words import class_table, count
 
         newlines = int(texts.counts[:, 2].sum())
-        found, counts = count(texts.data, texts.kinds, texts.bounds, newlines, class_table())
-        words = np.concatenate(([0], np.cumsum(found[:, 2])))
-        bounds = np.concatenate(([0], np.cumsum(counts)))
-        scores = found[:, 2].astype(np.float64)
+        found, words, sums = count(texts.data, texts.kinds, texts.bounds, newlines, class_table())
         return {
-            "paragraphs": Spans(found[:, 0], found[:, 1], counts, scores),
-            "num_words": np.diff(words[bounds]).astype(np.float64),
+            "paragraphs": Spans(found[0], found[1], sums[:, 0], words),
+            "num_words": sums[:, 1].astype(np.float64),
         }

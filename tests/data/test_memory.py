@@ -1,0 +1,60 @@
+"""A document of 100 MB, of whatever text, takes less than 2 GiB in every stage of curation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.tokens.tokenizer import train_tokenizer
+from tests.data.conftest import make_documents
+from tests.data.large import STAGES
+
+SIZE = 100_000_000
+KINDS = {
+    "prose": "some words of a line that is as long as lines are\n",
+    "one line": "some words of a line that never ends ",
+    "letters": "a\n",
+    "three bytes": "日本語の文章です、読めますか。\n",
+    "four bytes": "words of a line with a 👩 in it, which makes all wide\n",
+    "addresses": "a@b.cc\n",
+}
+EVERY = ["tag", "contacts", "repeats", "near", "decontaminate", "tokenize"]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Gives the folder of a small document and one of 100 MB, of a kind."""
+    root = tmp_path_factory.mktemp("large")
+    small = make_documents(root / "small", [["some words of a text, to train on"]])
+    train_tokenizer(small, vocab_size=300, out=root / "tokenizer")
+    told = {each: {"messages": []} for each in KINDS.values()}
+    make_documents(root / "evaluation", [[each * 20 for each in KINDS.values()]], metadata=told)
+
+    def made(kind):
+        folder = root / kind.replace(" ", "-")
+        if not folder.exists():
+            text = KINDS[kind]
+            whole = text * (SIZE // len(text.encode()))
+            make_documents(folder, [["a small one", whole]])
+        return folder
+
+    return made
+
+
+def peak(*arguments):
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("there is no /proc to tell the memory of a process")
+    command = [sys.executable, "-m", *map(str, arguments)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    return int(done.stdout.split()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stage", EVERY)
+def test_a_document_of_100_megabytes_takes_less_than_two_gibibytes(large, tmp_path, stage, kind):
+    assert stage in STAGES
+    assert peak("tests.data.large", stage, large(kind), tmp_path / "out") < 2 << 30
