@@ -38,8 +38,8 @@ def ingest_documents(
     Records that are no documents, or whose id an earlier one has, are set aside in
     `malformed.jsonl`, with place and reason, as long as they are not more than `max_malformed`.
     What a source skips, as it holds no document (the images of a crawl), is counted by reason in
-    `skipped.json`. To check that ids differ takes 100 bytes a document of a piece while it is read,
-    and then 40 a document of all.
+    `skipped.json`. To check that ids differ takes up to 130 bytes a document of a piece while it is
+    read, and then 40 a document of all.
 
     Args:
         shard_bytes: text in a shard before the next one begins.

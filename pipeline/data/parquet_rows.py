@@ -32,9 +32,6 @@ def parquet_rows(file: Any) -> Iterator[Any]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         per_row = 1 + group.total_byte_size // max(1, group.num_rows)
-        if per_row > MAX_RECORD_BYTES:
-            yield from [TOO_LARGE] * group.num_rows
-            continue
         most = BATCH_ROWS if group.total_byte_size <= GROUP_BYTES else FEW_ROWS
         batch_rows = max(1, min(most, BATCH_BYTES // per_row))
         for batch in opened.iter_batches(batch_rows, row_groups=[number]):
@@ -42,15 +39,16 @@ def parquet_rows(file: Any) -> Iterator[Any]:
 
 
 def _shared(metadata: Any) -> list[str]:
-    """The columns of texts whose values rows may share."""
-    return sorted(
-        {
-            column.path_in_schema
-            for group in map(metadata.row_group, range(metadata.num_row_groups))
-            for column in map(group.column, range(group.num_columns))
-            if column.physical_type == "BYTE_ARRAY" and column.has_dictionary_page
-        }
-    )
+    """The columns of texts or bytes whose values rows may share."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    leaves = [metadata.schema.column(place) for place in range(metadata.num_columns)]
+    return [
+        leaf.path
+        for place, leaf in enumerate(leaves)
+        if leaf.physical_type == "BYTE_ARRAY"
+        and leaf.logical_type.type != "DECIMAL"
+        and any(group.column(place).has_dictionary_page for group in groups)
+    ]
 
 
 def _objects(batch: pa.RecordBatch, schema: pa.Schema) -> Iterator[Any]:

@@ -163,7 +163,7 @@ def test_files_of_one_name_in_two_folders_are_both_named(tmp_path, monkeypatch):
 
 
 def test_that_ids_differ_is_found_in_the_memory_that_the_docstring_says(tmp_path):
-    count = 200_000
+    count = 160_000  # shortly after a set was made larger
     documents = (Document(str(n % (count - 1)), "", "web") for n in range(count))
     shards, _ = write_documents(documents, tmp_path, "", 1 << 20)
     tracemalloc.start()
@@ -172,11 +172,11 @@ def test_that_ids_differ_is_found_in_the_memory_that_the_docstring_says(tmp_path
         of_all = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         ids = {repeated_ids.hash_of(str(n)) for n in range(count)}
-        of_piece = tracemalloc.get_traced_memory()[0]
+        of_piece = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert (found.places.tolist(), found.firsts.tolist()) == ([count - 1], [0])
-    assert of_all < 44 * count and of_piece < 100 * len(ids)
+    assert of_all < 44 * count and of_piece < 131 * len(ids)
 
 
 def test_concat_holds_everything_and_refuses_a_source_twice(tmp_path):
