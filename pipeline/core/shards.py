@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import CorruptShard
-from pipeline.core.files import Shard, file_sha256
+from pipeline.core.files import Shard, file_sha256, require_inside
 from pipeline.core.temporary import temporary_for
 
 ROW_GROUP_BYTES = 16 << 20
@@ -129,9 +129,13 @@ class ShardWriter:
     with ShardWriter(root, "00000.parquet", schema) as writer:
         writer.write(table)
     writer.shard
+
+    Raises:
+        ValueError: `path` leads out of `root`; nothing is written then.
     """
 
     def __init__(self, root: Path, path: str, schema: pa.Schema) -> None:
+        require_inside(path)
         self.root, self.path, self.schema = Path(root), path, schema
         self.shard: Shard
         self.num_records = 0
@@ -185,8 +189,9 @@ class ShardWriter:
             size, sha256 = self._temporary.stat().st_size, file_sha256(self._temporary)
             os.replace(self._temporary, self._final)
         except OSError:
-            if kind is None:  # else the error that is there already says why
+            if kind is None:
                 raise
+            return  # the error that is there already says why
         finally:
             self._temporary.unlink(missing_ok=True)
         self.shard = Shard(self.path, size, self._digest.hexdigest(), sha256, self.num_records)

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import xxhash
-from numpy.typing import NDArray
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
-from pipeline.core.fingerprints import open_outside
 from pipeline.core.shards import ShardWriter, read_batches, shard_name
 from pipeline.data.document import attribute_schema
-from pipeline.data.dolma import DOCUMENTS
-from pipeline.data.files import numbered_lines, reading
+from pipeline.data.dolma_lines import AttributeFiles, stretches
 
-IntArray = NDArray[np.uint64]
 BATCH_ROWS = 1024
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 KINDS = ("number", "spans")
 Kinds = dict[str, dict[str, str]]  # table -> column -> kind
 
@@ -57,24 +53,25 @@ def import_attributes(
 
     Raises:
         CorruptShard: a file is missing, is of other documents, or has a line that is no attributes.
-        ValueError: two folders have a table of one name.
+        ValueError: two folders have a table of one name, or a name is none that a table can have.
 
     Differs: `dolma mix` takes a document without attributes for one that has none. Here an end that
         lies beyond the text, as `dolma dedupe` writes some, is moved to the text's.
     """
     out = Path(out)
+    _require_names(folders, "folders")
     given = _given(columns) if columns is not None else None
-    files = {name: _files(Path(folder)) for name, folder in folders.items()}
     sets = [
-        _Set(name, paths, _places(documents, name, paths, part, engine))
-        for name, paths in files.items()
+        AttributeFiles.of(documents, name, Path(folder), part, engine)
+        for name, folder in folders.items()
     ]
     work = _Lines(documents, sets)
-    numbers = range(len(documents.shards))
+    parts = stretches(sets, len(documents.shards))
     kinds = given
     if kinds is None:
-        kinds = _together(engine.map(_FindKinds(work), numbers, label="kinds of attributes"))
-    written = engine.map(_WriteTables(work, kinds, out), numbers, label="import attributes")
+        kinds = _together(engine.map(_FindKinds(work), parts, label="kinds of attributes"))
+    made = engine.map(_WriteTables(work, kinds, out), parts, label="import attributes")
+    written = [shards for stretch in made for shards in stretch]
     tables = [
         AttributeTable(name, kinds[name], [shards[place] for shards in written])
         for place, name in enumerate(kinds)
@@ -97,52 +94,24 @@ class _Line(NamedTuple):
     spans: dict[_Name, list[tuple[int, int, float]]]
 
 
-class _Place(NamedTuple):
-    """Lines of one file, by their places among its lines that are not blank."""
-
-    path: Path
-    lines: Sequence[int]
-
-
-@dataclass(frozen=True)
-class _Set:
-    """The files of an experiment, and for each shard of documents where its lines stand."""
-
-    experiment: str
-    files: list[Path]
-    places: list[list[_Place]]
-
-    def lines(self, number: int) -> Iterator[tuple[Path, int, Any]]:
-        """File, number and value of the line of each document of a shard."""
-        for path, wanted in self.places[number]:
-            left = iter(wanted)
-            following = next(left, None)
-            with reading(str(path)), open_outside(str(path)) as file:
-                for place, (row, line) in enumerate(_lines_of(file)):
-                    if place == following:
-                        yield path, row, _parsed(path, row, line)
-                        following = next(left, None)
-                    if following is None:
-                        break
-
-    def name(self, full: str) -> _Name:
-        experiment, _, rest = full.partition("__")
-        table, _, column = rest.partition("__")
-        if experiment == self.experiment and table and column:
-            return _Name(table, column, self.experiment)
-        return _Name(self.experiment, full, self.experiment)
-
-
 @dataclass(frozen=True)
 class _Lines:
     documents: Documents
-    sets: list[_Set]
+    sets: list[AttributeFiles]
 
-    def of_shard(self, number: int) -> Iterator[_Line]:
-        """What all sets say of each document of a shard, in order."""
-        shard = self.documents.shards[number]
-        told = [each.lines(number) for each in self.sets]
+    def of_shards(self, stretch: range) -> Iterator[tuple[int, Iterator[_Line]]]:
+        """What all sets say of each document of each shard, in order; to be read in that order."""
+        told = [each.lines(stretch) for each in self.sets]
         names: dict[tuple[str, str], _Name] = {}
+        for number in stretch:
+            yield number, self._of_shard(self.documents.shards[number], told, names)
+
+    def _of_shard(
+        self,
+        shard: Shard,
+        told: Sequence[Iterator[tuple[Path, int, Any]]],
+        names: dict[tuple[str, str], _Name],
+    ) -> Iterator[_Line]:
         for place, (id, length) in enumerate(self._about(shard)):
             where = f"document {place} of {shard.path}"
             found: dict[_Name, list[tuple[int, int, float]]] = {}
@@ -156,7 +125,7 @@ class _Lines:
                 for full, spans in value["attributes"].items():
                     name = names.get((each.experiment, full))
                     if name is None:
-                        name = names[each.experiment, full] = each.name(full)
+                        name = names[each.experiment, full] = _name(each.experiment, full)
                         _require_apart(names.values())
                     found[name] = _spans(path, row, full, spans, length)
             yield _Line(length, found)
@@ -171,9 +140,9 @@ class _Lines:
 class _FindKinds:
     lines: _Lines
 
-    def __call__(self, number: int) -> dict[_Name, str]:
+    def __call__(self, stretch: range) -> dict[_Name, str]:
         kinds: dict[_Name, str] = {}
-        for line in self.lines.of_shard(number):
+        for line in chain.from_iterable(lines for _, lines in self.lines.of_shards(stretch)):
             for name, spans in line.spans.items():
                 if not spans:
                     kinds.setdefault(name, "number")
@@ -190,7 +159,10 @@ class _WriteTables:
     kinds: Kinds
     out: Path
 
-    def __call__(self, number: int) -> list[Shard]:
+    def __call__(self, stretch: range) -> list[list[Shard]]:
+        return [self._shards(number, lines) for number, lines in self.lines.of_shards(stretch)]
+
+    def _shards(self, number: int, lines: Iterator[_Line]) -> list[Shard]:
         columns = {(t, c): kind for t, kinds in self.kinds.items() for c, kind in kinds.items()}
         with ExitStack() as stack:
             writers = {
@@ -200,7 +172,7 @@ class _WriteTables:
                 for name, kinds in self.kinds.items()
             }
             rows: list[_Line] = []
-            for line in self.lines.of_shard(number):
+            for line in lines:
                 rows.append(line)
                 if len(rows) == BATCH_ROWS:
                     self._write(writers, columns, rows)
@@ -237,6 +209,7 @@ def _together(kinds: Sequence[dict[_Name, str]]) -> Kinds:
     every = sorted({each for part in kinds for each in part})
     _require_apart(every)
     for name in every:
+        _require_names([name.table, name.column], f"an attribute of {name.experiment!r}")
         said = {part[name] for part in kinds if name in part}
         kind = "spans" if "spans" in said else "number"
         found.setdefault(name.table, {})[name.column] = kind
@@ -262,110 +235,24 @@ def _given(columns: Mapping[str, str]) -> Kinds:
                 f"columns has {full!r}: {kind!r}; it must be '<table>.<column>': "
                 "'number' or 'spans'"
             )
+        _require_names([table, column], "columns")
         found.setdefault(table, {})[column] = kind
     return found
 
 
-def _files(folder: Path) -> list[Path]:
-    """The files below a folder in the order of their paths, which must be those of documents."""
-    names = _below(folder)
-    beside = folder.parent.parent / DOCUMENTS
-    if folder.parent.name == "attributes" and beside.is_dir():
-        for name in _below(beside):
-            if name not in names:
-                raise CorruptShard(folder / name, None, f"is missing; there is {beside / name}")
-    return [folder / each for each in names]
+def _name(experiment: str, full: str) -> _Name:
+    first, _, rest = full.partition("__")
+    table, _, column = rest.partition("__")
+    if first == experiment and table and column:
+        return _Name(table, column, experiment)
+    return _Name(experiment, full, experiment)
 
 
-def _below(folder: Path) -> list[str]:
-    return sorted(
-        each.relative_to(folder).as_posix()
-        for each in folder.rglob("*")
-        if each.is_file() and not each.name.startswith(".")
-    )
-
-
-def _places(
-    documents: Documents, experiment: str, paths: list[Path], part: bool, engine: Engine
-) -> list[list[_Place]]:
-    """Where the lines of each shard of documents stand; raises CorruptShard for what has none."""
-    if part:
-        hashes = engine.map(_hashes_of_ids, paths, label="ids of attributes")
-        return _found(documents, experiment, paths, hashes)
-    counts = engine.map(_num_lines, paths, label="count lines")
-    if sum(counts) != documents.num_documents:
-        reason = f"its files have {sum(counts)} lines; the documents are {documents.num_documents}"
-        raise CorruptShard(paths[0].parent if paths else experiment, None, reason)
-    ends = list(accumulate(counts))
-    found, first = [], 0
-    for shard in documents.shards:
-        last, own = first + shard.num_records, []
-        for path, count, end in zip(paths, counts, ends, strict=True):
-            begun = end - count
-            if begun < last and end > first:
-                own.append(_Place(path, range(max(first, begun) - begun, min(last, end) - begun)))
-        found.append(own)
-        first = last
-    return found
-
-
-def _found(
-    documents: Documents, experiment: str, paths: list[Path], hashes: Sequence[IntArray]
-) -> list[list[_Place]]:
-    """Places by the ids, in one pass over documents and lines, which have one order."""
-    ends = np.cumsum([0, *map(len, hashes)])
-    every = np.concatenate([*hashes, np.zeros(0, np.uint64)])
-    found, at = [], 0
-    for shard in documents.shards:
-        wanted = []
-        for batch in read_batches(documents.root, shard, ["id"], BATCH_ROWS):
-            for id in batch[0].to_pylist():
-                own = xxhash.xxh3_64_intdigest(id.encode())
-                while at < len(every) and every[at] != own:
-                    at += 1
-                if at == len(every):
-                    reason = f"no line after those of the documents before it is about {id!r}"
-                    raise CorruptShard(experiment, None, f"{reason} of {shard.path}")
-                wanted.append(at)
-                at += 1
-        lines = np.array(wanted, np.int64)
-        file = np.searchsorted(ends, lines, "right") - 1
-        found.append(
-            [_Place(paths[n], (lines[file == n] - ends[n]).tolist()) for n in np.unique(file)]
-        )
-    return found
-
-
-def _num_lines(path: Path) -> int:
-    with reading(str(path)), open_outside(str(path)) as file:
-        return sum(1 for _ in _lines_of(file))
-
-
-def _hashes_of_ids(path: Path) -> IntArray:
-    with reading(str(path)), open_outside(str(path)) as file:
-        ids = (_parsed(path, number, line)["id"] for number, line in _lines_of(file))
-        return np.fromiter((xxhash.xxh3_64_intdigest(id.encode()) for id in ids), np.uint64)
-
-
-def _lines_of(file: Any) -> Iterator[tuple[int, bytes | None]]:
-    """The lines that are not blank, with their numbers."""
-    for number, line in numbered_lines(file):
-        if line is None or (line and not line.isspace()):
-            yield number, line
-
-
-def _parsed(path: Path, number: int, line: bytes | None) -> Any:
-    import orjson
-
-    try:
-        value = orjson.loads(line if line is not None else b"")
-    except ValueError as error:
-        raise CorruptShard(path, number, f"not JSON ({error})") from error
-    if not isinstance(value, dict) or not isinstance(value.get("attributes"), dict):
-        raise CorruptShard(path, number, "has no attributes; it must be an object with some")
-    if not isinstance(value.get("id"), str):
-        raise CorruptShard(path, number, f"its id is {value.get('id')!r}; it must be text")
-    return value
+def _require_names(names: Iterable[str], where: str) -> None:
+    """Raises ValueError for what is no name of a table, which is a folder, or of a column."""
+    for each in names:
+        if not _NAME.fullmatch(each):
+            raise ValueError(f"{where} has {each!r}; a name must be of letters, digits, _ and -")
 
 
 def _spans(

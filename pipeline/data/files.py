@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from pipeline.core.errors import CorruptShard
-from pipeline.core.fingerprints import file_digests, is_url, require_known
+from pipeline.core.fingerprints import check_scheme, file_digests, is_url, require_known
 from pipeline.core.keys import digest
 from pipeline.core.pins import Pin
 from pipeline.data.document import Document
@@ -79,6 +79,7 @@ class Files:
         if not self.source:
             raise ValueError("source is ''; it must be a name")
         for each in self._paths():
+            check_scheme(each)
             if not is_url(each) and not _matches(each):
                 raise ValueError(f"path is {each!r}, which matches no file")
 

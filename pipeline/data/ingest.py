@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
-
-import numpy as np
-import numpy.typing as npt
-import xxhash
+from typing import Any
 
 from pipeline.core.artifacts import Documents, SourceCount
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import ChangedData, CorruptShard
-from pipeline.core.files import Shard, write_json
+from pipeline.core.files import Shard, write_file, write_json
 from pipeline.core.keys import Json, canonical
-from pipeline.core.shards import read_batches, shard_name
+from pipeline.core.shards import shard_name
 from pipeline.data.document import Document, write_documents
+from pipeline.data.repeated_ids import Repeats, find_repeats, hash_of, leave_out, name_repeats
 from pipeline.data.sources import Malformed, Piece, Skipped, Source
 from pipeline.store.memo import FileMemo, place_file
 
 VERSION = "001"
 SET_ASIDE, SKIPPED = "malformed.jsonl", "skipped.json"
-NAMED = np.dtype([("name", "S16"), ("shard", "<i8")])  # an id by its hash, and where it stands
-NAMED_AT_ONCE = 1 << 20  # of these in memory, about: 24 MB
 NUM_FIRST = 10  # skipped records of a reason that are named
 
 
@@ -43,16 +35,17 @@ def ingest_documents(
 ) -> Documents:
     """Store the documents of a source in its order; each piece has shards of its own.
 
-    Records that are no documents are set aside in `malformed.jsonl`, with place and reason, as long
-    as they are not more than `max_malformed`. What a source skips, as it holds no document (the
-    images of a crawl), is counted by reason in `skipped.json`. Checking that ids differ takes 24
-    bytes a document on disk, and in memory some 80 a document of the one piece that is read.
+    Records that are no documents, or whose id an earlier one has, are set aside in
+    `malformed.jsonl`, with place and reason, as long as they are not more than `max_malformed`.
+    What a source skips, as it holds no document (the images of a crawl), is counted by reason in
+    `skipped.json`. To check that ids differ takes up to 130 bytes a document of a piece while it is
+    read, and then 24 a document of all on disk.
 
     Args:
         shard_bytes: text in a shard before the next one begins.
 
     Raises:
-        CorruptShard: a file is damaged, there are more malformed records, or an id comes twice.
+        CorruptShard: a file is damaged, or there are more malformed records.
         ChangedData: a file changed while it was read.
     """
     if shard_bytes < 1 or max_malformed < 0:
@@ -67,16 +60,13 @@ def ingest_documents(
     work = _IngestPiece(source, form, pieces, shard_bytes, max_malformed, out, memo)
     read = engine.map(work, range(len(pieces)), label="ingest")
     malformed = [Malformed(**each) for piece in read for each in piece.malformed]
-    if len(malformed) > max_malformed:
-        first = malformed[0]
-        more = f"; {len(malformed)} records are malformed, max_malformed is {max_malformed}"
-        raise CorruptShard(first.path, first.record, first.reason + more)
+    _require_few(malformed, len(malformed), max_malformed)
+    read, malformed = _without_repeats(pieces, read, out, malformed, max_malformed)
     if malformed:
         _set_aside(malformed, out)
     if skipped := _together(piece.skipped for piece in read):
         write_json(out / SKIPPED, {reason: asdict(skipped[reason]) for reason in sorted(skipped)})
     shards = [shard for piece in read for shard in piece.shards]
-    _require_unique(out, shards)
     num_documents = sum(each.num_records for each in shards)
     num_text_bytes = sum(piece.num_text_bytes for piece in read)
     count = SourceCount(
@@ -177,7 +167,7 @@ class _IngestPiece:
         seen: set[bytes] = set()
         for number, each in enumerate(self.source.read(piece), 1):
             if isinstance(each, Document):
-                name = xxhash.xxh3_128_digest(each.id.encode())
+                name = hash_of(each.id)
                 if name not in seen:
                     seen.add(name)
                     yield each
@@ -221,52 +211,44 @@ def _together(counts: Iterable[dict[str, _Count]]) -> dict[str, _Count]:
     return whole
 
 
+def _without_repeats(
+    pieces: Sequence[Piece],
+    read: list[_Read],
+    out: Path,
+    malformed: list[Malformed],
+    max_malformed: int,
+) -> tuple[list[_Read], list[Malformed]]:
+    """The same without documents whose id an earlier piece has; these are malformed too."""
+    shards = [shard for piece in read for shard in piece.shards]
+    owners = [piece for piece, own in zip(pieces, read, strict=True) for _ in own.shards]
+    repeats = find_repeats(out, shards if len(pieces) > 1 else [])  # in one they are known
+    count = len(malformed) + len(repeats.places)
+    if count > max_malformed:  # one is named
+        repeats = Repeats(repeats.places[:1], repeats.firsts[:1])
+    malformed = malformed + name_repeats(out, shards, owners, repeats)
+    _require_few(malformed, count, max_malformed)
+    if not len(repeats.places):
+        return read, malformed
+    left, kept = leave_out(out, shards, repeats.places), []
+    for piece in read:
+        own, left = left[: len(piece.shards)], left[len(piece.shards) :]
+        kept.append(
+            replace(
+                piece,
+                shards=[each.shard for each in own if each.shard is not None],
+                num_text_bytes=piece.num_text_bytes - sum(each.num_text_bytes_gone for each in own),
+            )
+        )
+    return kept, malformed
+
+
+def _require_few(malformed: Sequence[Malformed], count: int, max_malformed: int) -> None:
+    if count > max_malformed:
+        first = malformed[0]
+        more = f"; {count} records are malformed, max_malformed is {max_malformed}"
+        raise CorruptShard(first.path, first.record, first.reason + more)
+
+
 def _set_aside(malformed: list[Malformed], out: Path) -> None:
-    temporary = out / f".{SET_ASIDE}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        for each in malformed:
-            file.write(json.dumps(each._asdict(), ensure_ascii=True) + "\n")
-    os.replace(temporary, out / SET_ASIDE)
-
-
-def _require_unique(out: Path, shards: Sequence[Shard]) -> None:
-    """Raises CorruptShard where an id stands in two shards; within a piece it is known already."""
-    num_parts = min(256, 1 + sum(each.num_records for each in shards) // NAMED_AT_ONCE)
-    scratch = out / ".ids"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    with ExitStack() as stack:
-        parts = [stack.enter_context(open(scratch / str(n), "w+b")) for n in range(num_parts)]
-        for number, shard in enumerate(shards):
-            for batch in read_batches(out, shard, ["id"], 1 << 16):
-                named = _named(batch[0].to_pylist(), number)
-                # by the first byte, so that the parts are in the order of names
-                part_of = named.view(np.uint8)[:: NAMED.itemsize].astype(np.int64) * num_parts >> 8
-                for part in np.unique(part_of):
-                    named[part_of == part].tofile(parts[part])
-        for file in parts:
-            file.seek(0)
-            every = np.fromfile(file, NAMED)
-            every.sort(order="name")
-            same = np.flatnonzero(every["name"][1:] == every["name"][:-1])
-            if len(same):
-                place = int(same[0])
-                numbers = every["shard"][place], every["shard"][place + 1]
-                _refuse_id(out, every["name"][place], *(shards[each] for each in numbers))
-    shutil.rmtree(scratch)
-
-
-def _named(ids: Sequence[str], shard: int) -> npt.NDArray[Any]:
-    names = [xxhash.xxh3_128_digest(each.encode()) for each in ids]
-    named = np.empty(len(names), NAMED)
-    named["name"], named["shard"] = np.array(names, dtype="S16"), shard
-    return named
-
-
-def _refuse_id(out: Path, name: np.bytes_, first: Shard, second: Shard) -> NoReturn:
-    for batch in read_batches(out, first, ["id"], 1 << 16):
-        for each in batch[0].to_pylist():
-            if np.bytes_(xxhash.xxh3_128_digest(each.encode())) == name:
-                reason = f"the id stands in {second.path} as well; ids of a source must differ"
-                raise CorruptShard(out / first.path, each, reason)
-    raise AssertionError(f"no id of {first.path} has the name that was read there")
+    lines = [json.dumps(each._asdict(), ensure_ascii=True) + "\n" for each in malformed]
+    write_file(out / SET_ASIDE, "".join(lines).encode())

@@ -25,6 +25,7 @@ from pipeline.data.extraction import (
     extractor_version,
 )
 from pipeline.data.files import MAX_RECORD_BYTES, Files, Malformed, Piece, Skipped, reading
+from pipeline.data.records import require_text
 
 GROUP_FILES, GROUP_BYTES = 1024, 32 << 20  # at most so many files in a piece; it ends with so much
 MAX_HEAD_BYTES = 4 << 20  # of a record: its own header and the server's
@@ -100,8 +101,8 @@ class TextFiles(WholeFiles):
 
     def _document(self, path: str, name: str, data: bytes) -> Document:
         text = data.decode(self.encoding)
-        _require_characters(text)
-        return Document(_name(name), text.removeprefix("\ufeff"), self.source)
+        require_text(text, "text")
+        return Document(_id_of(name), text.removeprefix("\ufeff"), self.source)
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class HtmlFiles(WholeFiles):
         page = extracted(decoded(data), "", self.focus)
         if not page.text.strip():
             return Skipped(path, 1, "the page has no text")
-        return Document(_name(name), page.text, self.source, metadata=_metadata(page, page.url))
+        return Document(_id_of(name), page.text, self.source, metadata=_metadata(page, page.url))
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,8 @@ class WarcFiles(Files):
         if not page.text.strip():
             return Skipped(piece.path, number, "the page has no text")
         metadata = _metadata(page, url or page.url)
-        for each in (name, date, metadata):
-            _require_characters(each)
+        for each, value in (("id", name), ("created", date), ("metadata", metadata)):
+            require_text(value, each)
         return Document(name, page.text, self.source, created=date, metadata=metadata)
 
 
@@ -318,18 +319,10 @@ def _word(value: Any) -> str:
     return re.sub(r"[^\w.-]", "", str(value))[:20] or "of no name"
 
 
-def _name(name: str) -> str:
+def _id_of(name: str) -> str:
     """An id of a file's name; raises ValueError for bytes that are no text."""
-    _require_characters(name)
+    require_text(name, "id")
     return name
-
-
-def _require_characters(text: str) -> None:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"has half a surrogate pair at {error.start}") from None
 
 
 def _check_extraction(max_page_bytes: int, extractor: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.core.errors import Unavailable
 from pipeline.core.fingerprints import OutsideFile, is_url, open_outside
 from pipeline.data.cut import chosen
 from pipeline.data.files import Files
-from pipeline.data.sources import HfDataset
+from pipeline.data.hf_dataset import HfDataset
 
 WAIT_SECONDS = 15.0
 MAX_REASON = 160  # characters

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from pipeline.core.errors import CorruptShard, Unavailable
-from pipeline.core.fingerprints import fetch, fingerprint_files, is_url, open_outside
-from pipeline.core.pins import Pin, is_commit
+from pipeline.core.errors import CorruptShard
+from pipeline.core.fingerprints import fetch, is_url, open_outside
+from pipeline.core.shards import UNREADABLE
 from pipeline.data.document import Document
 from pipeline.data.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
 from pipeline.data.files import Malformed as Malformed
 from pipeline.data.files import Piece as Piece
 from pipeline.data.files import Skipped as Skipped
-from pipeline.data.records import Conversations, as_document, check_fields
+from pipeline.data.parquet_rows import parquet_rows
 
 
 class Source(Protocol):
@@ -83,20 +81,16 @@ class Jsonl(RecordFiles):
 
 @dataclass(frozen=True)
 class ParquetFiles(RecordFiles):
-    """Parquet files with a column a field; other columns go into the metadata."""
+    """Parquet files with a column a field; other columns go into the metadata.
+
+    A row of more than 256 MiB is malformed.
+    """
 
     def _rows(self, piece: Piece) -> Iterator[tuple[int, Any]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             with reading(piece.path), self._opened(piece.path) as file:
-                number = 0
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
-                    for row in _rows_of(batch):
-                        number += 1
-                        yield number, row
-        except pa.ArrowInvalid as error:
+                yield from enumerate(parquet_rows(file), 1)
+        except UNREADABLE as error:
             raise CorruptShard(piece.path, None, f"not readable ({error})") from error
 
     def _opened(self, path: str) -> Any:
@@ -111,108 +105,6 @@ class ParquetFiles(RecordFiles):
             raise
         file.seek(0)
         return file
-
-
-@dataclass(frozen=True)
-class HfDataset:
-    """A dataset of the Hugging Face Hub, or one in a local folder, read as a stream.
-
-    Args:
-        path: what `datasets.load_dataset` takes: a name on the Hub or a folder.
-        revision: a commit of the Hub's repository; needed unless `path` is a folder.
-        fields: our field -> theirs, where the names differ; other columns go into the metadata.
-        number_records: give the ids `<split>:<number of the record from 1>`.
-        conversations: as for files.
-        pin: what the lock beside the experiment knows: the commit that `revision` is.
-    """
-
-    path: str
-    source: str
-    name: str | None = None
-    split: str = "train"
-    revision: str = ""
-    licence: str = "unknown"
-    provenance: str = "unknown"
-    fields: dict[str, str] = field(default_factory=dict)
-    number_records: bool = False
-    conversations: Conversations | None = None
-    pin: Pin | None = None
-
-    VERSION: ClassVar[str] = "002"
-    UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pin")
-
-    def __post_init__(self) -> None:
-        check_fields(self.fields)
-        if not self.revision and not os.path.isdir(self.path):
-            raise ValueError(f"revision is missing; {self.path!r} is no folder of this machine")
-
-    def fingerprint(self) -> str:
-        if not os.path.isdir(self.path):
-            return f"{self.path} revision {self.commit}"
-        return self._files()
-
-    @property
-    def commit(self) -> str:
-        """The revision that is read."""
-        return (self.pin.revision if self.pin else "") or self.revision
-
-    def outside(self) -> dict[str, Pin]:
-        """The dataset at its revision, if it is on the Hub."""
-        if os.path.isdir(self.path):
-            return {}
-        known = Pin(revision=self.commit) if is_commit(self.commit) else Pin()
-        return {f"hf://datasets/{self.path}@{self.revision}": known}
-
-    def pinned(self, pins: Mapping[str, Pin]) -> HfDataset:
-        """The same at the commit that a lock knows."""
-        for locator, known in self.outside().items():
-            if locator in pins:
-                return replace(self, pin=known.joined(pins[locator]))
-        return self
-
-    def pieces(self) -> list[Piece]:
-        return [Piece(self.path, self.split, self.fingerprint())]
-
-    def read(self, piece: Piece) -> Iterator[Document | Malformed]:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(
-                self.path,
-                self.name,
-                split=self.split,
-                revision=self.commit or None,
-                streaming=True,
-            )
-        except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
-            raise Unavailable(f"{self.path} cannot be loaded ({error})") from error
-        for number, row in enumerate(rows, 1):
-            try:
-                name = f"{piece.name}:{number}" if self.number_records else None
-                yield as_document(row, self.source, self.fields, name, self.conversations)
-            except ValueError as error:
-                yield Malformed(piece.path, number, str(error))
-
-    def digest_now(self, piece: Piece) -> str:
-        return self.fingerprint()
-
-    def _files(self) -> str:
-        paths = sorted(p for p in Path(self.path).rglob("*") if p.is_file())
-        return fingerprint_files(paths, [p.relative_to(self.path).as_posix() for p in paths])
-
-
-def _rows_of(batch: Any) -> Iterator[Any]:
-    """The rows of a batch; what is wrong with one that cannot be read, as text."""
-    try:
-        yield from batch.to_pylist()
-        return
-    except (ValueError, OverflowError):  # bytes that are not UTF-8, a date of the year 200,000
-        pass
-    for place in range(batch.num_rows):
-        try:
-            yield batch.slice(place, 1).to_pylist()[0]
-        except (ValueError, OverflowError) as error:
-            yield f"is not readable ({error})"
 
 
 def _parsed(line: bytes) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,7 +59,11 @@ class TokenShardWriter:
         self._index = ShardWriter(self.root, index, INDEX)
         self._final = self.root / ids
         self._temporary = temporary_for(self._final)
-        self._file = open(self._temporary, "wb")
+        try:
+            self._file = open(self._temporary, "wb")
+        except OSError as error:
+            self._index.__exit__(type(error), error, None)
+            raise
 
     def write(
         self,
@@ -108,13 +113,20 @@ class TokenShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._index.__exit__(kind, error, trace)
-        if kind is not None:
+        try:
+            if kind is None:
+                self._finish()
+            else:
+                self._index.__exit__(kind, error, trace)
+        finally:
+            with suppress(OSError):  # of what a full disk did not take
+                self._file.close()
             self._temporary.unlink(missing_ok=True)
-            return
+
+    def _finish(self) -> None:
+        with self._index:
+            self._file.flush()
+            os.fsync(self._file.fileno())
         os.replace(self._temporary, self._final)
         index, sha256 = self._index.shard, self._sha256.hexdigest()
         self.shard = TokenShard(

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core import fingerprints
 from pipeline.core.errors import CorruptShard, Unavailable
-from pipeline.core.fingerprints import OutsideFile, file_digests, fingerprint_files
+from pipeline.core.fingerprints import OutsideFile, file_digests, fingerprint_files, open_outside
 from pipeline.core.pins import Pin
 
 
@@ -114,3 +114,32 @@ def test_what_cannot_be_fetched_is_named_and_leaves_nothing(server, tmp_path):
         OutsideFile(f"{address}/missing.json", "v1").local()
     left = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
     assert left == []
+
+
+def test_what_a_server_is_asked_beside_a_name_is_not_in_the_name_of_the_file(server):
+    address, asked = server
+    for query in ("?sig=" + "a" * 400, "?name=../../x", "?a=b/.."):
+        file = OutsideFile(f"{address}/t.json{query}", "v1").local()
+        assert (file.name, file.read_text()) == ("t.json", "{}")
+    assert len(asked) == 3
+
+
+def test_a_long_name_is_cut_before_its_ending(server, tmp_path):
+    (tmp_path / "served" / ("n" * 240 + ".bin")).write_text("long")
+    file = OutsideFile(f"{server[0]}/{'n' * 240}.bin", "v1").local()
+    assert file.read_text() == "long" and file.suffix == ".bin" and len(file.name) == 100
+
+
+@pytest.mark.parametrize(
+    "path", ["https://h/..", "https://h/a/.?b", "s3://bucket/..", "https://h/../"]
+)
+def test_a_url_of_dots_is_refused(path):
+    with pytest.raises(ValueError, match="which names no file"):
+        OutsideFile(path, "v1")
+
+
+@pytest.mark.parametrize("path", ["file:///etc/passwd", "sftp://h/x", "hdfs://h/x", "ftp://h/x"])
+def test_a_url_of_a_kind_that_no_document_names_is_refused_by_name(path):
+    for refused in (lambda: OutsideFile(path, "v1"), lambda: open_outside(path)):
+        with pytest.raises(ValueError, match=f"path is '{path}'; a URL must be one of http, https"):
+            refused()

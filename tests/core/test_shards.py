@@ -71,3 +71,13 @@ def test_rows_of_another_shape_are_refused(tmp_path):
     ):
         writer.write(pa.table({"id": ["a"]}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["../out.parquet", "a/../../out.parquet", "/{0}/out.parquet", ".."]
+)
+def test_a_shard_is_written_below_its_root_and_nowhere_else(tmp_path, path):
+    root = tmp_path / "root"
+    with pytest.raises(ValueError, match="it must be relative and inside the artifact"):
+        write_shard(root, path.format(tmp_path), ROWS, SCHEMA)
+    assert list(tmp_path.iterdir()) == []

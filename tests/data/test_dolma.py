@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.shards import read_shard
+from pipeline.data import dolma_lines
 from pipeline.data.dolma import export_dolma
 from pipeline.data.dolma_attributes import import_attributes
 from pipeline.data.ingest import ingest_documents
@@ -269,3 +270,40 @@ def test_two_folders_with_one_table_are_refused(tmp_path):
             import_attributes(documents, folders, columns=columns, out=tmp_path / "out")
     with pytest.raises(ValueError, match="columns has 't.a': 'text'"):
         import_attributes(documents, folders, columns={"t.a": "text"}, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["exp__../../../escaped__c", "exp__{0}/absolute__c", "exp__a.b__c", "a/b"]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused_before_anything_is_written(tmp_path, name):
+    documents = make_documents(tmp_path / "d", [["abc"]])
+    name = name.format(tmp_path)
+    lines = [said("0-0", **{name: [[0, 3, 1]], "exp__t__n": [[0, 3, 1]]})]
+    folder = write_dolma(tmp_path, lines)
+    out = tmp_path / "deep/down/out"
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="an attribute of 'exp' has '.*a name must be of letters"):
+        import_attributes(documents, {"exp": folder}, out=out)
+    for columns in ({"../t.n": "number"}, {"t.n": "number", "t.a/b": "number"}):
+        with pytest.raises(ValueError, match="columns has '"):
+            import_attributes(documents, {"exp": folder}, columns=columns, out=out)
+    with pytest.raises(ValueError, match="folders has '../exp'"):
+        import_attributes(documents, {"../exp": folder}, out=out)
+    assert sorted(tmp_path.rglob("*")) == before
+    kept = import_attributes(documents, {"exp": folder}, columns={"t.n": "number"}, out=out)
+    assert rows_of(kept) == [{"n": 1.0}]
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_file_about_many_shards_is_read_once_a_pass(tmp_path, monkeypatch, part):
+    shards = [[str(n)] for n in range(6)]
+    documents = make_documents(tmp_path / "d", [*shards[:3], [], *shards[3:]])
+    ids = column(documents, "id")
+    lines = [said(id, n=[[0, 1, float(place)]]) for place, id in enumerate(ids)]
+    folder = write_dolma(tmp_path, lines[:4])
+    write_dolma(tmp_path, lines[4:], file="b.jsonl.gz")
+    opened, real = [], dolma_lines.open_outside
+    monkeypatch.setattr(dolma_lines, "open_outside", lambda p: opened.append(p[-10:]) or real(p))
+    made = import_attributes(documents, {"exp": folder}, part=part, out=tmp_path / "out")
+    assert opened == ["a.jsonl.gz", "b.jsonl.gz"] * 3  # to count, to find the kinds, to write
+    assert [row["n"] for row in rows_of(made)] == list(range(6))

@@ -1,12 +1,18 @@
 import json
+import tracemalloc
+from functools import partial
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
 from pipeline.core.errors import ChangedData, CorruptShard
-from pipeline.data import ingest
+from pipeline.data import first_seen, ingest, pages, repeated_ids
+from pipeline.data.document import Document, write_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
+from pipeline.data.pages import TextFiles
 from pipeline.data.sources import Jsonl
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
@@ -92,9 +98,98 @@ def test_malformed_records_stop_the_work_or_are_counted_and_set_aside(corpus):
 
 
 def test_an_id_in_two_files_is_named_with_both(corpus):
-    write_rows(corpus / "c.jsonl", [{"id": "a3", "text": "other"}])
-    with pytest.raises(CorruptShard, match=r"00000-00000.parquet record a3.*00002-00000.parquet"):
+    write_rows(corpus / "c.jsonl", [{"id": "c", "text": "c"}, {"id": "a3", "text": "other"}])
+    with pytest.raises(CorruptShard, match=r"c\.jsonl record a3: its id 'a3' stands in .*a\.jsonl"):
         ingest_documents(source(corpus), out=corpus / "out")
+
+
+def aside(made):
+    return [json.loads(line) for line in (made.root / ingest.SET_ASIDE).read_text().splitlines()]
+
+
+def test_a_document_whose_id_an_earlier_file_has_is_set_aside(corpus):
+    write_rows(
+        corpus / "b.jsonl", [{"id": "a3", "text": "é"}, {"id": "b", "text": "b"}, {"id": ""}]
+    )
+    write_rows(corpus / "c.jsonl", [{"id": "b", "text": "c"}, {"id": "a19", "text": "c"}])
+    with pytest.raises(
+        CorruptShard, match="record 3.*; 4 records are malformed, max_malformed is 3"
+    ):
+        ingest_documents(source(corpus), out=corpus / "no", max_malformed=3)
+    memo, made = FileMemo(corpus / "memo"), []
+    for number, workers in enumerate((1, 2, 1)):
+        engine, out = Local(workers), corpus / str(number)
+        made.append(
+            ingest_documents(source(corpus), out=out, max_malformed=4, engine=engine, memo=memo)
+        )
+        made[-1].verify()
+    assert made[0] == made[1] == made[2]
+    assert column(made[0], "id") == [*(f"a{n}" for n in range(20)), "b"]
+    assert len(made[0].shards) == 2 and made[0].num_malformed == 4
+    assert made[0].num_text_bytes == sum(len(each.encode()) for each in column(made[0], "text"))
+    a, b, c = (str(corpus / f"{name}.jsonl") for name in "abc")
+    assert [(each["path"], each["record"], each["reason"]) for each in aside(made[0])] == [
+        (b, 3, "has no 'text'"),
+        (b, "a3", f"its id 'a3' stands in {a} already"),
+        (c, "b", f"its id 'b' stands in {b} already"),
+        (c, "a19", f"its id 'a19' stands in {a} already"),
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=4))
+def test_of_equal_ids_the_first_is_kept_however_files_are_cut(tmp_path_factory, files):
+    root = tmp_path_factory.mktemp("ids")
+    for number, ids in enumerate(files):
+        rows = [{"id": str(id), "text": f"{number} {place}"} for place, id in enumerate(ids)]
+        write_rows(root / f"{number}.jsonl", rows)
+    every = [str(id) for ids in files for id in ids]
+    first = list(dict.fromkeys(every))
+    more = {"max_malformed": len(every), "shard_bytes": 9}
+    made = ingest_documents(Jsonl(str(root / "*.jsonl"), "web"), out=root / "out", **more)
+    assert column(made, "id") == first
+    assert made.num_malformed == len(every) - len(first)
+    made.verify()
+
+
+def test_files_of_one_name_in_two_folders_are_both_named(tmp_path, monkeypatch):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.txt").write_text(folder)
+        (tmp_path / folder / f"{folder}.txt").write_text(folder)
+    files = TextFiles([str(tmp_path / "a/*.txt"), str(tmp_path / "b/*.txt")], "web")
+    monkeypatch.setattr(pages, "GROUP_FILES", 2)
+    with pytest.raises(CorruptShard, match=r"b/x.txt record x.txt: .* stands in .*/a/x.txt "):
+        ingest_documents(files, out=tmp_path / "out")
+
+
+def peak_of(work):
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_that_ids_differ_is_found_in_memory_that_does_not_grow_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(first_seen, "RUN_KEYS", 1 << 14)
+    monkeypatch.setattr(first_seen, "PART_KEYS", 1 << 12)
+    peaks = []
+    for count in (20_000, 40_000, 160_000):  # what is compiled for the first takes memory too
+        root = tmp_path / str(count)
+        documents = (Document(str(n % (count - 1)), "", "web") for n in range(count))
+        shards, _ = write_documents(documents, root, "", 1 << 20)
+        found, peak = peak_of(partial(repeated_ids.find_repeats, root, shards))
+        peaks.append(peak)
+        assert (found.places.tolist(), found.firsts.tolist()) == ([count - 1], [0])
+        assert not list(root.glob(".*"))
+    assert peaks[2] < 1.2 * peaks[1]
+
+
+def test_the_ids_of_a_file_take_the_memory_that_the_docstring_says():
+    count = 160_000  # shortly after a set was made larger
+    ids, peak = peak_of(lambda: {repeated_ids.hash_of(str(n)) for n in range(count)})
+    assert peak < 131 * len(ids)
 
 
 def test_concat_holds_everything_and_refuses_a_source_twice(tmp_path):
@@ -106,15 +201,3 @@ def test_concat_holds_everything_and_refuses_a_source_twice(tmp_path):
     both.verify()
     with pytest.raises(ValueError, match=r"documents\[1\] holds source 'one' again"):
         concat_documents([one, one], out=tmp_path / "no")
-
-
-@pytest.mark.parametrize("at_once", [1 << 20, 7])
-def test_an_id_of_two_files_is_refused_however_few_ids_are_held_at_once(
-    corpus, monkeypatch, at_once
-):
-    monkeypatch.setattr(ingest, "NAMED_AT_ONCE", at_once)
-    assert ingest_documents(source(corpus), out=corpus / "good").num_documents == 60
-    assert not list((corpus / "good").glob(".*"))
-    write_rows(corpus / "d.jsonl", [{"id": "b7", "text": "again"}])
-    with pytest.raises(CorruptShard, match=r"00001-00000.parquet record b7: .* 00003-00000"):
-        ingest_documents(source(corpus), out=corpus / "bad")

@@ -7,9 +7,10 @@ import pytest
 
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.cut import chosen
+from pipeline.data.hf_dataset import HfDataset
 from pipeline.data.python_install import PythonInstall
 from pipeline.data.reach import Reach
-from pipeline.data.sources import HfDataset, Jsonl
+from pipeline.data.sources import Jsonl
 
 
 class Answers(BaseHTTPRequestHandler):

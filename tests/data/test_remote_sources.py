@@ -82,6 +82,14 @@ def test_a_url_gives_what_the_file_gives_and_a_pin_holds_it(host, tmp_path):
     require_same(*host, tmp_path)
 
 
+def test_how_a_url_is_compressed_is_told_by_its_name_and_not_by_what_is_asked(host, tmp_path):
+    folder, address = host
+    write_files(folder)
+    url = f"{address}/a.jsonl.gz?X-Signature={'a' * 400}"
+    made = ingest_documents(Jsonl(url, "web", revision="1"), out=tmp_path / "out")
+    assert column(made, "id") == ["a", "b"]
+
+
 def test_an_object_in_s3_gives_what_the_file_gives(tmp_path, monkeypatch):
     pytest.importorskip("trafilatura")
     boto3 = pytest.importorskip("boto3", reason="the extra s3 is not installed")

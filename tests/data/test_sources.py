@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.keys import digest
 from pipeline.data import files
 from pipeline.data.files import numbered_lines
+from pipeline.data.hf_dataset import HfDataset
 from pipeline.data.records import as_document
-from pipeline.data.sources import HfDataset, Jsonl, Malformed, ParquetFiles
+from pipeline.data.sources import Jsonl, Malformed, ParquetFiles
 
 
 def write_jsonl(path, rows):
@@ -102,9 +103,67 @@ def test_a_local_folder_is_read_as_a_hub_dataset(tmp_path):
     assert (one.id, two.id, two.text) == ("train:1", "train:2", "two")
 
 
+def saved_splits(folder):
+    """Datasets that `save_to_disk` wrote: one of two files, and two by their splits."""
+    from datasets import Dataset, DatasetDict, NamedSplit
+
+    rows = {"id": ["a", "b", "c"], "text": ["one é", "two", ""], "n": [1, None, 3]}
+    one = Dataset.from_dict(rows, split=NamedSplit("train"))
+    one.save_to_disk(str(folder / "one"), num_shards=2)
+    held = Dataset.from_dict({"id": ["x"], "text": ["held out"], "n": [9]})
+    DatasetDict({"train": one, "test": held}).save_to_disk(str(folder / "several"))
+    return str(folder / "one"), str(folder / "several")
+
+
+def test_a_dataset_that_was_saved_to_disk_is_read(tmp_path):
+    one, several = saved_splits(tmp_path)
+    for path in (one, several):
+        source = HfDataset(path, "hub")
+        found = everything(source)
+        assert [(each.id, each.text) for each in found] == [("a", "one é"), ("b", "two"), ("c", "")]
+        assert [json.loads(each.metadata) for each in found] == [{"n": 1}, {"n": None}, {"n": 3}]
+    numbered = HfDataset(several, "hub", split="test", number_records=True)
+    assert [(each.id, each.text) for each in everything(numbered)] == [("test:1", "held out")]
+    for path, message in ((one, "it is 'train'"), (several, "there are train, test")):
+        with pytest.raises(Unavailable, match=f"has no split 'dev'; {message}"):
+            everything(HfDataset(path, "hub", split="dev"))
+
+
+def test_a_saved_dataset_stands_in_a_key_by_the_bytes_of_its_files(tmp_path):
+    one, _ = saved_splits(tmp_path)
+    before = HfDataset(one, "hub").fingerprint()
+    (tmp_path / "one").rename(tmp_path / "moved")
+    moved = HfDataset(str(tmp_path / "moved"), "hub")
+    assert moved.fingerprint() == before
+    first, _ = sorted((tmp_path / "moved").glob("*.arrow"))
+    content = first.read_bytes()
+    first.write_bytes(content.replace(b"one", b"two"))
+    assert moved.fingerprint() != before
+    assert [each.text for each in everything(moved)] == ["two é", "two", ""]
+    first.write_bytes(content[:300])
+    with pytest.raises((CorruptShard, Unavailable), match="moved"):
+        everything(moved)
+
+
+def test_a_saved_dataset_that_names_files_elsewhere_is_refused(tmp_path):
+    saved_splits(tmp_path)
+    state = tmp_path / "one" / "state.json"
+    told = json.loads(state.read_text())
+    for bad in ("../several/train/data-00000-of-00001.arrow", "/etc/passwd", "", 5):
+        state.write_text(json.dumps({**told, "_data_files": [{"filename": bad}]}))
+        with pytest.raises(CorruptShard, match="which is none of its folder"):
+            everything(HfDataset(str(tmp_path / "one"), "hub"))
+    for bad in ("[]", "{", '{"_data_files": 3}'):
+        state.write_text(bad)
+        with pytest.raises(CorruptShard, match=r"state\.json"):
+            everything(HfDataset(str(tmp_path / "one"), "hub"))
+
+
 def test_what_is_not_there_is_told_when_the_source_is_made(tmp_path):
     with pytest.raises(ValueError, match="matches no file"):
         Jsonl(str(tmp_path / "*.gz"), "web")
+    with pytest.raises(ValueError, match="path is 'file:///a.jsonl'; a URL must be one of http, "):
+        Jsonl(["https://example.org/a.jsonl.gz", "file:///a.jsonl"], "web", revision="1")
     with pytest.raises(ValueError, match="revision is missing"):
         Jsonl("https://example.org/a.jsonl.gz", "web").fingerprint()
     with pytest.raises(ValueError, match="revision is missing"):
@@ -137,6 +196,11 @@ def test_compression_is_told_by_the_name(tmp_path):
         assert [each.id for each in everything(Jsonl(str(path), "web"))] == ["a", "b"]
         path.write_bytes(compress(line * 1000)[:-5])
         with pytest.raises(CorruptShard, match="not readable"):
+            everything(Jsonl(str(path), "web"))
+        path.write_bytes(compress(b""))
+        assert everything(Jsonl(str(path), "web")) == []
+        path.write_bytes(b"")
+        with pytest.raises(CorruptShard, match="it is empty, which no compressed file is"):
             everything(Jsonl(str(path), "web"))
 
 

@@ -1,15 +1,12 @@
 """What surrounds a run: disks that are full or read-only, other users, odd names."""
 
 import errno
-import json
 import os
 import resource
 import shutil
 import stat
 import subprocess
 import tempfile
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,48 +17,8 @@ from steps.executor import LocalExecutor
 from steps.running import told
 from steps.wiring import WiringError, build_steps
 from steps.workspace import ResultWorkspace
+from tests.small_disk import ROOT, in_a_child, leftovers, small_disk
 from tests.steps.conftest import Bench
-
-ROOT = os.geteuid() == 0
-
-
-def in_a_child(work, before=lambda: None):
-    """Do some work in a fork; gives what it returned as JSON, or the name of its error."""
-    read, write = os.pipe()
-    with warnings.catch_warnings():  # of threads: those that are left wait for work
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        os.close(read)
-        try:
-            before()
-            said = {"made": work()}
-        except BaseException as error:
-            said = {"error": type(error).__name__, "says": str(error)}
-        os.write(write, json.dumps(said).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as file:
-        said = file.read()
-    os.waitpid(child, 0)
-    return json.loads(said)
-
-
-@contextmanager
-def small_disk(root, options):
-    """A file system in memory, where whoever runs the tests may mount one."""
-    root.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(root)]
-    if not ROOT or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk, and not everywhere")
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", "-l", str(root)], check=True)
-
-
-def leftovers(workspace):
-    return [path for path in workspace.rglob(".*.tmp")]
 
 
 @pytest.mark.parametrize("most", [100, 700, 1500])
