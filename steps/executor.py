@@ -23,6 +23,7 @@ from pipeline.core.stopping import (
     stopping_signals,
 )
 from pipeline.core.terminal import counted, duration
+from pipeline.store.cleaning import clear_after_kills
 from pipeline.store.leases import run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
@@ -80,7 +81,7 @@ class LocalExecutor(Executor):
             self._preflight(step_graph.values())
         free_of_garbage()
         say_plan(step_graph, workspace)
-        workspace.results.clear_leftovers()
+        clear_after_kills(workspace.results)
         folder = workspace.run_dir(run_name)
         reads = _reads(step_graph)
         there = _there(step_graph, reads, workspace)

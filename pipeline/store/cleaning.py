@@ -18,12 +18,13 @@ from pathlib import Path
 
 from pipeline.core.errors import PipelineError
 from pipeline.store.discarding import discard
-from pipeline.store.leases import run_lease
+from pipeline.store.leases import clear_leftovers, live_leases, run_lease
 from pipeline.store.memo import read_entry
 from pipeline.store.results import Results, is_id
 from pipeline.store.survey import UNUSED, Place, Survey, keeps_series, read_runs
 
 YOUNG_SECONDS = 600  # somebody may still be writing it
+BEGUN_SECONDS = 1.0  # a younger file may be that of a run which begins now
 
 
 class InUse(PipelineError):
@@ -98,6 +99,18 @@ def remove(results: Results, removal: Removal) -> list[InUse]:
     if any(place.kind == "result" for place in removal.places):
         _forget_results(results)
     return refused
+
+
+def clear_after_kills(results: Results) -> None:
+    """Remove what kills left: the leases of owners that are gone and, where nobody else works here,
+    what they had in the memo under a temporary name."""
+    leases = results.root / "leases"
+    if not clear_leftovers(leases) or live_leases(leases):
+        return
+    for each in (results.root / "memo").rglob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - each.stat().st_mtime > BEGUN_SECONDS:
+                each.unlink()
 
 
 def remove_run(results: Results, name: str) -> None:

@@ -32,12 +32,11 @@ from pipeline.core.untrusted import read_json
 from pipeline.store.code import Code
 from pipeline.store.inventory import FILES, Inventory
 from pipeline.store.inventory import ID as ID
-from pipeline.store.leases import Lease, clear_leftovers, live_leases
+from pipeline.store.leases import Lease
 from pipeline.store.memo import FileMemo, ResultMemo, forget, place_file
 from pipeline.store.series import note_user
 
 KEY, RECORD, FAILURE, REASON = "key.json", "run.json", "failure.json", "reason.json"
-BEGUN_SECONDS = (
     1.0  # a file under a temporary name that is younger may be that of a run which begins
 )
 logger = logging.getLogger(__name__)
@@ -97,17 +96,6 @@ class Results:
             if each.is_file():
                 each.unlink(missing_ok=True)
         return work
-
-    def clear_leftovers(self) -> None:
-        """Remove what kills left: the leases of owners that are gone and, where nobody else works
-        here, what they had in the memo under a temporary name."""
-        leases = self.root / "leases"
-        if not clear_leftovers(leases) or live_leases(leases):
-            return
-        for each in (self.root / "memo").rglob(".*.tmp"):
-            with suppress(OSError):
-                if time.time() - each.stat().st_mtime > BEGUN_SECONDS:
-                    each.unlink()
 
     def lease(self, name: str, waiting: Callable[[dict[str, object]], None] | None = None) -> Lease:
         return Lease(self.root / "leases", name, waiting)

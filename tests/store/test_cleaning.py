@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_json
 from pipeline.store.cleaning import (
     InUse,
+    clear_after_kills,
     plan_cleaning,
     plan_removal,
     remove,
@@ -253,3 +256,26 @@ def test_a_cleaning_keeps_exactly_what_the_runs_name(tmp_path_factory, runs, mad
     clean(maker.results)
     named = set().union(*runs.values()) if runs else set()
     assert set(Results(maker.results.root)) == {ids[n] for n in made & named}
+
+
+def test_what_a_kill_left_in_the_memo_goes_when_nobody_works_here(tmp_path):
+    results = Results(tmp_path)
+    left, young = (tmp_path / "memo" / "files" / "ab" / f".{n}.tmp" for n in ("left", "young"))
+    left.parent.mkdir(parents=True)
+    left.touch()
+    os.utime(left, (1, 1))
+    clear_after_kills(results)
+    assert left.exists()  # nobody was killed
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from pipeline.store.leases import Lease\n"
+        f"Lease(Path({str(tmp_path / 'leases')!r}), sys.argv[1]).__enter__(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, "killed"])
+    with results.lease("run-other"):
+        clear_after_kills(results)
+        assert left.exists()
+    subprocess.run([sys.executable, "-c", code, "killed"])
+    young.touch()
+    clear_after_kills(results)
+    assert young.exists() and not left.exists()

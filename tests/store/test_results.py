@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import threading
@@ -120,26 +119,3 @@ def test_the_lease_of_a_killed_process_is_taken_over(tmp_path):
     assert (tmp_path / "one.json").exists()
     with Lease(tmp_path, "one") as lease:
         lease.require()
-
-
-def test_what_a_kill_left_in_the_memo_goes_when_nobody_works_here(tmp_path):
-    results = Results(tmp_path)
-    left, young = (tmp_path / "memo" / "files" / "ab" / f".{n}.tmp" for n in ("left", "young"))
-    left.parent.mkdir(parents=True)
-    left.touch()
-    os.utime(left, (1, 1))
-    results.clear_leftovers()
-    assert left.exists()  # nobody was killed
-    code = (
-        "import os, sys; from pathlib import Path\n"
-        "from pipeline.store.leases import Lease\n"
-        f"Lease(Path({str(tmp_path / 'leases')!r}), sys.argv[1]).__enter__(); os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", code, "killed"])
-    with results.lease("run-other"):
-        results.clear_leftovers()
-        assert left.exists()
-    subprocess.run([sys.executable, "-c", code, "killed"])
-    young.touch()
-    results.clear_leftovers()
-    assert young.exists() and not left.exists()
