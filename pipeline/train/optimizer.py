@@ -49,6 +49,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> floa
     held = list(parameters)
     norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
     whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    if max_norm is not None:
+    before = float(whole)
+    if max_norm is not None and not before + 1e-6 <= max_norm:  # else the factor is one
         torch.nn.utils.clip_grads_with_norm_(held, max_norm, whole)
-    return float(whole)
+    return before

@@ -1,0 +1,407 @@
+"""The training step on one card, beside `transformers`' model in a plain loop, in one run.
+
+    python benchmarks/bench_pretraining_gpu.py [--only PART …] [--rows 8] [--updates 10]
+
+OLMo 1B (1,176,764,416 parameters), sequences of 2,048, 8 of them an update, as OLMo gives each of
+its devices; bf16 products with float32 parameters and AdamW's state; gradients clipped to a norm
+of 1. Parts, by name:
+
+ceilings      what the card does at most: a product of large matrices, a copy
+ours          tokens a second, MFU and peak memory of our step, one row a way of running it
+transformers  the same of OlmoForCausalLM under autocast, `sdpa`, fused AdamW, compiled or not
+loss          time and memory of the loss over 50,304 logits, beside F.cross_entropy
+parity        a small model's losses: CUDA and CPU, plain and FSDP of one rank, resumed and not
+7b            updates of OLMo 7B, and its memory beside the formula
+
+Prints one JSON line a row. MFU is that of `pipeline/train/speed.py`. Needs a card for the numbers;
+`--shape tiny` runs every part on a CPU.
+"""
+
+import argparse
+import contextlib
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
+from pipeline.model.hf import hf_config
+from pipeline.train.chunked_loss import summed_loss
+from pipeline.train.config import Launch, Linear, TrainConfig
+from pipeline.train.distributed import Ranks
+from pipeline.train.loop import Run, Training, train
+from pipeline.train.objectives import NextToken
+from pipeline.train.speed import Speed, peak_flops
+
+DEVICE = Ranks().device
+CUDA = DEVICE.type == "cuda"
+TINY = OlmoConfig(
+    d_model=64, n_layers=2, n_heads=2, mlp_hidden_size=256, vocab_size=512, max_sequence_length=64
+)
+SMALL = OlmoConfig(
+    d_model=256,
+    n_layers=4,
+    n_heads=4,
+    mlp_hidden_size=1024,
+    vocab_size=2048,
+    max_sequence_length=256,
+)
+WARMUP = 3  # updates before the clock starts; the first ones compile
+
+
+@dataclass(frozen=True)
+class Random:
+    """Batches of random ids, another for each update."""
+
+    rows: int
+    length: int
+    vocab_size: int
+
+    def __call__(self):
+        return self
+
+    def at(self, step, rank=0, world_size=1):
+        generator = np.random.default_rng(step)
+        return {"input_ids": generator.integers(0, self.vocab_size, (self.rows, self.length))}
+
+
+def say(**row):
+    print(json.dumps(row), flush=True)
+
+
+def synchronize():
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def freed():
+    """Nothing of the part before is left on the card."""
+    gc.collect()
+    if CUDA:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_bytes():
+    return torch.cuda.max_memory_allocated() if CUDA else 0
+
+
+def timed(update, updates):
+    """Seconds of each update, and of the first, which compiles."""
+    seconds = []
+    for number in range(1, WARMUP + updates + 1):
+        started = time.perf_counter()
+        update(number)
+        synchronize()
+        seconds.append(time.perf_counter() - started)
+    return seconds[WARMUP:], seconds[0]
+
+
+def measured(name, shape, rows, update, updates, **more):
+    """Time updates and say what came out."""
+    seconds, first = timed(update, updates)
+    length = shape.max_sequence_length
+    rates = [rows * length / each for each in seconds]
+    rate = statistics.median(rates)
+    mfu = Speed(shape, peak_flops(DEVICE), 1).mfu(rate, length)
+    say(
+        part=name,
+        rows=rows,
+        tokens_per_second=round(rate),
+        least=round(min(rates)),
+        most=round(max(rates)),
+        mfu=None if mfu is None else round(mfu, 3),
+        peak_gb=round(peak_bytes() / 1e9, 2),
+        first_update_seconds=round(first, 1),
+        **more,
+    )
+
+
+def training(shape, rows, launch, updates=100, precision="bf16", series="series"):
+    return Training(
+        model=shape,
+        objective=NextToken(),
+        batches=Random(rows, shape.max_sequence_length, shape.vocab_size),
+        config=TrainConfig(
+            batch_size=rows,
+            schedule=Linear(peak_lr=3e-4, warmup_steps=2, total_steps=updates),
+            precision=precision,
+            save_steps=updates // 2,
+        ),
+        launch=launch,
+        series=Path(series),
+    )
+
+
+@torch.no_grad()
+def filled(model):
+    """Start values of about the right spread, drawn on the card: the real ones take long."""
+    for parameter in model.parameters():
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        local.normal_(0, model.config.d_model**-0.5)
+
+
+@contextlib.contextmanager
+def process_group():
+    """A group of this process alone, in which the model is sharded with FSDP2."""
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(
+            "nccl" if CUDA else "gloo",
+            init_method=Path(folder, "rendezvous").as_uri(),
+            rank=0,
+            world_size=1,
+        )
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def measure_ours(shape, rows, updates, *, sharded=False, name="ours", **launch):
+    freed()
+    with process_group() if sharded else contextlib.nullcontext():
+        run = Run(training(shape, rows, Launch(**launch)), Ranks())
+        filled(run.model)
+        measured(
+            name,
+            shape,
+            rows,
+            run.update,
+            updates,
+            fsdp=sharded,
+            **{key: value for key, value in launch.items() if value},
+        )
+
+
+def ours(shape, options):
+    for sharded in (False, True):
+        for compiled in (False, True):
+            for again in (False, True):
+                measure_ours(
+                    shape,
+                    options.rows,
+                    options.updates,
+                    sharded=sharded,
+                    compile=compiled,
+                    activation_checkpointing=again,
+                )
+
+
+def transformers(shape, options):
+    from transformers import OlmoConfig as HfConfig
+    from transformers import OlmoForCausalLM
+
+    batches = Random(options.rows, shape.max_sequence_length, shape.vocab_size)
+    form = {k: v for k, v in hf_config(shape).items() if k not in ("architectures", "model_type")}
+    for compiled in options.transformers:
+        freed()
+        torch._dynamo.reset()
+        with DEVICE:
+            model = OlmoForCausalLM(HfConfig(**form, attn_implementation="sdpa", use_cache=False))
+        run = model
+        if compiled == "layers":
+            for layer in model.model.layers:
+                layer.compile()
+        elif compiled == "whole":
+            run = torch.compile(model)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1, fused=True
+        )
+
+        def update(number, run=run, model=model, optimizer=optimizer):
+            ids = torch.from_numpy(batches.at(number - 1)["input_ids"]).to(DEVICE)
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                loss = run(input_ids=ids, labels=ids).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        measured("transformers", shape, options.rows, update, options.updates, compiled=compiled)
+        del model, run, optimizer, update
+
+
+def ceilings(shape, options):
+    size = 8192 if CUDA else 512
+    left, right = (torch.randn(size, size, device=DEVICE).bfloat16() for _ in range(2))
+    seconds, _ = timed(lambda number: left @ right, 20)
+    source = torch.randn(size * size * 8, device=DEVICE)
+    target = torch.empty_like(source)
+    copying, _ = timed(lambda number: target.copy_(source), 20)
+    say(
+        part="ceilings",
+        bf16_product_tflops=round(2e-12 * size**3 / statistics.median(seconds)),
+        copy_gb_per_second=round(2e-9 * source.nbytes / statistics.median(copying)),
+    )
+
+
+def loss(shape, options):
+    for tokens in (shape.max_sequence_length, options.rows * shape.max_sequence_length):
+        hidden = torch.randn(tokens, shape.d_model, device=DEVICE, requires_grad=True)
+        weight = torch.randn(shape.vocab_size, shape.d_model, device=DEVICE, requires_grad=True)
+        targets = torch.randint(shape.vocab_size, (tokens,), device=DEVICE)
+        ways = {
+            "F.cross_entropy": lambda h, w, t: F.cross_entropy(
+                F.linear(h, w).float(), t, reduction="sum"
+            ),
+            "chunked": summed_loss,
+            "chunked, compiled": lambda h, w, t: summed_loss(h, w, t, compiled=True),
+        }
+        for name, way in ways.items():
+            freed()
+            before = torch.cuda.memory_allocated() if CUDA else 0
+
+            def update(number, way=way, h=hidden, w=weight, t=targets):
+                with torch.autocast(DEVICE.type, torch.bfloat16):
+                    value = way(h, w, t)
+                value.backward()
+                h.grad = w.grad = None
+
+            seconds, _ = timed(update, 10)
+            say(
+                part="loss",
+                tokens=tokens,
+                way=name,
+                milliseconds=round(1e3 * statistics.median(seconds), 2),
+                extra_peak_mb=round((peak_bytes() - before) / 1e6),
+            )
+
+
+def losses_of(folder, precision, name, updates=20, stop_at=None, launch=None):
+    """Losses and weights of a small run that goes through the whole loop, checkpoints too."""
+    case = training(SMALL, 8, launch or Launch(), updates, precision, folder / "series" / name)
+    config = replace(case.config, stop_at=stop_at)
+    made = train(replace(case, config=config), tokenizer="", out=folder / "cache" / name)
+    lines = (folder / "series" / name / "history.jsonl").read_text().splitlines()
+    weights = load_file(made.folder(made.latest) / "model.safetensors")
+    return [json.loads(line)["loss"] for line in lines], weights
+
+
+def apart(left, right):
+    return max(abs(a - b) for a, b in zip(left, right, strict=True))
+
+
+def parity(shape, options):
+    freed()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        here = {kind: losses_of(folder, kind, kind) for kind in ("fp32", "bf16")}
+        for kind, (curve, weights) in here.items():
+            command = [sys.executable, __file__, "--only", "curve", "--precision", kind]
+            done = subprocess.run(
+                command,
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            cpu = json.loads(done.stdout)["losses"]
+            losses_of(folder, kind, f"{kind}-resumed", stop_at=10)
+            resumed, again = losses_of(folder, kind, f"{kind}-resumed")
+            compiled, _ = losses_of(folder, kind, f"{kind}-compiled", launch=Launch(compile=CUDA))
+            with process_group():
+                sharded, _ = losses_of(folder, kind, f"{kind}-sharded")
+            say(
+                part="parity",
+                precision=kind,
+                device=DEVICE.type,
+                first_loss=curve[0],
+                last_loss=curve[-1],
+                from_cpu=apart(curve, cpu),
+                from_fsdp=apart(curve, sharded),
+                from_compiled=apart(curve, compiled),
+                from_resumed=apart(curve, resumed),
+                resumed_weights_equal=all(torch.equal(weights[k], again[k]) for k in weights),
+            )
+
+
+def curve(shape, options):
+    with tempfile.TemporaryDirectory() as name:
+        say(losses=losses_of(Path(name), options.precision, "curve")[0])
+
+
+def foretold_bytes(shape, tokens):
+    """Peak of an update on one card with activation checkpointing and `tokens` a forward pass.
+
+    16 bytes a parameter (itself, its gradient, two moments, all float32) and, in bf16, the input
+    of each layer, what one layer keeps of itself while it is computed again (8 times the width and
+    1.5 times the doubled width of its feed-forward, and the gradient of each), its weights, and an
+    eighth of the logits with their gradient.
+    """
+    d, wide, layers = shape.d_model, shape.mlp_hidden_size, shape.n_layers
+    block = 4 * d * d + wide * d + wide // 2 * d
+    kept = tokens * (layers * d + 2 * (8 * d + 3 * wide // 2))
+    return 16 * shape.num_parameters() + 2 * (kept + block + shape.vocab_size * (d + tokens // 4))
+
+
+def seven_billion(shape, options):
+    large = OLMO_7B if CUDA else replace(TINY, n_layers=3)
+    for rows in (2, 4):
+        if (
+            CUDA
+            and foretold_bytes(large, rows * 2048)
+            > torch.cuda.get_device_properties(0).total_memory
+        ):
+            say(
+                part="7b",
+                rows=rows,
+                foretold_gb=foretold_bytes(large, rows * 2048) / 1e9,
+                fits=False,
+            )
+            continue
+        measure_ours(
+            large,
+            8,
+            2,
+            name="7b",
+            compile=True,
+            activation_checkpointing=True,
+            microbatch=rows,
+        )
+        say(
+            part="7b",
+            microbatch=rows,
+            foretold_gb=round(foretold_bytes(large, rows * large.max_sequence_length) / 1e9, 2),
+        )
+
+
+PARTS = {
+    "ceilings": ceilings,
+    "ours": ours,
+    "transformers": transformers,
+    "loss": loss,
+    "parity": parity,
+    "7b": seven_billion,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=[*PARTS, "curve"])
+    parser.add_argument("--shape", choices=["1b", "tiny"], default="1b")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--transformers", nargs="*", default=["no", "layers", "whole"])
+    parser.add_argument("--precision", default="fp32")
+    options = parser.parse_args()
+    shape = OLMO_1B if options.shape == "1b" else TINY
+    if "curve" not in options.only:
+        name = torch.cuda.get_device_name() if CUDA else "cpu"
+        say(device=name, torch=torch.__version__, parameters=shape.num_parameters())
+    for name in options.only:
+        {**PARTS, "curve": curve}[name](shape, options)
+
+
+if __name__ == "__main__":
+    main()
