@@ -10,7 +10,6 @@ ceilings      what the card does at most: a product of large matrices, a copy
 ours          tokens a second, MFU and peak memory of our step, one row a way of running it
 transformers  the same of OlmoForCausalLM under autocast, `sdpa`, fused AdamW, compiled or not
 loss          time and memory of the loss over 50,304 logits, beside F.cross_entropy
-parity        a small model's losses: CUDA and CPU, plain and FSDP of one rank, resumed and not
 7b            updates of OLMo 7B, and its memory beside the formula
 
 Prints one JSON line a row. MFU is that of `pipeline/train/speed.py`. Needs a card for the numbers;
@@ -21,10 +20,7 @@ import argparse
 import contextlib
 import gc
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -34,14 +30,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
 from pipeline.model.hf import hf_config
 from pipeline.train.chunked_loss import summed_loss
 from pipeline.train.config import Launch, Linear, TrainConfig
 from pipeline.train.distributed import Ranks
-from pipeline.train.loop import Run, Training, train
+from pipeline.train.loop import Run, Training
 from pipeline.train.objectives import NextToken
 from pipeline.train.speed import Speed, peak_flops
 
@@ -49,14 +44,6 @@ DEVICE = Ranks().device
 CUDA = DEVICE.type == "cuda"
 TINY = OlmoConfig(
     d_model=64, n_layers=2, n_heads=2, mlp_hidden_size=256, vocab_size=512, max_sequence_length=64
-)
-SMALL = OlmoConfig(
-    d_model=256,
-    n_layers=4,
-    n_heads=4,
-    mlp_hidden_size=1024,
-    vocab_size=2048,
-    max_sequence_length=256,
 )
 WARMUP = 3  # updates before the clock starts; the first ones compile
 
@@ -129,19 +116,18 @@ def measured(name, shape, rows, update, updates, **more):
     )
 
 
-def training(shape, rows, launch, updates=100, precision="bf16", series="series"):
+def training(shape, rows, launch):
     return Training(
         model=shape,
         objective=NextToken(),
         batches=Random(rows, shape.max_sequence_length, shape.vocab_size),
         config=TrainConfig(
             batch_size=rows,
-            schedule=Linear(peak_lr=3e-4, warmup_steps=2, total_steps=updates),
-            precision=precision,
-            save_steps=updates // 2,
+            schedule=Linear(peak_lr=3e-4, warmup_steps=2, total_steps=100),
+            precision="bf16",
         ),
         launch=launch,
-        series=Path(series),
+        series=Path("none"),  # nothing is saved
     )
 
 
@@ -209,7 +195,9 @@ def transformers(shape, options):
         freed()
         torch._dynamo.reset()
         with DEVICE:
-            model = OlmoForCausalLM(HfConfig(**form, attn_implementation="sdpa", use_cache=False))
+            model = OlmoForCausalLM(
+                HfConfig(**{**form, "use_cache": False}, attn_implementation="sdpa")
+            )
         run = model
         if compiled == "layers":
             for layer in model.model.layers:
@@ -279,58 +267,6 @@ def loss(shape, options):
             )
 
 
-def losses_of(folder, precision, name, updates=20, stop_at=None, launch=None):
-    """Losses and weights of a small run that goes through the whole loop, checkpoints too."""
-    case = training(SMALL, 8, launch or Launch(), updates, precision, folder / "series" / name)
-    config = replace(case.config, stop_at=stop_at)
-    made = train(replace(case, config=config), tokenizer="", out=folder / "cache" / name)
-    lines = (folder / "series" / name / "history.jsonl").read_text().splitlines()
-    weights = load_file(made.folder(made.latest) / "model.safetensors")
-    return [json.loads(line)["loss"] for line in lines], weights
-
-
-def apart(left, right):
-    return max(abs(a - b) for a, b in zip(left, right, strict=True))
-
-
-def parity(shape, options):
-    freed()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        here = {kind: losses_of(folder, kind, kind) for kind in ("fp32", "bf16")}
-        for kind, (curve, weights) in here.items():
-            command = [sys.executable, __file__, "--only", "curve", "--precision", kind]
-            done = subprocess.run(
-                command,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-                stdout=subprocess.PIPE,
-                check=True,
-            )
-            cpu = json.loads(done.stdout)["losses"]
-            losses_of(folder, kind, f"{kind}-resumed", stop_at=10)
-            resumed, again = losses_of(folder, kind, f"{kind}-resumed")
-            compiled, _ = losses_of(folder, kind, f"{kind}-compiled", launch=Launch(compile=CUDA))
-            with process_group():
-                sharded, _ = losses_of(folder, kind, f"{kind}-sharded")
-            say(
-                part="parity",
-                precision=kind,
-                device=DEVICE.type,
-                first_loss=curve[0],
-                last_loss=curve[-1],
-                from_cpu=apart(curve, cpu),
-                from_fsdp=apart(curve, sharded),
-                from_compiled=apart(curve, compiled),
-                from_resumed=apart(curve, resumed),
-                resumed_weights_equal=all(torch.equal(weights[k], again[k]) for k in weights),
-            )
-
-
-def curve(shape, options):
-    with tempfile.TemporaryDirectory() as name:
-        say(losses=losses_of(Path(name), options.precision, "curve")[0])
-
-
 def foretold_bytes(shape, tokens):
     """Peak of an update on one card with activation checkpointing and `tokens` a forward pass.
 
@@ -381,26 +317,23 @@ PARTS = {
     "ours": ours,
     "transformers": transformers,
     "loss": loss,
-    "parity": parity,
     "7b": seven_billion,
 }
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=[*PARTS, "curve"])
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--shape", choices=["1b", "tiny"], default="1b")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--transformers", nargs="*", default=["no", "layers", "whole"])
-    parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()
     shape = OLMO_1B if options.shape == "1b" else TINY
-    if "curve" not in options.only:
-        name = torch.cuda.get_device_name() if CUDA else "cpu"
-        say(device=name, torch=torch.__version__, parameters=shape.num_parameters())
+    name = torch.cuda.get_device_name() if CUDA else "cpu"
+    say(device=name, torch=torch.__version__, parameters=shape.num_parameters())
     for name in options.only:
-        {**PARTS, "curve": curve}[name](shape, options)
+        PARTS[name](shape, options)
 
 
 if __name__ == "__main__":
