@@ -1,10 +1,10 @@
 """The training step on one card, beside `transformers`' model in a plain loop, in one run.
 
-    python benchmarks/bench_pretraining_gpu.py [--only PART …] [--rows 8] [--updates 10]
+    python benchmarks/bench_pretraining_gpu.py [--only PART …] [--updates 10]
 
 OLMo 1B (1,176,764,416 parameters), sequences of 2,048, 8 of them an update, as OLMo gives each of
-its devices; bf16 products with float32 parameters and AdamW's state; gradients clipped to a norm
-of 1. Parts, by name:
+its devices (the best ways of running it with 16 too); bf16 products with float32 parameters and
+AdamW's state; gradients clipped to a norm of 1. Parts, by name:
 
 ceilings      what the card does at most: a product of large matrices, a copy
 ours          tokens a second, MFU and peak memory of our step, one row a way of running it
@@ -155,7 +155,7 @@ def process_group():
             dist.destroy_process_group()
 
 
-def measure_ours(shape, rows, updates, *, sharded=False, name="ours", **launch):
+def measure_ours(shape, rows, updates, *, sharded=False, name="ours", foretold_gb=None, **launch):
     freed()
     with process_group() if sharded else contextlib.nullcontext():
         run = Run(training(shape, rows, Launch(**launch)), Ranks())
@@ -167,31 +167,33 @@ def measure_ours(shape, rows, updates, *, sharded=False, name="ours", **launch):
             run.update,
             updates,
             fsdp=sharded,
+            **({} if foretold_gb is None else {"foretold_gb": foretold_gb}),
             **{key: value for key, value in launch.items() if value},
         )
 
 
 def ours(shape, options):
+    rows, *more = options.rows
     for sharded in (False, True):
         for compiled in (False, True):
             for again in (False, True):
-                measure_ours(
-                    shape,
-                    options.rows,
-                    options.updates,
-                    sharded=sharded,
-                    compile=compiled,
-                    activation_checkpointing=again,
-                )
+                launch = {"compile": compiled, "activation_checkpointing": again}
+                measure_ours(shape, rows, options.updates, sharded=sharded, **launch)
+    for rows in more:
+        measure_ours(shape, rows, options.updates, compile=True)
 
 
 def transformers(shape, options):
     from transformers import OlmoConfig as HfConfig
     from transformers import OlmoForCausalLM
 
-    batches = Random(options.rows, shape.max_sequence_length, shape.vocab_size)
+    rows, *more = options.rows
     form = {k: v for k, v in hf_config(shape).items() if k not in ("architectures", "model_type")}
-    for compiled in options.transformers:
+    for compiled, rows in [
+        *((each, rows) for each in options.transformers),
+        *(("layers", each) for each in more),
+    ]:
+        batches = Random(rows, shape.max_sequence_length, shape.vocab_size)
         freed()
         torch._dynamo.reset()
         with DEVICE:
@@ -208,7 +210,7 @@ def transformers(shape, options):
             model.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-5, weight_decay=0.1, fused=True
         )
 
-        def update(number, run=run, model=model, optimizer=optimizer):
+        def update(number, run=run, model=model, optimizer=optimizer, batches=batches):
             ids = torch.from_numpy(batches.at(number - 1)["input_ids"]).to(DEVICE)
             with torch.autocast(DEVICE.type, torch.bfloat16):
                 loss = run(input_ids=ids, labels=ids).loss
@@ -217,7 +219,7 @@ def transformers(shape, options):
             optimizer.step()
             optimizer.zero_grad()
 
-        measured("transformers", shape, options.rows, update, options.updates, compiled=compiled)
+        measured("transformers", shape, rows, update, options.updates, compiled=compiled)
         del model, run, optimizer, update
 
 
@@ -236,7 +238,7 @@ def ceilings(shape, options):
 
 
 def loss(shape, options):
-    for tokens in (shape.max_sequence_length, options.rows * shape.max_sequence_length):
+    for tokens in (shape.max_sequence_length, options.rows[0] * shape.max_sequence_length):
         hidden = torch.randn(tokens, shape.d_model, device=DEVICE, requires_grad=True)
         weight = torch.randn(shape.vocab_size, shape.d_model, device=DEVICE, requires_grad=True)
         targets = torch.randint(shape.vocab_size, (tokens,), device=DEVICE)
@@ -267,49 +269,34 @@ def loss(shape, options):
             )
 
 
-def foretold_bytes(shape, tokens):
-    """Peak of an update on one card with activation checkpointing and `tokens` a forward pass.
+def foretold_bytes(shape, tokens, again):
+    """Peak of an update on one card with `tokens` a forward pass, of several.
 
-    16 bytes a parameter (itself, its gradient, two moments, all float32) and, in bf16, the input
-    of each layer, what one layer keeps of itself while it is computed again (8 times the width and
-    1.5 times the doubled width of its feed-forward, and the gradient of each), its weights, and an
-    eighth of the logits with their gradient.
+    16 bytes a parameter: itself, its gradient and two moments, all float32. Then, two bytes each:
+    what the layers keep of a token, which is 12 times their width (their input, two normalized
+    inputs, queries, keys and values as projected and as attention reads them, its output in two
+    layouts, the residual between) and one and a half times the doubled width of the feed-forward;
+    one layer's weights; the vocabulary's matrix, an eighth of the logits and their gradient. With
+    activation checkpointing each layer keeps its input, and one the rest with its gradients.
     """
-    d, wide, layers = shape.d_model, shape.mlp_hidden_size, shape.n_layers
-    block = 4 * d * d + wide * d + wide // 2 * d
-    kept = tokens * (layers * d + 2 * (8 * d + 3 * wide // 2))
-    return 16 * shape.num_parameters() + 2 * (kept + block + shape.vocab_size * (d + tokens // 4))
+    d, wide = shape.d_model, shape.mlp_hidden_size
+    layer = 12 * d + 3 * wide // 2
+    kept = shape.n_layers * d + 2 * layer if again else shape.n_layers * layer
+    block = 4 * d * d + 3 * wide * d // 2
+    loss = shape.vocab_size * (d + tokens // 4)
+    return 16 * shape.num_parameters() + 2 * (tokens * kept + block + loss)
 
 
 def seven_billion(shape, options):
     large = OLMO_7B if CUDA else replace(TINY, n_layers=3)
-    for rows in (2, 4):
-        if (
-            CUDA
-            and foretold_bytes(large, rows * 2048)
-            > torch.cuda.get_device_properties(0).total_memory
-        ):
-            say(
-                part="7b",
-                rows=rows,
-                foretold_gb=foretold_bytes(large, rows * 2048) / 1e9,
-                fits=False,
-            )
+    for rows, again in ((2, True), (4, True), (2, False)):
+        foretold = foretold_bytes(large, rows * large.max_sequence_length, again)
+        row = {"name": "7b", "foretold_gb": round(foretold / 1e9, 2)}
+        if CUDA and foretold > torch.cuda.get_device_properties(0).total_memory:
+            say(part="7b", microbatch=rows, fits=False, **row)
             continue
-        measure_ours(
-            large,
-            8,
-            2,
-            name="7b",
-            compile=True,
-            activation_checkpointing=True,
-            microbatch=rows,
-        )
-        say(
-            part="7b",
-            microbatch=rows,
-            foretold_gb=round(foretold_bytes(large, rows * large.max_sequence_length) / 1e9, 2),
-        )
+        launch = {"compile": True, "activation_checkpointing": again, "microbatch": rows}
+        measure_ours(large, 8, 2, **row, **launch)
 
 
 PARTS = {
@@ -325,7 +312,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--shape", choices=["1b", "tiny"], default="1b")
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--updates", type=int, default=10)
     parser.add_argument("--transformers", nargs="*", default=["no", "layers", "whole"])
     options = parser.parse_args()

@@ -161,18 +161,16 @@ class Olmo(nn.Module):
 
 
 def rope_tables(places_T: Tensor, head_size: int, theta: float) -> Rope:
-    """Cosines and sines of rotary positions, float32, each of the places' shape and K."""
+    """Cosines and sines of rotary positions, float32, each of the places' shape and K / 2."""
     device = places_T.device
     powers = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size
     angles = places_T.float()[..., None] * (1.0 / theta**powers)  # a matmul would be autocast
-    angles_TK = torch.cat((angles, angles), dim=-1)
-    return angles_TK.cos(), angles_TK.sin()
+    return angles.cos(), angles.sin()
 
 
 def _rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    wide_BHTK = x_BHTK.float()
-    first, second = wide_BHTK.chunk(2, dim=-1)
-    turned_BHTK = wide_BHTK * cos + torch.cat((-second, first), dim=-1) * sin
+    first, second = x_BHTK.float().chunk(2, dim=-1)
+    turned_BHTK = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned_BHTK.to(x_BHTK.dtype)
 
 

@@ -81,8 +81,8 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0], weight_grad * grads[0], None, None, None, None
+        hidden_grad, weight_grad = ctx.saved_tensors  # in place: a second time is an error
+        return hidden_grad.mul_(grads[0]), weight_grad.mul_(grads[0]), None, None, None, None
 
 
 def _add_chunk(

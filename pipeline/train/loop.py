@@ -31,7 +31,7 @@ from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, TrainConfig, check_launch
 from pipeline.train.distributed import Ranks, build_model, run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
-from pipeline.train.optimizer import clip_gradients, make_optimizer
+from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
 from pipeline.train.progress import Progress
 from pipeline.train.speed import Speed
 
@@ -232,11 +232,13 @@ class Run:
             scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
             torch.autograd.backward(scaled)
             total += loss.detach()
-        mean = ranks.summed(float(total))[0] / weight
-        norm = clip_gradients(self.model.parameters(), config.norm_limit(update))
+        known = torch.stack((total, gradient_norm(self.model.parameters()).double()))
+        loss_here, norm = known.tolist()  # a card has nothing to do while both are waited for
+        mean = ranks.summed(loss_here)[0] / weight
         for name, value in (("loss", mean), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise DivergedTraining(update, f"the {name} is {value}")
+        clip_gradients(self.model.parameters(), norm, config.norm_limit(update))
         rate = config.schedule(update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
