@@ -276,15 +276,19 @@ def foretold_bytes(shape, tokens, again):
     what the layers keep of a token, which is 12 times their width (their input, two normalized
     inputs, queries, keys and values as projected and as attention reads them, its output in two
     layouts, the residual between) and one and a half times the doubled width of the feed-forward;
-    one layer's weights; the vocabulary's matrix, an eighth of the logits and their gradient. With
-    activation checkpointing each layer keeps its input, and one the rest with its gradients.
+    the layers' weights, which compiled code keeps for the backward pass; the vocabulary's matrix,
+    an eighth of the logits and their gradient. With activation checkpointing each layer keeps its
+    input, and one layer the rest, its gradients and its weights.
     """
     d, wide = shape.d_model, shape.mlp_hidden_size
     layer = 12 * d + 3 * wide // 2
-    kept = shape.n_layers * d + 2 * layer if again else shape.n_layers * layer
     block = 4 * d * d + 3 * wide * d // 2
+    if again:
+        kept = tokens * (shape.n_layers * d + 2 * layer) + block
+    else:
+        kept = shape.n_layers * (tokens * layer + block)
     loss = shape.vocab_size * (d + tokens // 4)
-    return 16 * shape.num_parameters() + 2 * (tokens * kept + block + loss)
+    return 16 * shape.num_parameters() + 2 * (kept + loss)
 
 
 def seven_billion(shape, options):
