@@ -2,7 +2,7 @@
 
     python benchmarks/bench_pretraining_parity.py
 
-3.7 million parameters, 20 updates of 8 rows of 256 tokens that follow a rule, in fp32 and in bf16,
+3.1 million parameters, 20 updates of 8 rows of 256 tokens that follow a rule, in fp32 and in bf16,
 each through the whole loop, with its checkpoints. Prints one JSON line a precision: the first and
 the last loss, and the greatest distance of a loss from that of the same run
 
