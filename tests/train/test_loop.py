@@ -113,7 +113,7 @@ def test_two_ranks_of_bf16_have_the_loss_of_one(run):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@pytest.mark.filterwarnings("default")  # those that torch.compile meets in torch
 def test_compiled_layers_have_the_loss_of_plain_ones_recomputed_or_not(run):
     plain = losses(run(config(), series="a" * 64))
     for again, series in ((False, "b"), (True, "c")):
