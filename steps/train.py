@@ -47,7 +47,7 @@ def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
 class Pretrain(TrainingStep):
     """Next-token training from initialization, on a mix of tokens."""
 
-    VERSION = "002"
+    VERSION = "003"
     READS = "mix"
 
     def run(
@@ -66,7 +66,7 @@ class Pretrain(TrainingStep):
 class Sft(TrainingStep):
     """Supervised fine-tuning of the latest checkpoint."""
 
-    VERSION = "002"
+    VERSION = "003"
     READS = "examples"
 
     def run(
@@ -106,7 +106,7 @@ class ReferenceLogprobs(PipelineStep):
 class Dpo(TrainingStep):
     """Direct preference optimization of the latest checkpoint."""
 
-    VERSION = "002"
+    VERSION = "003"
     READS = "pairs"
 
     def run(

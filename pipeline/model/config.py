@@ -73,6 +73,21 @@ class OlmoConfig:
         block = 4 * d * d + d * hidden + hidden // 2 * d
         return self.n_layers * block + self.vocab_size * d * (1 if self.tie_embeddings else 2)
 
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Floating-point operations of training on one token of a sequence: 6 M + 12 L d T.
+
+        M counts the weights that a token is multiplied by: those of the layers and of the
+        projection to the vocabulary; to look up an embedding is no operation. Each weight takes a
+        multiplication and an addition forward and four operations backward. Attention multiplies
+        by T keys and T values in each of L layers of width d, the masked half counted too. Norms,
+        activations and what is computed a second time are not counted.
+
+        Source: Chowdhery et al. 2022, "PaLM", appendix B.
+        """
+        looked_up = 0 if self.tie_embeddings else self.vocab_size * self.d_model
+        weights = self.num_parameters() - looked_up
+        return 6 * weights + 12 * self.n_layers * self.d_model * sequence_length
+
 
 def padded_vocab(num_tokens: int, multiple: int = 128) -> int:
     """Rows of an embedding for `num_tokens` ids, rounded up to `multiple` for fast kernels."""

@@ -11,11 +11,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.model.config import OlmoConfig
 
 NORM_EPSILON = 1e-5
 CUTOFF = 3.0  # standard deviations at which the start values are cut
+Rope = tuple[Tensor, Tensor]  # cosines and sines, float32 whatever the precision
 
 
 class _Linear(nn.Linear):
@@ -36,27 +38,37 @@ class _Embedding(nn.Embedding):
 
 
 class Block(nn.Module):
-    """One layer: attention and feed-forward, each behind a layer norm and around a residual."""
+    """One layer: attention and feed-forward, each behind a layer norm and around a residual.
+
+    With `recomputed` true it keeps its input only, and is computed again in the backward pass.
+    """
 
     def __init__(self, config: OlmoConfig) -> None:
         super().__init__()
         self.config = config
+        self.recomputed = False
         d = config.d_model
         self.att_proj = _Linear(d, 3 * d)
         self.attn_out = _Linear(d, d)
         self.ff_proj = _Linear(d, config.mlp_hidden_size)
         self.ff_out = _Linear(config.mlp_hidden_size // 2, d)
 
-    def forward(
-        self, x_BTD: Tensor, places_BT: Tensor | None = None, seen_BTT: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Rope, seen_BTT: Tensor | None = None) -> Tensor:
+        if not self.recomputed:
+            return self._output(x_BTD, rope, seen_BTT)
+        made: Tensor = checkpoint(
+            self._output, x_BTD, rope, seen_BTT, use_reentrant=False, preserve_rng_state=False
+        )
+        return made
+
+    def _output(self, x_BTD: Tensor, rope: Rope, seen_BTT: Tensor | None) -> Tensor:
         qkv_BTX = self.att_proj(_norm(x_BTD))
-        x_BTD = x_BTD + self.attn_out(self._attend(qkv_BTX, places_BT, seen_BTT))
+        x_BTD = x_BTD + self.attn_out(self._attend(qkv_BTX, rope, seen_BTT))
         up_BTF, gate_BTF = self.ff_proj(_norm(x_BTD)).chunk(2, dim=-1)
         added_BTD: Tensor = self.ff_out(F.silu(gate_BTF) * up_BTF)
         return x_BTD + added_BTD
 
-    def _attend(self, qkv_BTX: Tensor, places_BT: Tensor | None, seen_BTT: Tensor | None) -> Tensor:
+    def _attend(self, qkv_BTX: Tensor, rope: Rope, seen_BTT: Tensor | None) -> Tensor:
         config = self.config
         if config.clip_qkv is not None:
             qkv_BTX = qkv_BTX.clamp(-config.clip_qkv, config.clip_qkv)
@@ -65,12 +77,9 @@ class Block(nn.Module):
             part_BTD.view(B, T, config.n_heads, config.head_size).transpose(1, 2)
             for part_BTD in qkv_BTX.chunk(3, dim=-1)
         )
-        # made in each block: FSDP casts a block's floating inputs, and these must stay float32
-        places = torch.arange(T, device=qkv_BTX.device) if places_BT is None else places_BT[:, None]
-        cos, sin = rope_tables(places, config.head_size, config.rope_theta)
         mixed_BHTK = F.scaled_dot_product_attention(
-            _rotate(q_BHTK, cos, sin),
-            _rotate(k_BHTK, cos, sin),
+            _rotate(q_BHTK, *rope),
+            _rotate(k_BHTK, *rope),
             v_BHTK,
             attn_mask=None if seen_BTT is None else seen_BTT[:, None],
             is_causal=seen_BTT is None,
@@ -90,6 +99,7 @@ class Olmo(nn.Module):
     def __init__(self, config: OlmoConfig, seed: int | None = None) -> None:
         super().__init__()
         self.config = config
+        self.compiled = False  # whether its layers are, and with them what is made of its output
         self.embed = _Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         if not config.tie_embeddings:
@@ -111,9 +121,14 @@ class Olmo(nn.Module):
                 f"sequence has {ids_BT.shape[1]} tokens; it must have at most "
                 f"{self.config.max_sequence_length}"
             )
+        length, device = ids_BT.shape[1], ids_BT.device
+        places = torch.arange(length, device=device) if places_BT is None else places_BT[:, None]
+        rope = rope_tables(places, self.config.head_size, self.config.rope_theta)
         x_BTD = self.embed(ids_BT)
+        if torch.is_autocast_enabled(device.type):  # as OLMo's bf16: the residual stream too
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(device.type))
         for block in self.blocks:
-            x_BTD = block(x_BTD, places_BT, seen_BTT)
+            x_BTD = block(x_BTD, rope, seen_BTT)
         return _norm(x_BTD)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -145,19 +160,17 @@ class Olmo(nn.Module):
             _fill(block.ff_proj.weight, d**-0.5, generator)
 
 
-def rope_tables(places_T: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of rotary positions, float32, each of the places' shape and K."""
+def rope_tables(places_T: Tensor, head_size: int, theta: float) -> Rope:
+    """Cosines and sines of rotary positions, float32, each of the places' shape and K / 2."""
     device = places_T.device
     powers = torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size
     angles = places_T.float()[..., None] * (1.0 / theta**powers)  # a matmul would be autocast
-    angles_TK = torch.cat((angles, angles), dim=-1)
-    return angles_TK.cos(), angles_TK.sin()
+    return angles.cos(), angles.sin()
 
 
 def _rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    wide_BHTK = x_BHTK.float()
-    first, second = wide_BHTK.chunk(2, dim=-1)
-    turned_BHTK = wide_BHTK * cos + torch.cat((-second, first), dim=-1) * sin
+    first, second = x_BHTK.float().chunk(2, dim=-1)
+    turned_BHTK = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned_BHTK.to(x_BHTK.dtype)
 
 

@@ -37,8 +37,6 @@ from pipeline.store.memo import FileMemo, ResultMemo, forget, place_file
 from pipeline.store.series import note_user
 
 KEY, RECORD, FAILURE, REASON = "key.json", "run.json", "failure.json", "reason.json"
-    1.0  # a file under a temporary name that is younger may be that of a run which begins
-)
 logger = logging.getLogger(__name__)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+Precision = Literal["fp32", "bf16"]
 WARMUP_START = 0.1  # of the peak: OLMo's warm-up does not begin at nothing
 
 
@@ -114,7 +115,7 @@ class TrainConfig:
     stop_at: int | None = None
     save_steps: int = 1000
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     z_loss: float = 0.0
 
     def __post_init__(self) -> None:

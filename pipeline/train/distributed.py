@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from pipeline.core.engine import end_with_parent
 from pipeline.core.errors import DivergedTraining, PipelineError
@@ -29,8 +28,8 @@ from pipeline.core.stopping import (
     stopping_signals,
 )
 from pipeline.model.config import OlmoConfig
-from pipeline.model.olmo import Olmo
-from pipeline.train.config import Launch
+from pipeline.model.olmo import Block, Olmo
+from pipeline.train.config import Launch, Precision
 
 STOPPED = "stopped"  # a rank leaves a file of this name where it was asked to stop
 
@@ -176,29 +175,44 @@ def _told(folder: Path, error: BaseException) -> PipelineError:
     return PipelineError(f"rank {rank}: {record['kind']}: {record['message']}")
 
 
-def build_model(config: OlmoConfig, ranks: Ranks, launch: Launch) -> Olmo:
-    """The model on this rank's device, sharded if there are several; its values are not set.
+def build_model(
+    config: OlmoConfig, ranks: Ranks, launch: Launch, precision: Precision = "fp32"
+) -> Olmo:
+    """The model on this rank's device, sharded if it is of a process group; its values are not set.
 
-    Each layer and the rest are a unit of FSDP2; parameters are float32.
+    Each layer and the rest are a unit of FSDP2; parameters are float32. With precision bf16 they
+    are gathered as bf16, and their gradients reduced as float32.
     """
     with torch.device("meta"):
         model = Olmo(config)
+    model.compiled = launch.compile
+    if launch.compile:
+        torch._dynamo.reset()  # else the sizes of a model before this one make these dynamic
     for block in model.blocks:
-        if launch.activation_checkpointing:
-            plain = block.forward
-            block.forward = partial(checkpoint, plain, use_reentrant=False)  # type: ignore[method-assign]
+        assert isinstance(block, Block)
+        block.recomputed = launch.activation_checkpointing
         if launch.compile:
             block.compile()
-    if ranks.size > 1:
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(ranks.device.type, (ranks.size,))
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+    if dist.is_initialized():
+        _shard(model, ranks, precision)
     model.to_empty(device=ranks.device)
     return model
+
+
+def _shard(model: Olmo, ranks: Ranks, precision: Precision) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    half = torch.bfloat16 if precision == "bf16" else None
+    policy = MixedPrecisionPolicy(
+        param_dtype=half,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # rotary tables stay float32
+    )
+    mesh = init_device_mesh(ranks.device.type, (ranks.size,))
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def whole(tensor: Tensor) -> Tensor:

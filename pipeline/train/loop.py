@@ -31,8 +31,9 @@ from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, TrainConfig, check_launch
 from pipeline.train.distributed import Ranks, build_model, run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
-from pipeline.train.optimizer import clip_gradients, make_optimizer
+from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
 from pipeline.train.progress import Progress
+from pipeline.train.speed import Speed
 
 
 class Batches(Protocol):
@@ -117,7 +118,7 @@ def _train(
 ) -> None:
     label, last_step = f"train {training.objective.name}", training.config.last_step
     with Progress(label, last_step, shown=ranks.rank == 0) as progress, heeding():
-        run = _Run(training, ranks)
+        run = Run(training, ranks)
         for step in missing:
             before = max((each for each in there if each <= step), default=None)
             if before is None:
@@ -137,15 +138,16 @@ def _train(
                 there = [*there, step]
 
 
-class _Run:
+class Run:
     """The state of a run in one rank."""
 
     def __init__(self, training: Training, ranks: Ranks) -> None:
         self.training, self.ranks = training, ranks
         self.config, self.objective = training.config, training.objective
-        self.model = build_model(training.model, ranks, training.launch)
+        self.model = build_model(training.model, ranks, training.launch, training.config.precision)
         self.optimizer = make_optimizer(self.model, training.config.optimizer)
         self.batches = training.batches()
+        self.speed = Speed.of(training.model, ranks)
         self.step, self.num_read, self.num_learned = -1, 0, 0
         self.stopping = False
 
@@ -183,7 +185,7 @@ class _Run:
         rows = history.added_rows(self.training.series) if self.ranks.rank == 0 else nullcontext()
         with rows as file:
             for update in range(first + 1, last + 1):
-                row = self._update(update)
+                row = self.update(update)
                 self.step, self.num_read = update, int(row["num_tokens_read"])
                 self.num_learned = int(row["num_tokens_learned"])
                 if file is not None:
@@ -205,11 +207,13 @@ class _Run:
                 **asdict(self.training.launch),
             )
 
-    def _update(self, update: int) -> dict[str, float]:
+    def update(self, update: int) -> dict[str, Any]:
         """One optimizer step; gives its row of the history."""
+        started = time.perf_counter()
         config, ranks = self.config, self.ranks
         read = self.batches.at(update - 1, ranks.rank, ranks.size)
         batch = {name: torch.as_tensor(each).to(ranks.device) for name, each in read.items()}
+        length = batch["input_ids"].shape[1]
         weight, read_here, learned_here, stops = ranks.summed(
             self.objective.weight(batch),
             num_read(batch),
@@ -228,11 +232,13 @@ class _Run:
             scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
             torch.autograd.backward(scaled)
             total += loss.detach()
-        mean = ranks.summed(float(total))[0] / weight
-        norm = clip_gradients(self.model.parameters(), config.norm_limit(update))
+        known = torch.stack((total, gradient_norm(self.model.parameters()).double()))
+        loss_here, norm = known.tolist()  # a card has nothing to do while both are waited for
+        mean = ranks.summed(loss_here)[0] / weight
         for name, value in (("loss", mean), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise DivergedTraining(update, f"the {name} is {value}")
+        clip_gradients(self.model.parameters(), norm, config.norm_limit(update))
         rate = config.schedule(update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -245,6 +251,7 @@ class _Run:
             "grad_norm": norm,
             "num_tokens_read": self.num_read + int(read_here),
             "num_tokens_learned": self.num_learned + int(learned_here),
+            **self.speed.row(read_here, time.perf_counter() - started, length),
         }
 
 

@@ -41,14 +41,14 @@ def make_optimizer(model: Olmo, config: AdamW) -> torch.optim.AdamW:
     )
 
 
-def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> float:
-    """Scale gradients so that their global L2 norm is at most `max_norm`; gives the norm before.
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The global L2 norm of the gradients over all ranks, in float32, not yet waited for."""
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return whole
 
-    The factor is min(1, max_norm / (norm + 1e-6)), the norm in float32 over all ranks.
-    """
-    held = list(parameters)
-    norm = torch.nn.utils.get_total_norm([p.grad for p in held if p.grad is not None])
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    if max_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(held, max_norm, whole)
-    return float(whole)
+
+def clip_gradients(parameters: Iterable[Tensor], norm: float, max_norm: float | None) -> None:
+    """Scale gradients of this global norm by min(1, max_norm / (norm + 1e-6))."""
+    if max_norm is not None and norm + 1e-6 > max_norm:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, torch.tensor(norm))

@@ -90,3 +90,30 @@ def test_every_parameter_learns(tied):
     batch = ids(2, 12)
     model.logits(model(batch)).logsumexp(-1).sum().backward()
     assert all(each.grad is not None and each.grad.any() for each in model.parameters())
+
+
+def test_under_autocast_the_residual_stream_is_as_narrow_as_the_products():
+    model, ids = tiny_model(0), torch.arange(12)[None]
+    plain = model(ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(ids)
+    assert (plain.dtype, half.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(half.float(), plain, rtol=0, atol=0.1)
+
+
+def test_a_layer_that_is_recomputed_has_the_same_gradients_and_keeps_its_input_only():
+    kept, grads = [], []
+    for recomputed in (False, True):
+        model, seen = tiny_model(0), []
+        for block in model.blocks:
+            block.recomputed = recomputed
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, s=seen: s.append(t) or t, lambda t: t
+        ):
+            loss = model(torch.arange(12)[None]).square().sum()
+        loss.backward()
+        kept.append(len(seen))
+        grads.append([each.grad for each in model.blocks.parameters()])
+    assert kept[1] < kept[0] / 3
+    for one, other in zip(*grads, strict=True):
+        assert torch.equal(one, other)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
@@ -99,6 +100,28 @@ def test_bf16_stays_close_to_fp32_and_keeps_float32_weights(run):
     assert losses(half) == pytest.approx(losses(plain), abs=0.05)
     stored = load_file(half.folder(half.latest) / "model.safetensors")
     assert {each.dtype for each in stored.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_two_ranks_of_bf16_have_the_loss_of_one(run):
+    half = config(precision="bf16")
+    one = run(half, series="a" * 64)
+    two = run(half, Launch(ranks=2, threads=1), series="b" * 64, name="two")
+    assert losses(two) == pytest.approx(losses(one), abs=0.02)
+    stored = load_file(two.folder(two.latest) / "model.safetensors")
+    assert {each.dtype for each in stored.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those that torch.compile meets in torch
+def test_compiled_layers_have_the_loss_of_plain_ones_recomputed_or_not(run):
+    plain = losses(run(config(), series="a" * 64))
+    for again, series in ((False, "b"), (True, "c")):
+        launch = Launch(threads=1, compile=True, activation_checkpointing=again)
+        counters.clear()
+        compiled = run(config(), launch, series=series * 64, name=series)
+        assert losses(compiled) == pytest.approx(plain, rel=1e-5)
+        assert counters["stats"]["unique_graphs"] == 2  # a layer, and a chunk of the loss
 
 
 def flip(checkpoints, place, name="optimizer.safetensors"):

@@ -1,0 +1,72 @@
+"""How fast an update was; none of it is in a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.model.config import OlmoConfig
+from pipeline.train.distributed import Ranks
+
+# Dense bf16 matrix products, in operations per second, by the vendors' data sheets. The first name
+# that is part of the device's counts. A device of an MI250X is half of the card.
+PEAK_FLOPS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "MI250X": 191.5e12,
+    "MI300X": 1307e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The bf16 rate of a device by its data sheet; None for a CPU and an unknown card."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((rate for part, rate in PEAK_FLOPS.items() if part in name), None)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measures a run by the tokens it read and the time that took.
+
+    Model FLOPs utilization (MFU) is tokens per second, times `OlmoConfig.flops_per_token`, over the
+    bf16 rate of all devices by their data sheet (`PEAK_FLOPS`), whatever the precision. What is
+    computed twice, as with activation checkpointing, counts once.
+
+    Args:
+        peak: of one device, in operations per second; None where it is not known.
+        ranks: devices.
+    """
+
+    model: OlmoConfig
+    peak: float | None
+    ranks: int
+
+    @classmethod
+    def of(cls, model: OlmoConfig, ranks: Ranks) -> Speed:
+        return cls(model, peak_flops(ranks.device), ranks.size)
+
+    def mfu(self, tokens_per_second: float, sequence_length: int) -> float | None:
+        """Model FLOPs utilization, in [0, 1]; None where the peak is not known."""
+        if self.peak is None:
+            return None
+        used = tokens_per_second * self.model.flops_per_token(sequence_length)
+        return used / (self.peak * self.ranks)
+
+    def row(self, num_read: float, seconds: float, sequence_length: int) -> dict[str, float | None]:
+        """What the history says of an update beside its results."""
+        rate = num_read / seconds
+        mfu = self.mfu(rate, sequence_length)
+        return {
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(rate, 1),
+            "mfu": None if mfu is None else round(mfu, 4),
+        }

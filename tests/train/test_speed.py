@@ -1,0 +1,51 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.model.config import OLMO_1B
+from pipeline.train.speed import Speed, peak_flops
+from tests.model.fakes import TINY, tiny_model
+from tests.train.conftest import config
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_operations_of_a_token_are_those_that_are_counted(tied):
+    model = tiny_model(tie_embeddings=tied)
+    ids = torch.zeros(2, TINY.max_sequence_length, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):
+        model.logits(model(ids)).sum().backward()
+    formula = model.config.flops_per_token(TINY.max_sequence_length) * ids.numel()
+    assert counted.get_total_flops() == formula
+
+
+def test_utilization_is_the_share_of_what_all_devices_could_do():
+    speed = Speed(OLMO_1B, peak=989e12, ranks=2)
+    # 6 * 1,176,764,416 + 12 * 16 * 2,048 * 2,048 operations a token
+    assert speed.mfu(100_000, 2048) == pytest.approx(1e5 * 7_865_892_864 / (2 * 989e12))
+    assert speed.row(16_384, 0.5, 2048)["tokens_per_second"] == 32_768
+
+
+def test_no_utilization_is_told_where_the_peak_is_not_known():
+    assert peak_flops(torch.device("cpu")) is None
+    assert Speed(OLMO_1B, None, 1).row(10, 1.0, 2048)["mfu"] is None
+
+
+@pytest.mark.parametrize(
+    "name, peak",
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA T4", None)],
+)
+def test_a_card_is_known_by_its_name(monkeypatch, name, peak):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda", 0)) == peak
+
+
+def test_speeds_stand_in_the_history_of_the_series_and_in_no_result(run):
+    made = run(config(stop_at=2))
+    lines = (made.series_root / "history.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["tokens_per_second"] > 0 for line in lines)
+    table = pq.read_table(made.root / "history.parquet")
+    assert not {"seconds", "tokens_per_second", "mfu"} & set(table.column_names)
