@@ -195,6 +195,7 @@ class _Finder:
         hits = _Hits(self.min_words)
         num_runs, num_inside = self._runs(words, hits)
         if num_runs and bounds is None:
+            del words
             words, bounds = self.words.and_lines_of(text)
         lines = dict.fromkeys((LINES, ANSWERS), NO_LINES)
         if bounds is not None:
