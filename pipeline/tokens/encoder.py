@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import threading
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -33,6 +33,8 @@ from pipeline.tokens.tokenizer import encode, load_tokenizer
 Ids = NDArray[np.int64]
 NUM_BYTES = 256
 NUM_POINTS = 0x110000
+BLOCK_IDS = 1 << 22
+MOST_LEFT = 64  # pieces of a block that are left to `tokenizers`
 NEVER = {0xC0, 0xC1, *range(0xF5, NUM_BYTES)}  # bytes that no UTF-8 holds
 ASSIGNED = 0x40000  # beyond it no letter, digit or space is assigned
 SURROGATES = range(0xD800, 0xE000)
@@ -72,22 +74,56 @@ class Encoder:
         Args:
             end_id: put after the ids of each text.
         """
+        parts = [(np.empty(0, np.uint32), np.empty(0, np.int64)), *self.blocks(texts, end_id)]
+        ids, ends = zip(*parts, strict=True)
+        return np.concatenate(ids), np.concatenate(ends)
+
+    def blocks(
+        self, texts: TextColumn, end_id: int | None = None
+    ) -> Iterator[tuple[NDArray[np.uint32], Ids]]:
+        """The same in blocks of some four million ids, each with the ends of texts that end in it.
+
+        A text may go over several; ends are told from the beginning of the first block.
+        """
         if self._fast is None:
-            return self._encode_slowly(texts, end_id)
+            yield self._encode_slowly(texts, end_id)
+            return
+        from pipeline.data.compiled import bpe  # numba
+
+        if not hasattr(self._own, "cache"):  # of each thread, as the kernel writes to it
+            self._own.cache = np.zeros((bpe.CACHE_SLOTS, bpe.SLOT_WORDS), np.uint64)
         if self._fast.normalizer is not None:
             texts = _normalized(texts, self._fast.normalizer)
-        ids, ends, left = self._run(self._fast, texts, -1 if end_id is None else end_id)
-        if not len(left):
-            return ids, ends
-        pieces = [texts.data[start:stop].tobytes().decode() for _, start, stop, _ in left.tolist()]
+        last = -1 if end_id is None else end_id
+        first, num_texts = int(texts.offsets[0]), len(texts.offsets) - 1
+        room = min(BLOCK_IDS, int(texts.offsets[-1]) - first + num_texts)
+        given = (self._fast.cuts(texts), *self._fast.tables, self._own.cache, last)
+        state, ends = np.array([0, first, 0]), np.empty(num_texts, np.int64)
+        left, begin = np.empty((MOST_LEFT, 4), np.int64), 0
+        while (text := int(state[0])) < num_texts:
+            ids = np.empty(room + bpe.LONGEST_PIECE + 1, np.uint32)
+            num, num_left = bpe.encode_texts(*texts, *given, state, ids, ends, left)
+            ids, ended = ids[:num], ends[text : state[0]]
+            if num_left:
+                left[:num_left, 0] -= text
+                ids = self._with_left(texts, ids, left[:num_left], ended)
+            ended += begin
+            begin += len(ids)
+            yield ids, ended
+
+    def _with_left(
+        self, texts: TextColumn, ids: NDArray[np.uint32], left: Ids, ends: Ids
+    ) -> NDArray[np.uint32]:
+        """A block with the ids of the pieces that were left out, and its ends moved accordingly."""
         parts: list[NDArray[np.uint32]] = []
         before = 0
-        for (text, _, _, place), piece in zip(left.tolist(), pieces, strict=True):
+        for text, start, stop, place in left.tolist():
+            piece = texts.data[start:stop].tobytes().decode()
             made = np.array(encode(self.loaded, [piece])[0], np.uint32)
             parts += [ids[before:place], made]
             ends[text:] += len(made)
             before = place
-        return np.concatenate([*parts, ids[before:]]), ends
+        return np.concatenate([*parts, ids[before:]])
 
     def _encode_slowly(
         self, texts: TextColumn, end_id: int | None
@@ -99,22 +135,6 @@ class Encoder:
         parts = [np.array([*ids, *after], np.uint32) for ids in made]
         ends = np.cumsum([len(each) for each in parts], dtype=np.int64)
         return np.concatenate([*parts, np.empty(0, np.uint32)]), ends
-
-    def _run(
-        self, fast: _FastBpe, texts: TextColumn, end_id: int
-    ) -> tuple[NDArray[np.uint32], Ids, Ids]:
-        """Ids, where those of each text end, and the pieces that are left to `tokenizers`."""
-        from pipeline.data.compiled import bpe  # numba
-
-        if not hasattr(self._own, "cache"):  # of each thread, as the kernel writes to it
-            self._own.cache = np.zeros((bpe.CACHE_SLOTS, bpe.SLOT_WORDS), np.uint64)
-        num = len(texts.offsets) - 1
-        num_bytes = int(texts.offsets[-1]) - int(texts.offsets[0])
-        ids, ends = np.empty(num_bytes + num, np.uint32), np.empty(num, np.int64)
-        left = np.empty((num_bytes // bpe.LONGEST_PIECE, 4), np.int64)
-        cuts, cache = fast.cuts(texts), self._own.cache
-        num_left = bpe.encode_texts(*texts, cuts, *fast.tables, cache, end_id, ids, ends, left)
-        return ids[: ends[-1] if num else 0], ends, left[:num_left]
 
 
 def load_encoder(tokenizer: Tokenizer) -> Encoder:
@@ -141,16 +161,16 @@ class _FastBpe(NamedTuple):
     token_ids: Ids
     normalizer: Any
 
-    def cuts(self, texts: TextColumn) -> Ids:
+    def cuts(self, texts: TextColumn) -> NDArray[np.int32]:
         """Where added tokens stand in texts: start, end and id of each."""
         from pipeline.data.compiled import bpe  # numba
 
-        cuts = np.empty((1024 if len(self.token_ids) else 0, 3), np.int64)
+        cuts = np.empty((1024 if len(self.token_ids) else 0, 3), np.int32)
         while len(self.token_ids):
             num = bpe.find_tokens(*texts, self.tokens, self.bounds, self.token_ids, cuts)
             if num <= len(cuts):
                 return cuts[:num]
-            cuts = np.empty((num, 3), np.int64)
+            cuts = np.empty((num, 3), np.int32)
         return cuts
 
 

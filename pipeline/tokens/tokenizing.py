@@ -108,11 +108,13 @@ class _TokenizeShard:
                 if self.strip:
                     batch = _stripped(batch)
                     texts = TextColumn.of(batch["text"])
-                ids, ends = encoder.encode_column(texts, end_id)
+                begin, every = writer.num_tokens, []
+                for ids, some in encoder.blocks(texts, end_id):
+                    writer.write_ids(ids)
+                    every.append(some)
+                ends = np.concatenate([np.empty(0, np.int64), *every])
                 lengths = np.diff(ends, prepend=0)
-                ends += writer.num_tokens
-                writer.write_index(batch["source"], batch["id"], ends, lengths)
-                writer.write_ids(ids)
+                writer.write_index(batch["source"], batch["id"], begin + ends, lengths)
                 for source, num in zip(batch["source"].to_pylist(), lengths.tolist(), strict=True):
                     counts[source] += num
         return writer.shard, dict(counts)

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from pipeline.data.compiled.bpe import LONGEST_PIECE
 from pipeline.data.text_columns import TextColumn
+from pipeline.tokens import encoder
 from pipeline.tokens.encoder import Encoder, load_encoder
 from pipeline.tokens.tokenizer import encode
 from tests.tokens.conftest import sentences
@@ -137,6 +138,19 @@ def test_pieces_that_are_left_to_tokenizers_stand_among_the_others():
     rng = random.Random(3)
     texts = ["".join(rng.choice(long + more) for _ in range(6)) for _ in range(60)] + ["", *long]
     ids, ends = Encoder(LIKE_OLMO).encode_column(TextColumn.of(pa.array(texts)), end_id=7)
+    must = [[*each, 7] for each in encode(LIKE_OLMO, texts)]
+    assert [each.tolist() for each in np.split(ids, ends[:-1])] == must
+
+
+def test_ids_are_the_same_in_small_blocks(monkeypatch):
+    monkeypatch.setattr(encoder, "BLOCK_IDS", 5)
+    monkeypatch.setattr(encoder, "MOST_LEFT", 2)
+    rng = random.Random(4)
+    parts = ["a1 |||IP_ADDRESS|||  " * 700, "x" * (LONGEST_PIECE + 1), "one two", "é" * 900, "\n"]
+    texts = ["".join(rng.choice(parts) for _ in range(rng.randrange(9))) for _ in range(40)]
+    blocks = list(Encoder(LIKE_OLMO).blocks(TextColumn.of(pa.array(texts)), end_id=7))
+    assert len(blocks) > 40 and max(len(ids) for ids, _ in blocks) < 10 * LONGEST_PIECE
+    ids, ends = (np.concatenate(each) for each in zip(*blocks, strict=True))
     must = [[*each, 7] for each in encode(LIKE_OLMO, texts)]
     assert [each.tolist() for each in np.split(ids, ends[:-1])] == must
 

@@ -173,7 +173,7 @@ def merge(
 def encode_texts(
     data: Bytes,
     offsets: npt.NDArray[np.int32],
-    cuts: npt.NDArray[np.int64],
+    cuts: npt.NDArray[np.int32],
     blocks: npt.NDArray[np.uint16],
     kinds: Bytes,
     space_ids: Numbers,
@@ -182,11 +182,14 @@ def encode_texts(
     values: Words,
     cache: Words,
     end_id: int,
+    state: Numbers,
     ids: npt.NDArray[np.uint32],
     ends: Numbers,
     left: Numbers,
 ) -> Any:
-    """The ids of texts, one after the other, but for pieces of more than `LONGEST_PIECE` bytes.
+    """Some more ids of texts, one after the other, until `ids` or `left` are full or all is done.
+
+    Those of a piece of more than `LONGEST_PIECE` bytes are left out.
 
     Args:
         cuts: tokens that are cut out before, a row each of start, end and id, in their order.
@@ -196,26 +199,33 @@ def encode_texts(
         keys, values: of `put_pairs`.
         cache: a power of two of rows of `SLOT_WORDS`, zeros before the first call; of one thread.
         end_id: put after each text, where it is not negative.
-        ids: room for an id a byte, and one a text.
-        ends: where the ids of each text end.
-        left: of each longer piece its text, start and end, and the place in `ids` where its own
-            are missing; a row a piece.
+        state: text, byte and cut where to go on; begins as 0, `offsets[0]`, 0. The first is the
+            number of texts when all is done.
+        ids: room for `LONGEST_PIECE` and more.
+        ends: set to where in `ids` those of a text end, of each text that ends.
+        left: filled with text, start and end of each longer piece, and the place in `ids` where its
+            own are missing.
 
     Returns:
-        The number of longer pieces.
+        The number of ids, and of longer pieces.
     """
-    num, cut, num_left, mask = 0, 0, 0, U(len(cache) - 1)
+    num, num_left, mask = 0, 0, U(len(cache) - 1)
+    text, at, cut = state[0], state[1], state[2]
+    room = len(ids) - LONGEST_PIECE - 1
     parts, pairs = np.empty(LONGEST_PIECE, np.uint64), np.empty(LONGEST_PIECE, np.uint64)
     spaced = len(space_ids) > 0
-    for text in range(len(offsets) - 1):
-        at, end = np.int64(offsets[text]), np.int64(offsets[text + 1])
+    while text < len(offsets) - 1:
+        end = np.int64(offsets[text + 1])
         while at < end:
+            if num > room or num_left == len(left):
+                state[0], state[1], state[2] = text, at, cut
+                return num, num_left
             limit = end
             if cut < len(cuts) and cuts[cut, 0] < end:
-                limit = cuts[cut, 0]
+                limit = np.int64(cuts[cut, 0])
                 if limit == at:
                     ids[num] = cuts[cut, 2]
-                    num, at, cut = num + 1, cuts[cut, 1], cut + 1
+                    num, at, cut = num + 1, np.int64(cuts[cut, 1]), cut + 1
                     continue
             if spaced and data[at] == BLANK and at + 1 < limit and data[at + 1] == BLANK:
                 run = 2
@@ -270,7 +280,11 @@ def encode_texts(
             ids[num] = end_id
             num += 1
         ends[text] = num
-    return num_left
+        text += 1
+        if num > room:
+            break
+    state[0], state[1], state[2] = text, at, cut
+    return num, num_left
 
 
 @kernel(nogil=True)
@@ -280,7 +294,7 @@ def find_tokens(
     tokens: Bytes,
     bounds: Numbers,
     token_ids: Numbers,
-    cuts: Numbers,
+    cuts: npt.NDArray[np.int32],
 ) -> Any:
     """Where texts spell a token, from left to right, the first of `tokens` that fits; their number.
 
