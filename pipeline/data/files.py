@@ -42,7 +42,7 @@ class Placed(Document):
 
     @classmethod
     def at(cls, record: int, document: Document) -> Placed:
-        placed = cls(*document)
+        placed = tuple.__new__(cls, document)
         placed.record = record
         return placed
 

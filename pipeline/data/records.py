@@ -38,10 +38,11 @@ def as_document(
     if not isinstance(row, Mapping):
         raise ValueError(f"is {_kind_of(row)}; it must be an object")
     rest = with_conversation(row, conversations) if conversations else dict(row)
-    theirs = [fields.get(each, each) for each in FIELDS]
+    theirs = [fields.get(each, each) for each in FIELDS] if fields else FIELDS
     id, text, added, created, metadata = map(rest.get, theirs)
     for each in (*theirs, "source", *leave_out):
-        rest.pop(each, None)
+        if each in rest:
+            del rest[each]
     if name is not None:
         id = name
     for value, each in ((id, "id"), (text, "text")):

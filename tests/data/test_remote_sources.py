@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.errors import CorruptShard, Unavailable
+from pipeline.core.errors import CorruptShard, MissingDependency, Unavailable
 from pipeline.core.pins import Pin
 from pipeline.data.ingest import ingest_documents
 from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
@@ -154,6 +154,18 @@ def test_credentials_that_are_missing_are_told_with_the_url(tmp_path, monkeypatc
         files = kind(f"s3://bucket/{name}", "web", revision="1")
         with pytest.raises(Unavailable, match=f"s3://bucket/{name} cannot be .*credentials"):
             ingest_documents(files, out=tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [Jsonl, ParquetFiles])
+def test_a_package_that_a_url_needs_is_named(tmp_path, monkeypatch, kind):
+    import smart_open
+
+    def missing(*args, **kwargs):
+        raise ImportError("pip install smart_open[s3]")
+
+    monkeypatch.setattr(smart_open, "open", missing)
+    with pytest.raises(MissingDependency, match=r"s3://b/x needs the package olmo-tango\[s3\]"):
+        ingest_documents(kind("s3://b/x", "web", revision="1"), out=tmp_path / "out")
 
 
 def test_a_url_with_a_pattern_is_refused():
