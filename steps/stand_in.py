@@ -38,7 +38,15 @@ from steps.rehearsal import Changed, Found, Size, Values, components, in_words, 
 from steps.wiring import component
 
 PACKED = (".gz", ".zst", ".bz2", ".xz")
-KEPT = ("source", "licence", "provenance", "fields", "number_records", "conversations")
+KEPT = (
+    "source",
+    "licence",
+    "provenance",
+    "fields",
+    "number_records",
+    "conversations",
+    "leave_out",
+)
 NUM_TOKENIZER_TEXTS = 128
 
 

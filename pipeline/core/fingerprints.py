@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from pipeline.core.errors import Unavailable
+from pipeline.core.errors import MissingDependency, Unavailable
 from pipeline.core.files import file_sha256, write_json
 from pipeline.core.keys import digest
 from pipeline.core.pins import Counted, Pin
@@ -191,6 +191,8 @@ def fetch(path: str, file: Any, pin: Pin | None = None) -> Pin:
     try:
         with Counted(_open(path)) as source:
             shutil.copyfileobj(source, file)
+    except MissingDependency:
+        raise
     except Exception as error:  # each protocol has errors of its own
         raise Unavailable(f"{path} cannot be fetched ({error})") from error
     (pin or Pin()).require(path, source.num_bytes, source.sha256)
@@ -206,7 +208,11 @@ def _open(path: str) -> Any:
     # the host of Dolma's files refuses clients that do not name themselves
     headers = {"User-Agent": "olmo-tango", "Accept-Encoding": "identity"}
     named = {"headers": headers} if path.startswith("http") else {}
-    return open_any(path, "rb", transport_params=named, compression="disable")
+    try:
+        return open_any(path, "rb", transport_params=named, compression="disable")
+    except ImportError as error:
+        extra = f"olmo-tango[{path.split('://', 1)[0]}]"
+        raise MissingDependency(extra, path) from error
 
 
 def _decompressed(file: Any, path: str) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import datetime
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
+from uuid import UUID
 
 import pyarrow as pa
 
@@ -21,7 +25,6 @@ Message = dict[str, str]  # role and content
 ROLES = ("system", "user", "assistant")
 BATCH_BYTES = 4 << 20  # text held before it is written
 BATCH_ROWS = 1024
-_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class Document(NamedTuple):
@@ -73,10 +76,36 @@ def attribute_schema(columns: Mapping[str, str]) -> pa.Schema:
 def json_text(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, characters as they are.
 
+    Dates and times are in ISO 8601, decimals and UUIDs as their text, bytes in base64, and a
+    duration is its seconds.
+
     Raises:
         ValueError: it holds NaN or an infinity, which JSON has no form for.
+        TypeError: it holds something else that has none.
     """
     return _JSON.encode(value)
+
+
+def _plain(value: Any) -> str | float:
+    """The JSON form of what a column of a table may hold beside JSON's own types."""
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (Decimal, UUID)):
+        return str(value)
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
+
+
+_JSON = json.JSONEncoder(
+    ensure_ascii=False,
+    sort_keys=True,
+    separators=(",", ":"),
+    allow_nan=False,
+    default=_plain,
+)
 
 
 def write_documents(

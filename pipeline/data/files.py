@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, PipelineError, Unavailable
 from pipeline.core.fingerprints import check_scheme, file_digests, is_url, require_known
 from pipeline.core.keys import digest
 from pipeline.core.pins import Pin
 from pipeline.data.document import Document
-from pipeline.data.records import Conversations, as_document, check_fields
+from pipeline.data.records import Conversations, as_document, check_fields, excerpt_of
 
 BLOCK_BYTES = 1 << 20
 # Of one line or file. What a small file can be blown up to does not fill the memory.
 MAX_RECORD_BYTES = 256 << 20
+HOST_PACKAGES = ("requests", "urllib3", "http", "socket", "botocore", "boto3", "google")
 
 
 class Piece(NamedTuple):
@@ -34,12 +35,25 @@ class Piece(NamedTuple):
     files: tuple[tuple[str, str], ...] = ()
 
 
+class Placed(Document):
+    """A document that knows the number of its record, from 1."""
+
+    record: int
+
+    @classmethod
+    def at(cls, record: int, document: Document) -> Placed:
+        placed = tuple.__new__(cls, document)
+        placed.record = record
+        return placed
+
+
 class Malformed(NamedTuple):
-    """A record that is no document, and why."""
+    """A record that is no document, why, and how it begins."""
 
     path: str
     record: int | str
     reason: str
+    excerpt: str = ""
 
 
 class Skipped(NamedTuple):
@@ -78,8 +92,15 @@ class Files:
     def __post_init__(self) -> None:
         if not self.source:
             raise ValueError("source is ''; it must be a name")
+        if not self._paths():
+            raise ValueError("path is []; it must name a file")
         for each in self._paths():
             check_scheme(each)
+            if is_url(each) and "*" in each.split("?", 1)[0]:
+                raise ValueError(
+                    f"path is {each!r}; a URL is of one file, so that it can be pinned: "
+                    "patterns are for this machine"
+                )
             if not is_url(each) and not _matches(each):
                 raise ValueError(f"path is {each!r}, which matches no file")
 
@@ -147,7 +168,7 @@ class Files:
                 continue
             above = _fixed_part(each)
             found += [(path, os.path.relpath(path, above)) for path in _matches(each)]
-        return found
+        return told_apart(found)
 
     def _pinned_digest(self, url: str) -> str:
         """The digest of a URL's bytes if that is pinned, else what is, with the URL; or ""."""
@@ -168,16 +189,18 @@ class RecordFiles(Files):
         conversations: `messages`: the record has a list of them, and no text of its own;
             `preferences`: it has a prompt, a chosen and a rejected answer, or, for these, whole
             conversations that differ in their last message.
+        leave_out: their fields that are not kept in the metadata.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
     number_records: bool = False
     conversations: Conversations | None = None
+    leave_out: list[str] = field(default_factory=list)
 
-    VERSION: ClassVar[str] = "002"
+    VERSION: ClassVar[str] = "003"
 
     def __post_init__(self) -> None:
-        check_fields(self.fields)
+        check_fields(self.fields, self.leave_out)
         super().__post_init__()
 
     def read(self, piece: Piece) -> Iterator[Document | Malformed]:
@@ -191,13 +214,35 @@ class RecordFiles(Files):
             return Malformed(piece.path, number, row)
         name = f"{piece.name}:{number}" if self.number_records else None
         try:
-            return as_document(row, self.source, self.fields, name, self.conversations)
+            found = as_document(
+                row, self.source, self.fields, name, self.conversations, self.leave_out
+            )
+            return Placed.at(number, found)
         except ValueError as error:
-            return Malformed(piece.path, number, str(error))
+            return Malformed(piece.path, number, str(error), excerpt_of(row))
 
     def _rows(self, piece: Piece) -> Iterator[tuple[int, Any]]:
         """Number from 1 and row, or what is wrong with it as text."""
         raise NotImplementedError
+
+
+def told_apart(found: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same paths with names by which they differ: of those of one name, with their folders.
+
+    A file's is then its place below the folder that all of its name share; a URL's is all of it.
+    """
+    by_name: dict[str, set[str]] = {}
+    for path, name in found:
+        by_name.setdefault(name, set()).add(path)
+    names = {}
+    for paths in by_name.values():
+        if len(paths) > 1:
+            here = [each for each in paths if not is_url(each)]
+            shared = os.path.commonpath([os.path.dirname(os.path.abspath(p)) for p in here or "."])
+            for path in paths:
+                place = path.split("://", 1)[1] if is_url(path) else os.path.relpath(path, shared)
+                names[path] = place
+    return [(path, names.get(path, name)) for path, name in found]
 
 
 def numbered_lines(file: Any) -> Iterator[tuple[int, bytes | None]]:
@@ -245,7 +290,7 @@ def _fixed_part(pattern: str) -> str:
 
 
 class reading:
-    """Names the file in what goes wrong while it is read."""
+    """Names the file in what goes wrong while it is read: damage, or a host out of reach."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -253,10 +298,19 @@ class reading:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, CorruptShard):
+        if error is None or isinstance(error, PipelineError):
             return
+        if is_url(self.path) and any(map(_of_a_host, (error, error.__cause__))):
+            raise Unavailable(f"{self.path} cannot be read ({error})") from error
         damaged = type(error).__name__ in ("IsalError", "LZMAError", "ZstdError")
-        module = type(error).__module__
-        damaged |= module == "zlib" or module.startswith("google.")  # whose errors are no OSError
+        damaged |= type(error).__module__ == "zlib"
         if damaged or isinstance(error, (OSError, EOFError)):
-            raise CorruptShard(self.path, None, f"not readable ({error})") from error
+            cut = isinstance(error, EOFError) and "end-of-stream marker" in str(error)
+            said = "it is cut off, or other bytes follow its end" if cut else str(error)
+            raise CorruptShard(self.path, None, f"not readable ({said})") from error
+
+
+def _of_a_host(error: BaseException | None) -> bool:
+    """Whether it is an error of a connection, or of a package that speaks with hosts."""
+    package = type(error).__module__.split(".", 1)[0]
+    return isinstance(error, (ConnectionError, TimeoutError)) or package in HOST_PACKAGES

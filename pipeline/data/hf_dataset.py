@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.core.errors import CorruptShard, Unavailable
+from pipeline.core.errors import CorruptShard, PipelineError, Unavailable
 from pipeline.core.fingerprints import fingerprint_files
 from pipeline.core.pins import Pin, is_commit
 from pipeline.data.document import Document
-from pipeline.data.files import Malformed, Piece, reading
-from pipeline.data.records import Conversations, as_document, check_fields
+from pipeline.data.files import Malformed, Piece, Placed, numbered_lines, reading
+from pipeline.data.records import Conversations, as_document, check_fields, excerpt_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class HfDataset:
         revision: a commit of the Hub's repository; needed unless `path` is a folder.
         fields: our field -> theirs, where the names differ; other columns go into the metadata.
         number_records: give the ids `<split>:<number of the record from 1>`.
-        conversations: as for files.
+        conversations, leave_out: as for files.
         pin: what the lock beside the experiment knows: the commit that `revision` is.
     """
 
@@ -41,13 +41,14 @@ class HfDataset:
     fields: dict[str, str] = field(default_factory=dict)
     number_records: bool = False
     conversations: Conversations | None = None
+    leave_out: list[str] = field(default_factory=list)
     pin: Pin | None = None
 
-    VERSION: ClassVar[str] = "002"
+    VERSION: ClassVar[str] = "003"
     UNKEYED: ClassVar[tuple[str, ...]] = ("path", "revision", "pin")
 
     def __post_init__(self) -> None:
-        check_fields(self.fields)
+        check_fields(self.fields, self.leave_out)
         if not self.revision and not os.path.isdir(self.path):
             raise ValueError(f"revision is missing; {self.path!r} is no folder of this machine")
 
@@ -82,9 +83,12 @@ class HfDataset:
         for number, row in enumerate(self._rows(), 1):
             try:
                 name = f"{piece.name}:{number}" if self.number_records else None
-                yield as_document(row, self.source, self.fields, name, self.conversations)
+                found = as_document(
+                    row, self.source, self.fields, name, self.conversations, self.leave_out
+                )
+                yield Placed.at(number, found)
             except ValueError as error:
-                yield Malformed(piece.path, number, str(error))
+                yield Malformed(piece.path, number, str(error), excerpt_of(row))
 
     def digest_now(self, piece: Piece) -> str:
         return self.fingerprint()
@@ -93,7 +97,19 @@ class HfDataset:
         paths = sorted(p for p in Path(self.path).rglob("*") if p.is_file())
         return fingerprint_files(paths, [p.relative_to(self.path).as_posix() for p in paths])
 
-    def _rows(self) -> Any:
+    def _rows(self) -> Iterator[Any]:
+        try:
+            yield from self._loaded()
+        except PipelineError:
+            raise
+        except Exception as error:  # each format, and each way to the Hub, has errors of its own
+            said = f"{type(error).__name__}: {error}"
+            if os.path.isdir(self.path):
+                raise _damage_of(Path(self.path), said) from error
+            reason = f"cannot be read from the Hugging Face Hub ({said})"
+            raise Unavailable(f"{self.path} at revision {self.commit} {reason}") from error
+
+    def _loaded(self) -> Any:
         import datasets
 
         saved = _saved(Path(self.path), self.split)
@@ -110,6 +126,21 @@ class HfDataset:
             )
         except (OSError, ValueError, datasets.exceptions.DatasetNotFoundError) as error:
             raise Unavailable(f"{self.path} cannot be loaded ({error})") from error
+
+
+def _damage_of(folder: Path, said: str) -> CorruptShard:
+    """What stopped the reading of a folder: a line that is not JSON, as that has no other name."""
+    import orjson
+
+    for path in sorted(folder.rglob("*.jsonl")):
+        with open(path, "rb") as file:
+            for number, line in numbered_lines(file):
+                try:
+                    orjson.loads(line or b"0")
+                except ValueError:
+                    reason = "not JSON; a source of type 'jsonl' can set such lines aside"
+                    return CorruptShard(path, number, reason)
+    return CorruptShard(folder, None, f"not readable ({said})")
 
 
 def _saved(folder: Path, split: str) -> Path | None:

@@ -15,7 +15,14 @@ from pipeline.core.files import Shard, write_file, write_json
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import shard_name
 from pipeline.data.document import Document, write_documents
-from pipeline.data.repeated_ids import Repeats, find_repeats, hash_of, leave_out, name_repeats
+from pipeline.data.repeated_ids import (
+    Repeats,
+    file_of,
+    find_repeats,
+    hash_of,
+    leave_out,
+    name_repeats,
+)
 from pipeline.data.sources import Malformed, Piece, Skipped, Source
 from pipeline.store.memo import FileMemo, place_file
 
@@ -165,14 +172,15 @@ class _IngestPiece:
         self, piece: Piece, malformed: list[Malformed], skipped: dict[str, _Count]
     ) -> Iterator[Document]:
         seen: set[bytes] = set()
-        for number, each in enumerate(self.source.read(piece), 1):
+        for each in self.source.read(piece):
             if isinstance(each, Document):
                 name = hash_of(each.id)
                 if name not in seen:
                     seen.add(name)
                     yield each
                     continue
-                each = Malformed(piece.path, number, f"its id {each.id!r} stands there already")
+                reason = f"its id {each.id!r} stands there already"
+                each = Malformed(file_of(piece, each.id), getattr(each, "record", each.id), reason)
             elif isinstance(each, Skipped):
                 one = _Count(1, [[each.path, each.record]])
                 skipped[each.reason] = skipped.get(each.reason, _Count()) + one
@@ -245,7 +253,8 @@ def _without_repeats(
 def _require_few(malformed: Sequence[Malformed], count: int, max_malformed: int) -> None:
     if count > max_malformed:
         first = malformed[0]
-        more = f"; {count} records are malformed, max_malformed is {max_malformed}"
+        records = "1 record is" if count == 1 else f"{count} records are"
+        more = f"; {records} malformed, max_malformed is {max_malformed}"
         raise CorruptShard(first.path, first.record, first.reason + more)
 
 

@@ -175,7 +175,9 @@ class WarcFiles(Files):
             raise MissingDependency(EXTRA, "a source of type 'warc'") from error
         with reading(piece.path), open_outside(piece.path, self.pins.get(piece.path)) as file:
             stream = _Bounded(piece.path, file)
-            records = iter(ArchiveIterator(stream, no_record_parse=True))
+            archive = ArchiveIterator(stream, no_record_parse=True)
+            archive.INC_RECORD = ""  # what it would print of a record that is shorter than it says
+            records = iter(archive)
             number = 0
             while True:
                 number += 1

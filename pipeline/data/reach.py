@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pipeline.core.errors import Unavailable
 from pipeline.core.fingerprints import OutsideFile, is_url, open_outside
 from pipeline.data.cut import chosen
-from pipeline.data.files import Files
+from pipeline.data.files import Files, told_apart
 from pipeline.data.hf_dataset import HfDataset
 
 WAIT_SECONDS = 15.0
@@ -36,7 +36,7 @@ class Reach:
         path = value.get("path")
         if issubclass(cls, Files):
             paths = [path] if isinstance(path, str) else list(path or [])
-            names = [each.rsplit("/", 1)[-1] for each in paths]
+            names = [name for _, name in told_apart([(p, p.rsplit("/", 1)[-1]) for p in paths])]
             reasons = map(self._of_files, chosen(paths, names, max_pieces))
             return next((each for each in reasons if each), None)
         if issubclass(cls, OutsideFile) and isinstance(path, str):

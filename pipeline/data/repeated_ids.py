@@ -78,8 +78,8 @@ def name_repeats(
     ids = _ids_at(root, shards, repeats.places)
     found = []
     for id, own, first in zip(ids, of_place, of_first, strict=True):
-        reason = f"its id {id!r} stands in {_file_of(owners[first], id)} already"
-        found.append(Malformed(_file_of(owners[own], id), id, reason))
+        reason = f"its id {id!r} stands in {file_of(owners[first], id)} already"
+        found.append(Malformed(file_of(owners[own], id), id, reason))
     return found
 
 
@@ -118,6 +118,6 @@ def _rows_by_shard(shards: Sequence[Shard], places: Places) -> Iterator[Places]:
         first += shard.num_records
 
 
-def _file_of(piece: Piece, id: str) -> str:
+def file_of(piece: Piece, id: str) -> str:
     """The file in which an id of a piece stands; where a file is a document, its name is the id."""
     return next((path for path, name in piece.files if name == id), piece.path)

@@ -18,6 +18,8 @@ from pipeline.data.files import Piece as Piece
 from pipeline.data.files import Skipped as Skipped
 from pipeline.data.parquet_rows import parquet_rows
 
+EXCERPT_BYTES = 200  # of a line that is no document
+
 
 class Source(Protocol):
     """Outside documents. A frozen dataclass whose `fingerprint` stands for its bytes in a key."""
@@ -76,7 +78,11 @@ class Jsonl(RecordFiles):
                         known = False
                     # the slower parser has the last word on what is wrong, on what the faster one
                     # refuses, and on integers of more than 64 bits, which that makes floats
-                    yield found if known else self._document(piece, number, _parsed(line))
+                    found = found if known else self._document(piece, number, _parsed(line))
+                    if isinstance(found, Malformed):
+                        begun = line[:EXCERPT_BYTES].decode(errors="replace")
+                        found = found._replace(excerpt=begun)
+                    yield found
 
 
 @dataclass(frozen=True)
@@ -117,4 +123,4 @@ def _parsed(line: bytes) -> Any:
         return f"not JSON ({error})"
     except RecursionError:
         return "not JSON (nested too deep)"
-    return "is a str; it must be an object" if isinstance(row, str) else row
+    return "is a text; it must be an object" if isinstance(row, str) else row

@@ -1,4 +1,5 @@
 import itertools
+import json
 import sys
 
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.core.shards import write_shard
 from pipeline.data import dedup, first_seen
 from pipeline.data.dedup import deduplicate
 from pipeline.data.document import DOCUMENT_SCHEMA
+from pipeline.data.ingest import concat_documents, ingest_documents
+from pipeline.data.sources import Jsonl
 from pipeline.data.text_columns import TextColumn
 from tests.data.conftest import column, make_documents
 
@@ -171,3 +174,15 @@ def test_what_is_compared_must_be_known(tmp_path):
     documents = make_documents(tmp_path / "d", [["a"]])
     with pytest.raises(ValueError, match=r"by\[0\] is 'line'; it must be one of document"):
         deduplicate(documents, by=["line"], out=tmp_path / "o")
+
+
+def test_a_url_that_is_the_id_is_found_again_in_another_source(tmp_path):
+    made = []
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(json.dumps({"url": "http://a", "text": name}))
+        found = Jsonl(str(path), name, fields={"id": "url"})
+        made.append(ingest_documents(found, out=tmp_path / name))
+    both = concat_documents(made, out=tmp_path / "both")
+    marked = deduplicate(both, by=["url"], out=tmp_path / "out")
+    assert column(marked, "duplicate_url") == [0, 1]

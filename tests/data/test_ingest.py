@@ -2,6 +2,8 @@ import json
 import tracemalloc
 from functools import partial
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from pipeline.data import first_seen, ingest, pages, repeated_ids
 from pipeline.data.document import Document, write_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
 from pipeline.data.pages import TextFiles
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources import Jsonl, ParquetFiles
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
 
@@ -152,15 +154,54 @@ def test_of_equal_ids_the_first_is_kept_however_files_are_cut(tmp_path_factory, 
     made.verify()
 
 
-def test_files_of_one_name_in_two_folders_are_both_named(tmp_path, monkeypatch):
+def test_files_of_one_name_in_two_folders_are_told_apart_by_their_folders(tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.txt").write_text(folder)
         (tmp_path / folder / f"{folder}.txt").write_text(folder)
     files = TextFiles([str(tmp_path / "a/*.txt"), str(tmp_path / "b/*.txt")], "web")
-    monkeypatch.setattr(pages, "GROUP_FILES", 2)
-    with pytest.raises(CorruptShard, match=r"b/x.txt record x.txt: .* stands in .*/a/x.txt "):
-        ingest_documents(files, out=tmp_path / "out")
+    made = ingest_documents(files, out=tmp_path / "1")
+    assert column(made, "id") == ["a.txt", "a/x.txt", "b.txt", "b/x.txt"]
+    (tmp_path / "moved").mkdir()
+    for folder in "ab":
+        (tmp_path / folder).rename(tmp_path / "moved" / folder)
+        write_rows(tmp_path / "moved" / folder / "part.jsonl", [{"text": folder}])
+    paths = [str(tmp_path / f"moved/{folder}/part.jsonl") for folder in "ab"]
+    made = ingest_documents(Jsonl(paths, "web", number_records=True), out=tmp_path / "2")
+    assert column(made, "id") == ["a/part.jsonl:1", "b/part.jsonl:1"]
+    urls = ["https://a.org/x/part.jsonl", "https://a.org/y/part.jsonl", "s3://b/other.jsonl"]
+    names = [each.name for each in Jsonl(urls, "web", revision="1").listed()]
+    assert names == ["a.org/x/part.jsonl", "a.org/y/part.jsonl", "other.jsonl"]
+
+
+def test_a_file_that_is_matched_twice_repeats_its_ids(tmp_path, monkeypatch):
+    (tmp_path / "x.txt").write_text("x")
+    (tmp_path / "y.txt").write_text("y")
+    files = TextFiles([str(tmp_path / "*.txt"), str(tmp_path / "y.txt")], "web")
+    for most in (1, 9):
+        monkeypatch.setattr(pages, "GROUP_FILES", most)
+        with pytest.raises(CorruptShard, match=r"/y.txt record y.txt: its id 'y.txt' stands "):
+            ingest_documents(files, out=tmp_path / "out")
+
+
+def test_the_number_of_a_repeated_id_counts_all_lines(tmp_path):
+    rows = ['{"id": "d0", "text": ""}', "", ""]
+    (tmp_path / "a.jsonl").write_text("\n\n" + "\n".join(rows + rows))
+    with pytest.raises(CorruptShard, match=r"record 6: .*; 1 record is malformed"):
+        ingest_documents(Jsonl(str(tmp_path / "a.jsonl"), "web"), out=tmp_path / "out")
+
+
+def test_what_is_set_aside_has_the_beginning_of_its_record(tmp_path):
+    rows = [{"id": "a", "text": None, "more": "é" * 500}, {"id": "b", "text": "b"}]
+    write_rows(tmp_path / "a.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name, kind in (("a.jsonl", Jsonl), ("a.parquet", ParquetFiles)):
+        found = kind(str(tmp_path / name), "web")
+        made = ingest_documents(found, out=tmp_path / f"{name}-out", max_malformed=1)
+        (told,) = aside(made)
+        assert told["reason"] == "has no 'text'"
+        assert told["excerpt"].replace("'", '"').startswith('{"id": "a", "')
+        assert len(told["excerpt"]) <= 250
 
 
 def peak_of(work):

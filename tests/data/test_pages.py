@@ -331,3 +331,10 @@ def test_what_extracts_is_in_the_key_and_its_absence_names_the_extra(tmp_path, m
     monkeypatch.setitem(__import__("sys").modules, "trafilatura", None)
     with pytest.raises(MissingDependency, match=r"olmo-tango\[web\]"):
         everything(own)
+
+
+def test_a_record_that_is_shorter_than_it_says_prints_nothing_of_its_own(web, tmp_path, capfd):
+    records = [record(n, answer(ARTICLE), length=20 if n == 2 else None) for n in (1, 2, 3)]
+    with pytest.raises(CorruptShard, match=r"a\.warc record 3: is no record"):
+        everything(warc(tmp_path / "a.warc", *records, compressed=False))
+    assert capfd.readouterr() == ("", "")

@@ -59,10 +59,12 @@ def test_rows_of_every_type_are_what_pyarrow_gives(tmp_path, monkeypatch, writte
 READ = """
 import sys
 from pathlib import Path
+from pipeline.data import files
 from pipeline.data.sources import ParquetFiles
 source = ParquetFiles(sys.argv[1], "web", number_records=True)
 (piece,) = source.pieces()
-count = sum(1 for each in source.read(piece) if type(each).__name__ == sys.argv[2])
+kind = getattr(files, sys.argv[2])
+count = sum(1 for each in source.read(piece) if isinstance(each, kind))
 status = Path("/proc/self/status").read_text()
 print(count, int(status.split("VmHWM:")[1].split()[0]) << 10)
 """

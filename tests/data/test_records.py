@@ -1,10 +1,13 @@
+import datetime
+import decimal
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.records import as_document, with_conversation
+from pipeline.data.records import as_document, check_fields, excerpt_of, with_conversation
 
 
 def said(*contents, first="user"):
@@ -106,3 +109,81 @@ def test_a_conversation_keeps_its_messages_as_they_are():
     messages = [{**each, "weight": 1} for each in said("hi", "good")]
     made = as_document({"id": "1", "messages": messages}, "s", {}, None, "messages")
     assert made.text == "hi\n\ngood" and json.loads(made.metadata) == {"messages": messages}
+
+
+ROW = {"id": "a", "text": "b"}
+
+
+def metadata_of(row, **more):
+    return json.loads(as_document(row, "s", more.pop("fields", {}), **more).metadata)
+
+
+def test_a_url_that_is_the_id_stays_where_dedup_looks_for_it():
+    row, fields = {"url": "http://a", "text": "b", "n": 1}, {"id": "url"}
+    assert as_document(row, "s", fields).id == "http://a"
+    assert metadata_of(row, fields=fields) == {"url": "http://a", "n": 1}
+    assert metadata_of({**row, "metadata": {"url": "c"}}, fields=fields) == {"url": "c", "n": 1}
+    assert metadata_of(row, fields=fields, leave_out=["url"]) == {"n": 1}
+    assert metadata_of({**row, "key": "k"}, fields={"id": "key"})["url"] == "http://a"
+
+
+def test_a_source_of_a_record_is_another_field_if_asked_and_else_is_not_kept():
+    row = {"id": "a", "source": "ein Text", "target": "a text"}
+    made = as_document(row, "s", {"text": "source"})
+    assert (made.text, made.source, made.metadata) == ("ein Text", "s", '{"target":"a text"}')
+    assert as_document(row, "s", {"id": "source", "text": "target"}).id == "ein Text"
+    assert metadata_of({**ROW, "source": "x"}) == {}
+
+
+def test_one_field_may_be_several_of_ours():
+    made = as_document({"url": "http://a"}, "s", {"id": "url", "text": "url"})
+    assert (made.id, made.text) == ("http://a", "http://a")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (datetime.datetime(2024, 5, 1, 12, 30), "2024-05-01T12:30:00"),
+        (datetime.datetime(2024, 5, 1, tzinfo=datetime.timezone.utc), "2024-05-01T00:00:00+00:00"),
+        (datetime.date(2024, 5, 1), "2024-05-01"),
+        (datetime.time(12, 30), "12:30:00"),
+        (datetime.timedelta(minutes=1.5), 90.0),
+        (decimal.Decimal("1.20"), "1.20"),
+        (b"\xff\x00", "/wA="),
+    ],
+)
+def test_what_a_table_may_hold_has_a_form_in_json(value, told):
+    assert metadata_of({**ROW, "n": value}) == {"n": told}
+    assert metadata_of({**ROW, "metadata": {"n": [{"m": value}]}}) == {"n": [{"m": told}]}
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"n": float("nan")}, "'n' is nan, which has no JSON form; leave_out: ['n'] leaves it out"),
+        ({"n": {"m": [1.0, float("-inf")]}}, "'n.m[1]' is -inf, which"),
+        ({"metadata": {"n": float("nan")}}, "'metadata.n' is nan, .*; leave_out: ['n']"),
+        ({"n": {1, 2}}, "'n' is {1, 2}; a set has no JSON form; leave_out: ['n']"),
+        ({"m": "x\ud800"}, "'m' has half a surrogate pair at 1"),
+        ({"metadata": {"m": ["é\ud800"]}}, "'metadata.m[0]' has half a surrogate pair at 1"),
+        ({"m": {"\ud800": 1}}, "half a surrogate pair at 0"),
+    ],
+)
+def test_a_value_without_a_form_in_json_is_named_and_may_be_left_out(more, says):
+    says = re.escape(says).replace(re.escape(".*"), ".*")
+    with pytest.raises(ValueError, match=says):
+        as_document({**ROW, **more}, "s", {})
+    assert metadata_of({**ROW, **more, "k": 1}, leave_out=["m", "n"]) == {"k": 1}
+
+
+def test_names_that_are_no_field_or_are_needed_are_refused():
+    with pytest.raises(ValueError, match="fields has 'source'; there is added, created, id, "):
+        check_fields({"source": "src"}, [])
+    with pytest.raises(ValueError, match="leave_out has 'content', which is read as 'text'"):
+        check_fields({"text": "content"}, ["content"])
+    check_fields({"id": "url"}, ["url", "id"])
+
+
+def test_an_excerpt_of_a_large_record_is_short():
+    row = {"id": "a", "text": "x" * 10**7, "image": b"\xff" * 10**7, "l": [1] * 10**6}
+    assert len(excerpt_of(row)) < 1000 and "'id': 'a'" in excerpt_of(row)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, MissingDependency, Unavailable
 from pipeline.core.pins import Pin
 from pipeline.data.ingest import ingest_documents
 from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
@@ -124,5 +124,52 @@ def test_an_object_in_google_storage_gives_what_the_file_gives(tmp_path, monkeyp
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         require_same(folder, "gs://sources", tmp_path)
         missing = Jsonl("gs://sources/none.jsonl.gz", "web", revision="1")
-        with pytest.raises(CorruptShard, match=r"none\.jsonl\.gz: not readable \(404"):
+        with pytest.raises(Unavailable, match=r"gs://sources/none\.jsonl\.gz cannot be read \(404"):
             ingest_documents(missing, out=tmp_path / "none")
+
+
+def test_what_a_host_does_not_give_is_unavailable_and_what_it_gives_damaged_is_corrupt(
+    host, tmp_path
+):
+    folder, address = host
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"id": "a", "text": "x"}')[:-3])
+    for url, kind, words in (
+        (f"{address}/none.jsonl", Unavailable, "none.jsonl cannot be read .*404"),
+        ("http://127.0.0.1:1/x.jsonl", Unavailable, "127.0.0.1:1/x.jsonl cannot be read"),
+        (f"{address}/cut.jsonl.gz", CorruptShard, "cut.jsonl.gz: not readable"),
+    ):
+        with pytest.raises(kind, match=words):
+            ingest_documents(Jsonl(url, "web", revision="1"), out=tmp_path / "out")
+
+
+def test_credentials_that_are_missing_are_told_with_the_url(tmp_path, monkeypatch):
+    pytest.importorskip("boto3", reason="the extra s3 is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    for name, kind in (("a.jsonl", Jsonl), ("a.parquet", ParquetFiles), ("a.txt", TextFiles)):
+        files = kind(f"s3://bucket/{name}", "web", revision="1")
+        with pytest.raises(Unavailable, match=f"s3://bucket/{name} cannot be .*credentials"):
+            ingest_documents(files, out=tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [Jsonl, ParquetFiles])
+def test_a_package_that_a_url_needs_is_named(tmp_path, monkeypatch, kind):
+    import smart_open
+
+    def missing(*args, **kwargs):
+        raise ImportError("pip install smart_open[s3]")
+
+    monkeypatch.setattr(smart_open, "open", missing)
+    with pytest.raises(MissingDependency, match=r"s3://b/x needs the package olmo-tango\[s3\]"):
+        ingest_documents(kind("s3://b/x", "web", revision="1"), out=tmp_path / "out")
+
+
+def test_a_url_with_a_pattern_is_refused():
+    for url in ("https://a.org/x-*.jsonl", "s3://bucket/*/x.jsonl"):
+        with pytest.raises(ValueError, match="a URL is of one file"):
+            Jsonl(url, "web", revision="1")
+    Jsonl("https://a.org/x.jsonl?ask=*", "web", revision="1")

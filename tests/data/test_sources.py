@@ -1,4 +1,6 @@
 import bz2
+import datetime
+import decimal
 import gzip
 import io
 import json
@@ -15,8 +17,9 @@ from pipeline.core.keys import digest
 from pipeline.data import files
 from pipeline.data.files import numbered_lines
 from pipeline.data.hf_dataset import HfDataset
+from pipeline.data.ingest import ingest_documents
 from pipeline.data.records import as_document
-from pipeline.data.sources import Jsonl, Malformed, ParquetFiles
+from pipeline.data.sources import EXCERPT_BYTES, Jsonl, Malformed, ParquetFiles
 
 
 def write_jsonl(path, rows):
@@ -61,7 +64,10 @@ def test_jsonl_is_read_in_order_and_what_is_no_field_goes_into_the_metadata(tmp_
         ('{"id": "a", "text": "x", "metadata": {"n": NaN}}', "no JSON form"),
         ({"id": "a", "text": "x", "b": 1, "metadata": {"b": 2}}, "'b' stands in the record and"),
         ("[" * 100_000, "not JSON"),
-        ('"abc"', "is a str; it must be an object"),
+        ('"abc"', "is a text; it must be an object"),
+        ("null", "is null; it must be an object"),
+        ("1", "is a number; it must be an object"),
+        ({"id": "a", "text": "x", "metadata": 1.5}, "'metadata' is a number; it must be an object"),
         ('{"id": "a", "text": "x", "n": ' + "9" * 5000 + "}", "not JSON"),
         ('{"id": "a", "text": "x", "n": 1e999}', "no JSON form"),
     ],
@@ -159,7 +165,81 @@ def test_a_saved_dataset_that_names_files_elsewhere_is_refused(tmp_path):
             everything(HfDataset(str(tmp_path / "one"), "hub"))
 
 
+def test_a_line_that_is_not_json_in_a_folder_of_hugging_face_is_named(tmp_path):
+    (tmp_path / "set").mkdir()
+    lines = ['{"id": "a", "text": "x"}', "not JSON", '{"id": "b", "text": "x"}']
+    (tmp_path / "set/train.jsonl").write_text("\n".join(lines))
+    source = HfDataset(str(tmp_path / "set"), "hub")
+    words = (
+        r"set/train\.jsonl record 2: not JSON; a source of type 'jsonl' can set such lines aside"
+    )
+    with pytest.raises(CorruptShard, match=words):
+        ingest_documents(source, out=tmp_path / "out", max_malformed=5)
+
+
+def test_a_damaged_file_in_a_folder_of_hugging_face_is_no_bare_error(tmp_path):
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set/train.parquet"
+    pq.write_table(pa.table({"id": ["a"], "text": ["one"]}), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(60) + content[64:])
+    with pytest.raises(CorruptShard, match="set: not readable"):
+        everything(HfDataset(str(tmp_path / "set"), "hub"))
+
+
+@pytest.mark.parametrize("when", ["load", "read"])
+def test_a_hub_that_is_out_of_reach_is_told_with_the_dataset(monkeypatch, when):
+    import datasets
+
+    def rows():
+        yield {"id": "a", "text": "x"}
+        raise RuntimeError("Cannot send a request, as the client has been closed.")
+
+    def load(*args, **kwargs):
+        if when == "load":
+            raise RuntimeError("Cannot send a request, as the client has been closed.")
+        return rows()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    words = (
+        "a/b at revision main cannot be read from the Hugging Face Hub .RuntimeError: Cannot send"
+    )
+    with pytest.raises(Unavailable, match=words):
+        everything(HfDataset("a/b", "hub", revision="main"))
+
+
+def test_columns_of_tables_that_json_has_no_form_for_are_kept_in_one_or_left_out(tmp_path):
+    columns = {
+        "id": ["a", "b"],
+        "text": ["one", "two"],
+        "time": [datetime.datetime(2024, 5, 1, 12), None],
+        "price": [decimal.Decimal("1.20"), None],
+        "image": [b"\xff\x00", None],
+        "score": [1.0, float("nan")],
+    }
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set/train.parquet"
+    pq.write_table(pa.table(columns), path)
+    for kind, place in ((ParquetFiles, str(path)), (HfDataset, str(path.parent))):
+        one, bad = everything(kind(place, "s"))
+        told = {"time": "2024-05-01T12:00:00", "price": "1.20", "image": "/wA=", "score": 1.0}
+        assert json.loads(one.metadata) == told
+        assert bad.reason.startswith("'score' is nan, which has no JSON form; leave_out: ['score']")
+        _, two = everything(kind(place, "s", leave_out=["score", "image"]))
+        assert json.loads(two.metadata) == {"time": None, "price": None}
+
+
+def test_bytes_behind_the_end_of_a_compressed_file_are_told(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    for more in (b"garbage", b"garbage" * 9):
+        path.write_bytes(gzip.compress(b'{"id": "a", "text": "x"}') + more)
+        with pytest.raises(CorruptShard, match="other bytes follow its end|Not a gzipped file"):
+            everything(Jsonl(str(path), "web"))
+
+
 def test_what_is_not_there_is_told_when_the_source_is_made(tmp_path):
+    with pytest.raises(ValueError, match=r"path is \[\]; it must name a file"):
+        Jsonl([], "web")
     with pytest.raises(ValueError, match="matches no file"):
         Jsonl(str(tmp_path / "*.gz"), "web")
     with pytest.raises(ValueError, match="path is 'file:///a.jsonl'; a URL must be one of http, "):
@@ -220,7 +300,8 @@ def test_a_line_gives_what_the_parser_of_python_gives(tmp_path_factory, row):
     try:
         expected = as_document(json.loads(path.read_text()), "web", {})
     except ValueError as error:
-        expected = Malformed(str(path), 1, str(error))
+        begun = path.read_bytes()[:-1][:EXCERPT_BYTES].decode()
+        expected = Malformed(str(path), 1, str(error), begun)
     assert everything(Jsonl(str(path), "web")) == [expected]
 
 
