@@ -2,13 +2,14 @@
 
 import math
 import os
+import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, TaggerFailed
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import digest
@@ -151,11 +152,36 @@ def test_a_file_of_ones_own_measures_and_its_columns_are_known_to_rules(tmp_path
     assert made.tables[0].name == "own"
     assert column(made, "shouting") == [3 / 8, 0]
     assert column(made, "links") == [[{"start": 5, "end": 7, "score": 1}], []]
-    with pytest.raises(CorruptShard, match="record .*: tagger 'own' failed: ZeroDivisionError"):
+    with pytest.raises(TaggerFailed, match="'own' failed on document '0-0' of .*: ZeroDivision"):
         tag_documents(make_documents(tmp_path / "e", [[""]]), [tagger], out=tmp_path / "o2")
     assert build_steps(graph(path, tmp_path))["kept"]
     with pytest.raises(WiringError, match=r"rules\[0\].attribute is 'own.shoutin'.*'own.shouting'"):
         build_steps(graph(path, tmp_path, rule="own.shoutin"))
+
+
+STRICT = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COLUMNS: dict[str, str] = {"words": "number"}
+
+
+@dataclass
+class Count:
+    words: int = 0
+
+
+def measure(text):
+    return {"words": Count(len(text.split())).words}
+"""
+
+
+def test_a_file_may_have_dataclasses_and_annotations(tmp_path):
+    (tmp_path / "json.py").write_text(STRICT)
+    tagger = PythonFile(str(tmp_path / "json.py"))
+    assert tagger.measure("one two") == {"words": 2}
+    assert "loads" in dir(sys.modules["json"])
 
 
 def test_the_bytes_of_the_file_and_its_parameters_are_in_the_key_and_not_where_it_is(tmp_path):
@@ -209,7 +235,12 @@ def test_what_the_file_imports_is_in_the_key(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("x = 1", "has no COLUMNS"),
-        ("COLUMNS = {'a': 'text'}", "has no COLUMNS"),
+        ("COLUMNS: dict", "has no COLUMNS"),
+        ("COLUMNS = {'a': 'text'}", "own.py', whose COLUMNS has 'a': 'text'; it must be 'number'"),
+        ("COLUMNS = {'a': ['number']}", r"COLUMNS has 'a': \['number'\]; it must be 'number'"),
+        ("COLUMNS = {1: 'number'}", "COLUMNS has 1; a column's name must be letters"),
+        ("COLUMNS = {'': 'number'}", "COLUMNS has ''; a column's name"),
+        ("COLUMNS = {'a b.c/../x': 'number'}", "COLUMNS has 'a b.c/../x'; a column's name"),
         ("COLUMNS = dict(a='number')", "COLUMNS cannot be read"),
         ("def f(:", "COLUMNS cannot be read"),
     ],
@@ -226,7 +257,7 @@ def test_a_file_that_is_no_tagger_is_refused_before_it_is_run(text, message, tmp
         ("{'a': 1}", r"measure gives \['a'\]; it must give \['a', 'b'\]"),
         ("{'a': 'x', 'b': []}", "a is 'x'; it must be a number or None"),
         ("{'a': 1, 'b': [3]}", r"b is \[3\]; it must be a list of \(start, end, score\)"),
-        ("{'a': float('nan'), 'b': []}", "a is nan; it must be a number or None"),
+        ("{'a': float('nan'), 'b': []}", "a is nan; it must be a finite number or None"),
         ("[]", "measure gives list"),
     ],
 )
@@ -235,7 +266,7 @@ def test_what_a_file_gives_is_held_against_its_columns(gives, message, tmp_path)
         f"COLUMNS = {{'a': 'number', 'b': 'spans'}}\ndef measure(text):\n    return {gives}\n"
     )
     documents = make_documents(tmp_path / "d", [["x"]])
-    with pytest.raises(CorruptShard, match=message):
+    with pytest.raises(TaggerFailed, match=message):
         tag_documents(documents, [PythonFile(str(tmp_path / "own.py"))], out=tmp_path / "o")
 
 
