@@ -38,7 +38,7 @@ def test_any_language_of_the_model_is_measured_and_english_alone_keeps_its_key()
     assert canonical(Language()) == {"is": "Language", "version": "001"}
     assert canonical(german)["languages"] == ["en", "de"]
     with pytest.raises(ValueError, match="languages has 'klingon'; the model has af, als, am"):
-        Language(("klingon",)).measure("a")
+        Language(("klingon",))
     for languages in ((), ("en", "en"), ("e n",)):
         with pytest.raises(ValueError, match="languages"):
             Language(languages)
@@ -149,7 +149,7 @@ def test_the_version_of_unicode_is_in_the_key_of_what_tells_letters_by_it(tagger
     [
         (Comments("java"), "pygments"),
         (Secrets(), "detect-secrets"),
-        (FastText("t", OutsideFile(__file__), ("a",), by="sentence"), "blingfire"),
+        (FastText("t", OutsideFile("s3://m.bin", "1"), ("a",), by="sentence"), "blingfire"),
     ],
 )
 def test_the_version_of_a_package_that_measures_is_in_the_key(tagger, package, monkeypatch):

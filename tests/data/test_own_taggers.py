@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import CorruptShard, TaggerFailed
+from pipeline.core.errors import CorruptShard, MismatchedInputs, TaggerFailed
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import digest
@@ -104,14 +104,40 @@ def test_a_made_up_model_finds_some_of_what_it_is_asked_for(tmp_path):
     assert tagger.measure("the judge slept")["toxic"] < 0.1
 
 
-def test_a_model_that_is_none_and_a_label_that_it_does_not_know_are_named(model, tmp_path):
+def fasttext_graph(path, tmp_path, *labels):
+    steps = graph(tmp_path / "none.py", tmp_path)
+    tagger = {"type": "fasttext", "name": "t", "model": str(path), "labels": list(labels)}
+    steps["own"]["taggers"] = [tagger]
+    return steps
+
+
+def test_a_model_that_is_none_or_cut_and_a_label_that_it_does_not_know_are_refused_at_once(
+    model, tmp_path
+):
+    at = r"steps\.own\.taggers\[0\]"
+    with pytest.raises(WiringError, match=rf"{at}\.labels has 'obscene'; .* has nontoxic, toxic"):
+        build_steps(fasttext_graph(model.path, tmp_path, "obscene"))
+    whole, bad = Path(model.path).read_bytes(), tmp_path / "bad.bin"
+    for data, fault in [(b"", "is no model"), (b"no model" * 9, "is no model")] + [
+        (whole[:size], "is no whole model") for size in (8, 100, 200, len(whole) - 1)
+    ]:
+        bad.write_bytes(data)
+        with pytest.raises(WiringError, match=rf"{at}\.model is '.*bad.bin', which {fault}"):
+            build_steps(fasttext_graph(bad, tmp_path, "toxic"))
+
+
+def test_what_is_wrong_with_a_model_at_a_url_is_told_of_the_model(model, tmp_path, monkeypatch):
     documents = make_documents(tmp_path / "d", [["x"]])
-    with pytest.raises(CorruptShard, match="labels has 'obscene'; the model has nontoxic, toxic"):
-        tag_documents(documents, [FastText("t", model, ("obscene",))], out=tmp_path / "o")
-    (tmp_path / "bad.bin").write_bytes(b"no model" * 9)
-    bad = FastText("t", OutsideFile(str(tmp_path / "bad.bin")), ("toxic",))
-    with pytest.raises(CorruptShard, match=r"bad.bin: is no model of fastText"):
-        tag_documents(documents, [bad], out=tmp_path / "o")
+    far = OutsideFile("https://models.example/m.bin", revision="1")
+    local = {"at": Path(model.path)}
+    monkeypatch.setattr(OutsideFile, "local", lambda self: local["at"])
+    with pytest.raises(MismatchedInputs, match="'obscene' and https://.*: the model has nontoxic"):
+        tag_documents(documents, [FastText("t", far, ("obscene",))], out=tmp_path / "o")
+    local["at"] = tmp_path / "cut.bin"
+    local["at"].write_bytes(Path(model.path).read_bytes()[:-1])
+    cut = OutsideFile("https://models.example/cut.bin", revision="1")
+    with pytest.raises(CorruptShard, match="cut.bin: is no whole model of fastText"):
+        tag_documents(documents, [FastText("t", cut, ("toxic",))], out=tmp_path / "o")
 
 
 OWN = """
