@@ -128,6 +128,10 @@ class NearDuplicates(PipelineStep):
             engine=engine,
         )
 
+    def fingerprint(self) -> str:
+        """What tells words apart."""
+        return minhash.fingerprint()
+
     def measures(self) -> dict[str, str]:
         """Column -> kind of everything that it will have measured."""
         return {f"{minhash.NAME}.{n}": kind for n, kind in NEAR.items()}
@@ -154,6 +158,10 @@ class Decontaminate(PipelineStep):
             engine=engine,
             memo=self.memo,
         )
+
+    def fingerprint(self) -> str:
+        """What tells words and paragraphs apart."""
+        return decontaminate.fingerprint()
 
     def measures(self) -> dict[str, str]:
         """Column -> kind of everything that it will have measured."""
