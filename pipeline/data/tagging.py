@@ -61,7 +61,10 @@ def check_taggers(taggers: Sequence[Tagger], path: str = "taggers") -> None:
     names = [each.name for each in taggers]
     for place, name in enumerate(names):
         if (first := names.index(name)) < place:
-            raise ValueError(f"{path}[{place}] is {name!r}, as {path}[{first}] is; once is enough")
+            raise ValueError(
+                f"{path}[{place}] writes the table {name!r}, as {path}[{first}] does; a table is "
+                "of one tagger"
+            )
 
 
 @dataclass(frozen=True)

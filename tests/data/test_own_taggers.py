@@ -230,6 +230,22 @@ def test_a_rule_may_ask_for_any_language_that_an_experiment_measures(tmp_path):
         build_steps(steps)
 
 
+def test_a_filter_of_two_tables_of_one_name_is_refused_when_the_graph_is_built(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    steps = graph(tmp_path / "own.py", tmp_path, rule="gopher.word_count")
+    for variant in ("v1", "v2"):
+        steps[variant] = steps["own"] | {"taggers": [{"type": "gopher", "variant": variant}]}
+    steps["kept"]["attributes"] = [{"type": "ref", "ref": each} for each in ("v1", "own", "v2")]
+    told = r"steps.kept.attributes\[2\] has a table 'gopher', as attributes\[0\] has"
+    with pytest.raises(WiringError, match=told):
+        build_steps(steps)
+    twice = [{"type": "gopher", "variant": each} for each in ("v1", "v2")]
+    with pytest.raises(
+        WiringError, match=r"own.taggers\[1\] writes the table 'gopher', as .*\[0\]"
+    ):
+        build_steps(steps | {"own": steps["own"] | {"taggers": twice}})
+
+
 def test_the_name_of_the_file_is_in_the_key_for_it_is_the_table_s(tmp_path):
     for name in ("mine", "other"):
         (tmp_path / f"{name}.py").write_text(OWN)

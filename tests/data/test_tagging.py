@@ -231,5 +231,5 @@ def test_rows_stay_in_order_over_many_groups_of_the_shard(tmp_path, monkeypatch)
 
 
 def test_two_taggers_of_one_name_are_refused(documents, tmp_path):
-    with pytest.raises(ValueError, match=r"taggers\[1\] is 'gopher', as taggers\[0\] is"):
+    with pytest.raises(ValueError, match=r"taggers\[1\] writes the table 'gopher', as tag"):
         tag_documents(documents, [Gopher(), Gopher("v2")], out=tmp_path / "o")
