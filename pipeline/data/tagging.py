@@ -16,7 +16,16 @@ from pipeline.core.errors import CorruptShard, PipelineError, TaggerFailed
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import LARGE_BYTES, ShardWriter, read_groups, shard_name
-from pipeline.data.batch import BatchTagger, Column, Spans, Texts, as_arrays, as_row, columns_of
+from pipeline.data.batch import (
+    BatchTagger,
+    Column,
+    Ints,
+    Spans,
+    Texts,
+    as_arrays,
+    as_row,
+    columns_of,
+)
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
@@ -131,14 +140,14 @@ class _TagShard:
         id = None
         try:
             if isinstance(tagger, BatchTagger):
-                columns = tagger.measure_all(texts)
+                columns, lengths = tagger.measure_all(texts), texts.num_characters
             else:
-                rows = []
+                rows, lengths = [], np.zeros(len(texts), np.int64)
                 for place, text in enumerate(texts):
-                    id = batch["id"][place].as_py()
+                    id, lengths[place] = batch["id"][place].as_py(), len(text)
                     rows.append(as_row(tagger.measure(text), tagger.COLUMNS))
                 columns = columns_of(rows, tagger.COLUMNS)
-            for name, row, fault in _faults(columns, texts):
+            for name, row, fault in _faults(columns, lengths):
                 id = batch["id"][row].as_py()
                 raise ValueError(f"{name} {fault}")
             return as_arrays([columns[name] for name in tagger.COLUMNS])
@@ -149,21 +158,22 @@ class _TagShard:
             raise TaggerFailed(tagger.name, shard.path, id, reason) from error
 
 
-def _faults(columns: Mapping[str, Column], texts: Texts) -> Iterator[tuple[str, int, str]]:
+def _faults(columns: Mapping[str, Column], lengths: Ints) -> Iterator[tuple[str, int, str]]:
     """Spans out of their text, and what is not finite: column, row, and what is wrong with it."""
     for name, each in columns.items():
         if not isinstance(each, Spans):
             for row in np.flatnonzero(np.isinf(each)).tolist():
                 yield name, row, f"is {each[row]}; it must be a finite number or None"
             continue
-        lengths = np.repeat(texts.num_characters, each.counts)
-        outside = (each.starts < 0) | (each.ends < each.starts) | (each.ends > lengths)
+        # a batch of one may be a long text, with millions of spans
+        most = lengths if len(lengths) == 1 else np.repeat(lengths, each.counts)
+        outside = (each.starts < 0) | (each.ends < each.starts) | (each.ends > most)
         unscored = False if each.scores is None else ~np.isfinite(each.scores)
         for place in np.flatnonzero(outside | unscored).tolist():
             row = int(np.searchsorted(np.cumsum(each.counts), place, side="right"))
             fault = f"has the span [{each.starts[place]}, {each.ends[place]})"
             if outside[place] or each.scores is None:
-                yield name, row, f"{fault} in {lengths[place]} characters of text"
+                yield name, row, f"{fault} in {lengths[row]} characters of text"
             else:
                 yield name, row, f"{fault} with a score of {each.scores[place]}"
 
