@@ -72,6 +72,10 @@ class PipelineStep(Step[Artifact]):
             self._built_on = self._key_now()
         return self._built_on
 
+    def fingerprint(self) -> str:
+        """What is installed that its result depends on beside its code, in words; often nothing."""
+        return ""
+
     def _key_now(self) -> dict[str, Json]:
         return self._key(lambda step: {"step": step.unique_id})
 
@@ -88,12 +92,14 @@ class PipelineStep(Step[Artifact]):
 
     def _frame(self, args: dict[str, Any]) -> dict[str, Json]:
         keyed = {n: canonical(v) for n, v in sorted(args.items()) if n not in self.UNKEYED}
-        return {
+        form = {
             "step": type(self).__name__,
             "version": self.VERSION,
             "format": FORMAT_VERSION,
             "args": keyed,
         }
+        installed = self.fingerprint()
+        return form | {"fingerprint": installed} if installed else form
 
     def _key(self, form: Any) -> dict[str, Json]:
         return self._frame({n: _with_steps(v, form) for n, v in self.kwargs.items()})

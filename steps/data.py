@@ -128,6 +128,10 @@ class NearDuplicates(PipelineStep):
             engine=engine,
         )
 
+    def fingerprint(self) -> str:
+        """What tells words apart."""
+        return minhash.fingerprint()
+
     def measures(self) -> dict[str, str]:
         """Column -> kind of everything that it will have measured."""
         return {f"{minhash.NAME}.{n}": kind for n, kind in NEAR.items()}
@@ -155,6 +159,10 @@ class Decontaminate(PipelineStep):
             memo=self.memo,
         )
 
+    def fingerprint(self) -> str:
+        """What tells words and paragraphs apart."""
+        return decontaminate.fingerprint()
+
     def measures(self) -> dict[str, str]:
         """Column -> kind of everything that it will have measured."""
         return {f"decontamination.{n}": kind for n, kind in OVERLAPS.items()}
@@ -178,11 +186,18 @@ class Filter(PipelineStep):
         )
 
     def check(self, path: str) -> None:
-        """Raises ValueError for a rule on what its inputs will not have measured."""
+        """Raises ValueError for a rule on what nothing measures, or two tables of one name."""
         measured: dict[str, str] = {}
-        for each in self.kwargs.get("attributes", []):
+        tables: dict[str, int] = {}
+        for place, each in enumerate(self.kwargs.get("attributes", [])):
             if not hasattr(each, "measures"):
                 return  # somebody else's step: its tables are known once it ran
+            for table in sorted({name.split(".", 1)[0] for name in each.measures()}):
+                if tables.setdefault(table, place) < place:
+                    raise ValueError(
+                        f"{path}.attributes[{place}] has a table {table!r}, as attributes"
+                        f"[{tables[table]}] has; a filter reads one of a name"
+                    )
             measured |= each.measures()
         check_rules(self.kwargs["rules"], measured, f"{path}.rules")
 

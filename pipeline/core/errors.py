@@ -36,6 +36,15 @@ class CorruptShard(PipelineError):
         self.path, self.record, self.reason = str(path), record, reason
 
 
+class TaggerFailed(PipelineError):
+    """A tagger fails on a document, or gives what is no measure of it; the document is whole."""
+
+    def __init__(self, tagger: str, shard: str, record: str | None, reason: str) -> None:
+        where = shard if record is None else f"document {record!r} of {shard}"
+        super().__init__(f"tagger {tagger!r} failed on {where}: {reason}")
+        self.tagger, self.record, self.reason = tagger, record, reason
+
+
 class MismatchedInputs(PipelineError):
     """Two artifacts that do not belong together."""
 

@@ -147,22 +147,38 @@ def as_arrays(columns: Sequence[Column]) -> list[pa.Array]:
     ]
 
 
-def columns_of(rows: Sequence[Mapping[str, Value]], kinds: Mapping[str, str]) -> list[pa.Array]:
-    """What was measured a text at a time, in columns."""
-    made = []
+def as_row(values: Mapping[str, Value], kinds: Mapping[str, str]) -> dict[str, SpanList | float]:
+    """What a tagger says of one text as columns hold it: spans as numbers, NaN in place of None.
+
+    Raises:
+        ValueError: a number is NaN, which no measure is.
+    """
+    row: dict[str, SpanList | float] = {}
     for name, kind in kinds.items():
-        values: Any = [row[name] for row in rows]
+        value: Any = values[name]
         if kind == "spans":
-            spans = [e if isinstance(e, SpanList) else SpanList(e or ()) for e in values]
-            counts = np.array([len(each) for each in spans], np.int64)
-            starts, ends = (
-                _joined([np.asarray(getattr(each, part)) for each in spans])
-                for part in ("starts", "ends")
-            )
-            scores = _joined([np.asarray(each.scores) for each in spans])
-            made.append(as_array(Spans(starts, ends, counts, scores)))
+            row[name] = value if isinstance(value, SpanList) else SpanList(value or ())
+        elif value is not None and value != value:
+            raise ValueError(f"{name} is {value}; it must be a finite number or None")
         else:
-            made.append(pa.array(values, pa.float64()))
+            row[name] = np.nan if value is None else 1.0 * value
+    return row
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> dict[str, Column]:
+    """What was measured a text at a time, in columns; rows are of `as_row`."""
+    made: dict[str, Column] = {}
+    for name, kind in kinds.items():
+        values = [row[name] for row in rows]
+        if kind == "spans":
+            counts = np.array([len(each) for each in values], np.int64)
+            starts, ends, scores = (
+                _joined([np.asarray(getattr(each, part)) for each in values])
+                for part in ("starts", "ends", "scores")
+            )
+            made[name] = Spans(starts, ends, counts, scores)
+        else:
+            made[name] = np.array(values, np.float64)
     return made
 
 

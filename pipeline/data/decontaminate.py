@@ -116,6 +116,11 @@ def find_overlaps(
     return Attributes.of(out, describes=documents.content, tables=[table])
 
 
+def fingerprint() -> str:
+    """What tells words and paragraphs apart: Unicode by Python, and its classes of characters."""
+    return f"{unicode_version()}, {class_table_digest()}"
+
+
 @dataclass(frozen=True)
 class _FindInShard:
     documents: Documents
@@ -145,7 +150,7 @@ class _FindInShard:
             "evaluation": self.evaluation,
             "min_words": self.min_words,
             "shard": self.documents.shards[number].content,
-            "unicode": [unicode_version(), class_table_digest()],
+            "unicode": fingerprint(),
         }
 
     def _find(self, number: int, paths: list[str]) -> Shard:

@@ -42,7 +42,7 @@ from pipeline.data.rules import (
 )
 from pipeline.store.memo import FileMemo
 
-VERSION = "002"
+VERSION = "003"
 Mask = npt.NDArray[np.bool_]
 
 
@@ -190,7 +190,8 @@ class _FilterShard:
                 kept_of.add(passed, np.zeros(passed.num_rows, np.int64))
                 first.add(given, fate)
                 alone.add(given, np.where(fails.sum(0) > 1, -1, fate))
-                gone.write(removed_rows(batch, fate, self.rules, partial(_numbers, rows)))
+                numbers = partial(_numbers, batch=batch, rows=rows, where=self._where(shard))
+                gone.write(removed_rows(batch, fate, self.rules, numbers))
         return _Filtered(
             asdict(kept.shard),
             removed,
@@ -234,14 +235,15 @@ class _FilterShard:
         return self.documents.root / shard.path
 
 
-def _column(rows: dict[str, pa.Table], name: str) -> pa.ChunkedArray:
-    table, column = name.split(".", 1)
-    return rows[table].column(column)
-
-
-def _numbers(rows: dict[str, pa.Table], name: str) -> npt.NDArray[np.float64]:
-    """A column of numbers; what is not defined is NaN."""
-    return np.asarray(_column(rows, name).cast(pa.float64()).to_numpy(), np.float64)
+def _numbers(
+    condition: Keep | Sample, batch: pa.RecordBatch, rows: dict[str, pa.Table], where: Path
+) -> npt.NDArray[np.float64]:
+    """What a condition looks at, a number a document; what is not defined is NaN."""
+    if isinstance(condition, Sample):
+        values = _sampled(condition, batch, where)
+        return np.array([sample_place(condition.seed, each) for each in values], np.float64)
+    table, column = condition.attribute.split(".", 1)
+    return np.asarray(rows[table].column(column).cast(pa.float64()).to_numpy(), np.float64)
 
 
 def _fails(rule: Rule, batch: pa.RecordBatch, rows: dict[str, pa.Table], where: Path) -> Mask:
@@ -252,18 +254,17 @@ def _fails(rule: Rule, batch: pa.RecordBatch, rows: dict[str, pa.Table], where: 
     if isinstance(rule, AllOf):
         fails = np.array([_fails(each, batch, rows, where) for each in rule.all])
         return np.asarray(fails.any(0), bool)
+    if isinstance(rule, Replace):
+        return np.zeros(batch.num_rows, bool)
+    values = _numbers(rule, batch, rows, where)
     if isinstance(rule, Keep):
-        values = _numbers(rows, rule.attribute)
         fails = np.zeros(len(values), bool)  # NaN is outside of no bound
         if rule.at_least is not None:
             fails |= values < rule.at_least
         if rule.at_most is not None:
             fails |= values > rule.at_most
         return fails
-    if isinstance(rule, Sample):
-        places = np.array([sample_place(rule.seed, each) for each in _sampled(rule, batch, where)])
-        return np.asarray((places < rule.from_fraction) | (places >= rule.to_fraction), bool)
-    return np.zeros(batch.num_rows, bool)
+    return np.asarray((values < rule.from_fraction) | (values >= rule.to_fraction), bool)
 
 
 def _sampled(rule: Sample, batch: pa.RecordBatch, where: Path) -> Iterator[str]:

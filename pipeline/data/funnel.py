@@ -1,7 +1,8 @@
 """What a filter writes beside the documents that it keeps, so that every deletion is explained.
 
 `funnel.json` counts what each rule removed of each source, in documents and in bytes of text;
-`removed.parquet` names every removed document, the first rule that it failed and the value it had.
+`removed.parquet` names every removed document, the first rule that it failed and the value it had:
+a number, or of a rule on several `language.en 0.1, language.de 0.2`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import pyarrow.compute as pc
 
 from pipeline.core.files import write_json
 from pipeline.core.keys import Json
-from pipeline.data.rules import Keep, Replace, Rule
+from pipeline.data.rules import Keep, Replace, Rule, Sample, exact, measures
 
 FUNNEL, REMOVED = "funnel.json", "removed.parquet"
 EXCERPT = 500  # characters of a removed document that are kept to look at
 EMPTY = "has text after replacement"
 REMOVED_SCHEMA = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("rule", pa.string())]
-    + [("value", pa.float64()), ("text", pa.string())]
+    + [("value", pa.string()), ("text", pa.string())]
 )
 Counts = dict[str, list[list[int]]]  # source -> [documents, bytes of text] by number
 
@@ -64,33 +65,48 @@ def removed_rows(
     batch: pa.RecordBatch,
     fate: npt.NDArray[Any],
     rules: Sequence[Rule],
-    numbers: Callable[[str], npt.NDArray[np.float64]],
+    numbers: Callable[[Keep | Sample], npt.NDArray[np.float64]],
 ) -> pa.Table:
     """The rows of `removed.parquet` for a batch of documents.
 
     Args:
         fate: of each document, the number of the first rule that it fails; -1 where it is kept,
             the number of rules where replacement emptied it.
-        numbers: the values of an attribute, a document each.
+        numbers: what a condition looks at, a number a document; NaN where it is not defined.
     """
     places = np.flatnonzero(fate >= 0)
     gone = batch.take(pa.array(places))
-    values = np.full(len(places), np.nan)
+    values: list[str | None] = [None] * len(places)
     for number, rule in enumerate(rules):
-        here = fate[places] == number
-        if isinstance(rule, Keep) and here.any():
-            values[here] = numbers(rule.attribute)[places[here]]
+        here = np.flatnonzero(fate[places] == number).tolist()
+        if here:
+            told = {_name(each): numbers(each)[places[here]].tolist() for each in measures(rule)}
+            for row, found in zip(here, zip(*told.values(), strict=True), strict=True):
+                values[row] = _told(list(told), found)
     names = [*map(str, rules), EMPTY]
     return pa.table(
         {
             "id": gone["id"],
             "source": gone["source"],
             "rule": pa.array([names[number] for number in fate[places]], pa.string()),
-            "value": pa.array(values, pa.float64(), mask=np.isnan(values)),
+            "value": pa.array(values, pa.string()),
             "text": pc.utf8_slice_codeunits(gone["text"], 0, EXCERPT),
         },
         schema=REMOVED_SCHEMA,
     )
+
+
+def _name(condition: Keep | Sample) -> str:
+    if isinstance(condition, Keep):
+        return condition.attribute
+    return f"hash of {condition.sample_by} with {condition.seed!r}"
+
+
+def _told(names: Sequence[str], values: Sequence[float]) -> str:
+    shown = ["null" if each != each else exact(each) for each in values]
+    if len(shown) == 1:
+        return shown[0]
+    return ", ".join(f"{name} {each}" for name, each in zip(names, shown, strict=True))
 
 
 def write_funnel(

@@ -23,6 +23,7 @@ from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import attribute_schema
 from pipeline.data.first_seen import Keys, Places, Run, RunWriter, firsts, part_bits
+from pipeline.data.taggers import unicode_version
 from pipeline.data.text_columns import TextColumn, read_text
 
 VERSION = "001"
@@ -97,6 +98,11 @@ def find_near_duplicates(
     ]
     table = AttributeTable(NAME, dict(COLUMNS), shards)
     return Attributes.of(out, describes=documents.content, tables=[table])
+
+
+def fingerprint() -> str:
+    """What tells words apart: letters, marks, digits and white space, by Python's Unicode."""
+    return unicode_version()
 
 
 @dataclass(frozen=True)

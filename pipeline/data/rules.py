@@ -17,6 +17,12 @@ import xxhash
 from pipeline.core.errors import nearest
 
 
+def exact(number: float) -> str:
+    """The shortest text that is this number and no other: `0.1`, and `50` of 50.0."""
+    number = float(number)
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
 @dataclass(frozen=True)
 class Keep:
     """Keep documents whose attribute is within bounds, both included.
@@ -39,12 +45,13 @@ class Keep:
         if self.at_least is not None and self.at_most is not None:
             if self.at_least > self.at_most:
                 raise ValueError(
-                    f"at_least is {self.at_least:g}; it must not be above at_most, {self.at_most:g}"
+                    f"at_least is {exact(self.at_least)}; it must not be above at_most, "
+                    f"{exact(self.at_most)}"
                 )
 
     def __str__(self) -> str:
-        low = "" if self.at_least is None else f" at least {self.at_least:g}"
-        high = "" if self.at_most is None else f" at most {self.at_most:g}"
+        low = "" if self.at_least is None else f" at least {exact(self.at_least)}"
+        high = "" if self.at_most is None else f" at most {exact(self.at_most)}"
         return f"{self.attribute}{low}{' and' if low and high else ''}{high}"
 
 
@@ -69,8 +76,8 @@ class Sample:
     def __post_init__(self) -> None:
         if not 0 <= self.from_fraction <= self.to_fraction <= 1:
             raise ValueError(
-                f"from_fraction is {self.from_fraction:g}, to_fraction is {self.to_fraction:g}; "
-                "they must lie in order in [0, 1]"
+                f"from_fraction is {exact(self.from_fraction)}, to_fraction is "
+                f"{exact(self.to_fraction)}; they must lie in order in [0, 1]"
             )
         if self.sample_by not in ("id", "text", "source") and not (
             self.sample_by.startswith("metadata.") and len(self.sample_by) > len("metadata.")
@@ -82,7 +89,7 @@ class Sample:
     def __str__(self) -> str:
         return (
             f"hash of {self.sample_by} with {self.seed!r} in "
-            f"[{self.from_fraction:g}, {self.to_fraction:g})"
+            f"[{exact(self.from_fraction)}, {exact(self.to_fraction)})"
         )
 
 
@@ -159,6 +166,15 @@ def _inside(condition: Condition) -> str:
     return f"({condition})" if isinstance(condition, (AnyOf, AllOf)) else str(condition)
 
 
+def measures(rule: Rule) -> Iterator[Keep | Sample]:
+    """The conditions of a rule that look at one number each, in their order."""
+    if isinstance(rule, AnyOf | AllOf):
+        for each in rule.any if isinstance(rule, AnyOf) else rule.all:
+            yield from measures(each)
+    elif not isinstance(rule, Replace):
+        yield rule
+
+
 class Reading(NamedTuple):
     """An attribute that a rule looks at: the place that names it, and the kind that it must be."""
 
@@ -193,6 +209,8 @@ def check_rules(rules: Sequence[Rule], columns: Mapping[str, str], path: str = "
             raise ValueError(f"{here}, which nothing measures{nearest(each.name, columns)}")
         if columns[each.name] != each.kind:
             right = [name for name, kind in columns.items() if kind == each.kind]
+            table = each.name.split(".", 1)[0]
+            right = [name for name in right if name.startswith(f"{table}.")] or right
             raise ValueError(
                 f"{here}, which holds {columns[each.name]}; the rule needs {each.kind}"
                 f"{nearest(each.name, right)}"

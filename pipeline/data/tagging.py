@@ -12,11 +12,20 @@ import pyarrow as pa
 
 from pipeline.core.artifacts import Attributes, AttributeTable, Documents
 from pipeline.core.engine import LOCAL, Engine
-from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.errors import CorruptShard, PipelineError, TaggerFailed
 from pipeline.core.files import Shard
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import LARGE_BYTES, ShardWriter, read_groups, shard_name
-from pipeline.data.batch import BatchTagger, Column, Spans, Texts, as_arrays, columns_of
+from pipeline.data.batch import (
+    BatchTagger,
+    Column,
+    Ints,
+    Spans,
+    Texts,
+    as_arrays,
+    as_row,
+    columns_of,
+)
 from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import Tagger
 from pipeline.store.memo import FileMemo
@@ -40,8 +49,9 @@ def tag_documents(
 
     Raises:
         ValueError: two taggers have one name.
-        CorruptShard: a tagger fails on a document, or gives a span that does not lie in its text;
-            the message names both.
+        CorruptShard: a document has no text.
+        TaggerFailed: a tagger fails on a document, or gives a span that does not lie in its text,
+            or a number or score that is not finite; the message names both.
     """
     check_taggers(taggers)
     out = Path(out)
@@ -60,7 +70,10 @@ def check_taggers(taggers: Sequence[Tagger], path: str = "taggers") -> None:
     names = [each.name for each in taggers]
     for place, name in enumerate(names):
         if (first := names.index(name)) < place:
-            raise ValueError(f"{path}[{place}] is {name!r}, as {path}[{first}] is; once is enough")
+            raise ValueError(
+                f"{path}[{place}] writes the table {name!r}, as {path}[{first}] does; a table is "
+                "of one tagger"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,45 +137,45 @@ class _TagShard:
     def _columns(
         self, tagger: Tagger, shard: Shard, batch: pa.RecordBatch, texts: Texts
     ) -> list[pa.Array]:
-        where, id = self.documents.root / shard.path, None
+        id = None
         try:
             if isinstance(tagger, BatchTagger):
-                columns = tagger.measure_all(texts)
-                for name, row, *span in _outside(columns, texts):
-                    id = batch["id"][row].as_py()
-                    _require_inside(name, *span)
-                return as_arrays([columns[name] for name in tagger.COLUMNS])
-            rows = []
-            for place, text in enumerate(texts):
-                id = batch["id"][place].as_py()
-                rows.append(tagger.measure(text))
-                for name, value in rows[-1].items():
-                    for start, end, _ in value if isinstance(value, (list, tuple)) else ():
-                        _require_inside(name, start, end, len(text))
-            return columns_of(rows, tagger.COLUMNS)
+                columns, lengths = tagger.measure_all(texts), texts.num_characters
+            else:
+                rows, lengths = [], np.zeros(len(texts), np.int64)
+                for place, text in enumerate(texts):
+                    id, lengths[place] = batch["id"][place].as_py(), len(text)
+                    rows.append(as_row(tagger.measure(text), tagger.COLUMNS))
+                columns = columns_of(rows, tagger.COLUMNS)
+            for name, row, fault in _faults(columns, lengths):
+                id = batch["id"][row].as_py()
+                raise ValueError(f"{name} {fault}")
+            return as_arrays([columns[name] for name in tagger.COLUMNS])
         except PipelineError:
             raise
         except Exception as error:
-            reason = f"tagger {tagger.name!r} failed: {type(error).__name__}: {error}"
-            raise CorruptShard(where, id, reason) from error
+            reason = f"{type(error).__name__}: {error}"
+            raise TaggerFailed(tagger.name, shard.path, id, reason) from error
 
 
-def _outside(
-    columns: Mapping[str, Column], texts: Texts
-) -> Iterator[tuple[str, int, int, int, int]]:
-    """Spans that do not lie in their text: column, row, start, end and length of the text."""
+def _faults(columns: Mapping[str, Column], lengths: Ints) -> Iterator[tuple[str, int, str]]:
+    """Spans out of their text, and what is not finite: column, row, and what is wrong with it."""
     for name, each in columns.items():
-        if isinstance(each, Spans):
-            lengths = np.repeat(texts.num_characters, each.counts)
-            outside = (each.starts < 0) | (each.ends < each.starts) | (each.ends > lengths)
-            for place in np.flatnonzero(outside).tolist():
-                row = int(np.searchsorted(np.cumsum(each.counts), place, side="right"))
-                yield name, row, each.starts[place], each.ends[place], lengths[place]
-
-
-def _require_inside(name: str, start: int, end: int, length: int) -> None:
-    if not 0 <= start <= end <= length:
-        raise ValueError(f"{name} has the span [{start}, {end}) in {length} characters of text")
+        if not isinstance(each, Spans):
+            for row in np.flatnonzero(np.isinf(each)).tolist():
+                yield name, row, f"is {each[row]}; it must be a finite number or None"
+            continue
+        # a batch of one may be a long text, with millions of spans
+        most = lengths if len(lengths) == 1 else np.repeat(lengths, each.counts)
+        outside = (each.starts < 0) | (each.ends < each.starts) | (each.ends > most)
+        unscored = False if each.scores is None else ~np.isfinite(each.scores)
+        for place in np.flatnonzero(outside | unscored).tolist():
+            row = int(np.searchsorted(np.cumsum(each.counts), place, side="right"))
+            fault = f"has the span [{each.starts[place]}, {each.ends[place]})"
+            if outside[place] or each.scores is None:
+                yield name, row, f"{fault} in {lengths[row]} characters of text"
+            else:
+                yield name, row, f"{fault} with a score of {each.scores[place]}"
 
 
 def _write(writer: ShardWriter, rows: list[pa.RecordBatch], at_least: int) -> None:

@@ -1,5 +1,6 @@
 import gzip
 import json
+import math
 import string
 
 import pytest
@@ -209,6 +210,8 @@ def test_workers_change_no_imported_content(tmp_path):
         ([said("0-0", a=[[0, 1]]), said("0-1"), said("1-0")], r"record 1: 'a' is \[\[0, 1\]\]"),
         ([said("0-0", a=[[9, 10, 1.0]]), said("0-1"), said("1-0")], "of 3 characters"),
         ([said("0-0", a=3), said("0-1"), said("1-0")], "it must be spans"),
+        ([said("0-0", a=[[0, 1, math.inf]]), said("0-1"), said("1-0")], "record 1: not JSON"),
+        ([said("0-0", a=[[0, 1, math.nan]]), said("0-1"), said("1-0")], "record 1: not JSON"),
     ],
 )
 def test_lines_of_other_documents_are_named_by_file_and_record(tmp_path, lines, message):

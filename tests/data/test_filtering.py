@@ -15,7 +15,7 @@ from pipeline.data.filtering import filter_documents
 from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.data.ingest import concat_documents
 from pipeline.data.replacing import Replacement
-from pipeline.data.rules import AllOf, AnyOf, Keep, Replace, Sample, sample_place
+from pipeline.data.rules import AllOf, AnyOf, Keep, Replace, Sample, check_rules, sample_place
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_attributes, make_documents
 
@@ -61,10 +61,36 @@ def test_every_removal_is_counted_and_explained(measured, tmp_path):
     ]
     removed = pq.read_table(tmp_path / "o" / REMOVED).to_pylist()
     assert [(row["text"], row["rule"], row["value"]) for row in removed] == [
-        ("a", "t.n at least 3", 1.0),
-        ("bb", "t.n at least 3", 2.0),
-        ("eeeee", "t.n at least 2 and at most 4", 5.0),
+        ("a", "t.n at least 3", "1"),
+        ("bb", "t.n at least 3", "2"),
+        ("eeeee", "t.n at least 2 and at most 4", "5"),
     ]
+
+
+def test_a_removal_by_several_values_or_by_a_hash_has_what_decided(measured, tmp_path):
+    documents, table = measured
+    some = AnyOf([Keep("t.n", at_least=3), AllOf([Keep("t.half", 0.7), Keep("t.n", 2)])])
+    rules = [some, Sample("text", 0, 0, "s")]
+    filter_documents(documents, [table], rules, out=tmp_path / "o")
+    removed = pq.read_table(tmp_path / "o" / REMOVED).to_pylist()
+    places = {text: repr(sample_place("s", text)) for text in ("ccc", "dddd", "eeeee")}
+    assert {row["text"]: row["value"] for row in removed} == {
+        "a": "t.n 1, t.half null",
+        "bb": "t.n 2, t.half 0.5",
+        **places,
+    }
+
+
+def test_rules_are_told_with_all_their_digits():
+    assert str(Keep("t.n", 1234567, 1234568.5)) == "t.n at least 1234567 and at most 1234568.5"
+    assert str(Keep("t.n", 0.1, 1e300)) == "t.n at least 0.1 and at most 1e+300"
+    assert str(Sample("id", 0, 0.1234567, "s")) == "hash of id with 's' in [0, 0.1234567)"
+
+
+def test_a_rule_of_the_wrong_kind_is_shown_the_columns_of_its_table():
+    columns = {f"gopher.n{each}": "number" for each in range(20)} | {"pii.ip_address": "spans"}
+    with pytest.raises(ValueError, match="the rule needs number; there is pii.doc_count$"):
+        check_rules([Keep("pii.ip_address", 5)], columns | {"pii.doc_count": "number"})
 
 
 @settings(

@@ -14,6 +14,7 @@ from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.comments import Comments
 from pipeline.data.taggers.fasttext_model import FastText
+from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.language import Language, LanguageParagraphs
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.taggers.pii import Pii
@@ -21,6 +22,7 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.data.word_classes import class_table, class_table_digest
+from steps.wiring import WiringError, build_steps
 
 ENGLISH = "This is a sentence that anybody can read.\n"
 GERMAN = "Das ist ein Satz, den nicht jeder lesen kann.\n"
@@ -38,7 +40,7 @@ def test_any_language_of_the_model_is_measured_and_english_alone_keeps_its_key()
     assert canonical(Language()) == {"is": "Language", "version": "001"}
     assert canonical(german)["languages"] == ["en", "de"]
     with pytest.raises(ValueError, match="languages has 'klingon'; the model has af, als, am"):
-        Language(("klingon",)).measure("a")
+        Language(("klingon",))
     for languages in ((), ("en", "en"), ("e n",)):
         with pytest.raises(ValueError, match="languages"):
             Language(languages)
@@ -118,9 +120,39 @@ def test_comments_are_a_share_of_the_text(language, text, comments):
 
 def test_a_language_that_is_not_known_is_named():
     with pytest.raises(ValueError, match="language is 'klingon', of which Pygments has no lexer"):
-        Comments("klingon").measure("a")
+        Comments("klingon")
     with pytest.raises(ValueError, match="language is empty"):
         Comments(" ")
+
+
+@pytest.mark.parametrize("language", ["python", "java", "javascript", "csharp", "typescript"])
+@pytest.mark.parametrize("piece", ["a ", "a\n", "a.", "/* ", "/** x ", "$", "// a /* "])
+def test_comments_are_looked_for_in_time_that_grows_by_the_text(language, piece):
+    text = piece * (50_000 // len(piece))
+    before = time.process_time()
+    Comments(language).measure(text)
+    assert time.process_time() - before < 10
+
+
+@pytest.mark.parametrize("language", ["java", "javascript", "c", "csharp"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/* " + "plain words " * 99 + "*/ int x;",
+        "// " + "plain words " * 99 + "\nint x;",
+        "/* one */ x = 1; // two\n" + "word\n" * 999 + "// three",
+        's = "' + "plain words " * 99 + '"; // end',
+        "// /* " * 40 + "\nint x; // end",
+    ],
+)
+def test_comments_are_those_of_pygments_where_words_are_many(language, text):
+    from pygments.lexers import get_lexer_by_name
+    from pygments.token import Comment
+
+    tokens = get_lexer_by_name(language).get_tokens(text)
+    kinds = (Comment.Single, Comment.Multiline)
+    expected = sum(len(part) for kind, part in tokens if kind in kinds) / len(text)
+    assert Comments(language).measure(text)["comment_ratio"] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +169,7 @@ def test_secrets_are_looked_for_in_time_that_grows_by_the_text(piece, line):
     assert line < 1000 or made["num_skipped_lines"] == 4
 
 
-@pytest.mark.parametrize("tagger", [C4(), Pii(), Lengths(), Code()])
+@pytest.mark.parametrize("tagger", [Gopher(), C4(), Pii(), Lengths(), Code()])
 def test_the_version_of_unicode_is_in_the_key_of_what_tells_letters_by_it(tagger, monkeypatch):
     before = digest(tagger)
     monkeypatch.setattr("unicodedata.unidata_version", "99.0.0")
@@ -149,7 +181,7 @@ def test_the_version_of_unicode_is_in_the_key_of_what_tells_letters_by_it(tagger
     [
         (Comments("java"), "pygments"),
         (Secrets(), "detect-secrets"),
-        (FastText("t", OutsideFile(__file__), ("a",), by="sentence"), "blingfire"),
+        (FastText("t", OutsideFile("s3://m.bin", "1"), ("a",), by="sentence"), "blingfire"),
     ],
 )
 def test_the_version_of_a_package_that_measures_is_in_the_key(tagger, package, monkeypatch):
@@ -158,6 +190,42 @@ def test_the_version_of_a_package_that_measures_is_in_the_key(tagger, package, m
     before = digest(tagger)
     versions[package] = "1.1"
     assert digest(tagger) != before
+
+
+def corpus_graph(tmp_path, **steps):
+    (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    source = {"type": "jsonl", "path": str(tmp_path / "in.jsonl"), "source": "s"}
+    return {"corpus": {"type": "ingest", "source": source}} | steps
+
+
+@pytest.mark.parametrize("kind", ["near_duplicates", "decontaminate"])
+def test_the_version_of_unicode_is_in_the_key_of_what_compares_words(kind, tmp_path, monkeypatch):
+    reads = ["documents", "evaluation"] if kind == "decontaminate" else ["documents"]
+    step = {"type": kind, **dict.fromkeys(reads, {"type": "ref", "ref": "corpus"})}
+    steps = corpus_graph(tmp_path, step=step)
+    before = build_steps(steps)["step"].unique_id
+    monkeypatch.setattr("unicodedata.unidata_version", "99.0.0")
+    after = build_steps(steps)
+    assert after["step"].unique_id != before
+    assert after["corpus"].unique_id == build_steps(steps)["corpus"].unique_id
+
+
+@pytest.mark.parametrize(
+    ("tagger", "fault"),
+    [
+        ({"type": "comments", "language": "klingon"}, r"\.language is 'klingon', of which Pyg"),
+        ({"type": "language", "languages": ["xx"]}, r"\.languages has 'xx'; the model has af"),
+        ({"type": "c4", "naughty_words": "latin.txt"}, r"\.naughty_words is 'latin.txt', .* UTF-8"),
+    ],
+)
+def test_a_value_that_is_wrong_is_told_when_the_graph_is_built(
+    tagger, fault, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes("schei\u00dfe".encode("latin-1"))
+    tag = {"type": "tag", "documents": {"type": "ref", "ref": "corpus"}, "taggers": [tagger]}
+    with pytest.raises(WiringError, match=r"steps\.own\.taggers\[0\]" + fault):
+        build_steps(corpus_graph(tmp_path, own=tag))
 
 
 def test_unicode_s_words_have_the_classes_of_characters_in_their_key(monkeypatch):

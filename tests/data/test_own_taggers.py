@@ -2,13 +2,14 @@
 
 import math
 import os
+import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, MismatchedInputs, TaggerFailed
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.keys import digest
@@ -103,14 +104,40 @@ def test_a_made_up_model_finds_some_of_what_it_is_asked_for(tmp_path):
     assert tagger.measure("the judge slept")["toxic"] < 0.1
 
 
-def test_a_model_that_is_none_and_a_label_that_it_does_not_know_are_named(model, tmp_path):
+def fasttext_graph(path, tmp_path, *labels):
+    steps = graph(tmp_path / "none.py", tmp_path)
+    tagger = {"type": "fasttext", "name": "t", "model": str(path), "labels": list(labels)}
+    steps["own"]["taggers"] = [tagger]
+    return steps
+
+
+def test_a_model_that_is_none_or_cut_and_a_label_that_it_does_not_know_are_refused_at_once(
+    model, tmp_path
+):
+    at = r"steps\.own\.taggers\[0\]"
+    with pytest.raises(WiringError, match=rf"{at}\.labels has 'obscene'; .* has nontoxic, toxic"):
+        build_steps(fasttext_graph(model.path, tmp_path, "obscene"))
+    whole, bad = Path(model.path).read_bytes(), tmp_path / "bad.bin"
+    for data, fault in [(b"", "is no model"), (b"no model" * 9, "is no model")] + [
+        (whole[:size], "is no whole model") for size in (8, 100, 200, len(whole) - 1)
+    ]:
+        bad.write_bytes(data)
+        with pytest.raises(WiringError, match=rf"{at}\.model is '.*bad.bin', which {fault}"):
+            build_steps(fasttext_graph(bad, tmp_path, "toxic"))
+
+
+def test_what_is_wrong_with_a_model_at_a_url_is_told_of_the_model(model, tmp_path, monkeypatch):
     documents = make_documents(tmp_path / "d", [["x"]])
-    with pytest.raises(CorruptShard, match="labels has 'obscene'; the model has nontoxic, toxic"):
-        tag_documents(documents, [FastText("t", model, ("obscene",))], out=tmp_path / "o")
-    (tmp_path / "bad.bin").write_bytes(b"no model" * 9)
-    bad = FastText("t", OutsideFile(str(tmp_path / "bad.bin")), ("toxic",))
-    with pytest.raises(CorruptShard, match=r"bad.bin: is no model of fastText"):
-        tag_documents(documents, [bad], out=tmp_path / "o")
+    far = OutsideFile("https://models.example/m.bin", revision="1")
+    local = {"at": Path(model.path)}
+    monkeypatch.setattr(OutsideFile, "local", lambda self: local["at"])
+    with pytest.raises(MismatchedInputs, match="'obscene' and https://.*: the model has nontoxic"):
+        tag_documents(documents, [FastText("t", far, ("obscene",))], out=tmp_path / "o")
+    local["at"] = tmp_path / "cut.bin"
+    local["at"].write_bytes(Path(model.path).read_bytes()[:-1])
+    cut = OutsideFile("https://models.example/cut.bin", revision="1")
+    with pytest.raises(CorruptShard, match="cut.bin: is no whole model of fastText"):
+        tag_documents(documents, [FastText("t", cut, ("toxic",))], out=tmp_path / "o")
 
 
 OWN = """
@@ -151,11 +178,36 @@ def test_a_file_of_ones_own_measures_and_its_columns_are_known_to_rules(tmp_path
     assert made.tables[0].name == "own"
     assert column(made, "shouting") == [3 / 8, 0]
     assert column(made, "links") == [[{"start": 5, "end": 7, "score": 1}], []]
-    with pytest.raises(CorruptShard, match="record .*: tagger 'own' failed: ZeroDivisionError"):
+    with pytest.raises(TaggerFailed, match="'own' failed on document '0-0' of .*: ZeroDivision"):
         tag_documents(make_documents(tmp_path / "e", [[""]]), [tagger], out=tmp_path / "o2")
     assert build_steps(graph(path, tmp_path))["kept"]
     with pytest.raises(WiringError, match=r"rules\[0\].attribute is 'own.shoutin'.*'own.shouting'"):
         build_steps(graph(path, tmp_path, rule="own.shoutin"))
+
+
+STRICT = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COLUMNS: dict[str, str] = {"words": "number"}
+
+
+@dataclass
+class Count:
+    words: int = 0
+
+
+def measure(text):
+    return {"words": Count(len(text.split())).words}
+"""
+
+
+def test_a_file_may_have_dataclasses_and_annotations(tmp_path):
+    (tmp_path / "json.py").write_text(STRICT)
+    tagger = PythonFile(str(tmp_path / "json.py"))
+    assert tagger.measure("one two") == {"words": 2}
+    assert "loads" in dir(sys.modules["json"])
 
 
 def test_the_bytes_of_the_file_and_its_parameters_are_in_the_key_and_not_where_it_is(tmp_path):
@@ -176,6 +228,22 @@ def test_a_rule_may_ask_for_any_language_that_an_experiment_measures(tmp_path):
     steps["own"]["taggers"] = ["language"]
     with pytest.raises(WiringError, match=r"attribute is 'language.de', which nothing measures"):
         build_steps(steps)
+
+
+def test_a_filter_of_two_tables_of_one_name_is_refused_when_the_graph_is_built(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    steps = graph(tmp_path / "own.py", tmp_path, rule="gopher.word_count")
+    for variant in ("v1", "v2"):
+        steps[variant] = steps["own"] | {"taggers": [{"type": "gopher", "variant": variant}]}
+    steps["kept"]["attributes"] = [{"type": "ref", "ref": each} for each in ("v1", "own", "v2")]
+    told = r"steps.kept.attributes\[2\] has a table 'gopher', as attributes\[0\] has"
+    with pytest.raises(WiringError, match=told):
+        build_steps(steps)
+    twice = [{"type": "gopher", "variant": each} for each in ("v1", "v2")]
+    with pytest.raises(
+        WiringError, match=r"own.taggers\[1\] writes the table 'gopher', as .*\[0\]"
+    ):
+        build_steps(steps | {"own": steps["own"] | {"taggers": twice}})
 
 
 def test_the_name_of_the_file_is_in_the_key_for_it_is_the_table_s(tmp_path):
@@ -209,7 +277,12 @@ def test_what_the_file_imports_is_in_the_key(tmp_path, monkeypatch):
     ("text", "message"),
     [
         ("x = 1", "has no COLUMNS"),
-        ("COLUMNS = {'a': 'text'}", "has no COLUMNS"),
+        ("COLUMNS: dict", "has no COLUMNS"),
+        ("COLUMNS = {'a': 'text'}", "own.py', whose COLUMNS has 'a': 'text'; it must be 'number'"),
+        ("COLUMNS = {'a': ['number']}", r"COLUMNS has 'a': \['number'\]; it must be 'number'"),
+        ("COLUMNS = {1: 'number'}", "COLUMNS has 1; a column's name must be letters"),
+        ("COLUMNS = {'': 'number'}", "COLUMNS has ''; a column's name"),
+        ("COLUMNS = {'a b.c/../x': 'number'}", "COLUMNS has 'a b.c/../x'; a column's name"),
         ("COLUMNS = dict(a='number')", "COLUMNS cannot be read"),
         ("def f(:", "COLUMNS cannot be read"),
     ],
@@ -226,7 +299,7 @@ def test_a_file_that_is_no_tagger_is_refused_before_it_is_run(text, message, tmp
         ("{'a': 1}", r"measure gives \['a'\]; it must give \['a', 'b'\]"),
         ("{'a': 'x', 'b': []}", "a is 'x'; it must be a number or None"),
         ("{'a': 1, 'b': [3]}", r"b is \[3\]; it must be a list of \(start, end, score\)"),
-        ("{'a': float('nan'), 'b': []}", "a is nan; it must be a number or None"),
+        ("{'a': float('nan'), 'b': []}", "a is nan; it must be a finite number or None"),
         ("[]", "measure gives list"),
     ],
 )
@@ -235,7 +308,7 @@ def test_what_a_file_gives_is_held_against_its_columns(gives, message, tmp_path)
         f"COLUMNS = {{'a': 'number', 'b': 'spans'}}\ndef measure(text):\n    return {gives}\n"
     )
     documents = make_documents(tmp_path / "d", [["x"]])
-    with pytest.raises(CorruptShard, match=message):
+    with pytest.raises(TaggerFailed, match=message):
         tag_documents(documents, [PythonFile(str(tmp_path / "own.py"))], out=tmp_path / "o")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, TaggerFailed
 from pipeline.core.shards import ShardWriter, read_batches, read_shard, write_shard
 from pipeline.data import tagging
 from pipeline.data.batch import BatchTagger, Spans
@@ -83,7 +83,9 @@ def test_only_a_changed_tagger_measures_again(documents, tmp_path, monkeypatch):
 
 
 def test_a_tagger_that_fails_names_itself_and_the_document(documents, tmp_path):
-    with pytest.raises(CorruptShard, match=r"00000\.parquet record 0-1: tagger 'fragile' failed"):
+    with pytest.raises(
+        TaggerFailed, match=r"tagger 'fragile' failed on document '0-1' of 00000.parquet: Zero"
+    ):
         tag_documents(documents, [Fragile()], out=tmp_path / "o")
 
 
@@ -98,7 +100,7 @@ class FragileInBatches(BatchTagger):
 
 
 def test_a_tagger_of_batches_that_fails_names_itself_and_the_file(documents, tmp_path):
-    with pytest.raises(CorruptShard, match=r"0.parquet: tagger 'fragile_in_batches' failed"):
+    with pytest.raises(TaggerFailed, match=r"tagger 'fragile_in_batches' failed on 00000.parquet"):
         tag_documents(documents, [FragileInBatches()], out=tmp_path / "o")
 
 
@@ -135,10 +137,67 @@ class OutsideInBatches(BatchTagger):
 def test_a_span_outside_of_its_text_names_the_tagger_the_document_and_itself(
     documents, kind, start, end, tmp_path
 ):
-    with pytest.raises(CorruptShard) as told:
+    with pytest.raises(TaggerFailed) as told:
         tag_documents(documents, [kind(start, end)], out=tmp_path / "o")
-    assert "00000.parquet record 0-2: tagger 'outside' failed" in str(told.value)
+    assert "tagger 'outside' failed on document '0-2' of 00000.parquet" in str(told.value)
     assert f"s has the span [{start}, {end}) in 20 characters of text" in str(told.value)
+
+
+@dataclass(frozen=True)
+class Unbounded:
+    number: str
+    score: str
+
+    name = "unbounded"
+    VERSION = "001"
+    COLUMNS = {"n": "number", "s": "spans"}
+
+    def measure(self, text):
+        odd = text == "three\nfour five six."
+        number, score = (float(self.number), float(self.score)) if odd else (None, 1.0)
+        return {"n": number, "s": [(0, min(3, len(text)), score)]}
+
+
+@dataclass(frozen=True)
+class UnboundedInBatches(BatchTagger):
+    number: str
+    score: str
+
+    name = "unbounded"
+    VERSION = "001"
+    COLUMNS = {"n": "number", "s": "spans"}
+
+    def measure_all(self, texts):
+        odd = np.array([text == "three\nfour five six." for text in texts], bool)
+        ends = np.minimum(3, texts.num_characters)
+        spans = Spans(
+            0 * ends, ends, np.ones(len(texts), int), np.where(odd, float(self.score), 1.0)
+        )
+        return {"n": np.where(odd, float(self.number), 1.0), "s": spans}
+
+
+@pytest.mark.parametrize("kind", [Unbounded, UnboundedInBatches])
+@pytest.mark.parametrize(
+    ("number", "score", "fault"),
+    [
+        ("inf", "1", "n is inf; it must be a finite number or None"),
+        ("-inf", "1", "n is -inf"),
+        ("1", "nan", r"s has the span \[0, 3\) with a score of nan"),
+        ("1", "inf", r"s has the span \[0, 3\) with a score of inf"),
+    ],
+)
+def test_what_is_not_finite_names_the_tagger_the_document_and_itself(
+    documents, kind, number, score, fault, tmp_path
+):
+    with pytest.raises(TaggerFailed, match=f"'unbounded' failed on document '0-2' of .*{fault}"):
+        tag_documents(documents, [kind(number, score)], out=tmp_path / "o")
+
+
+def test_no_number_is_nan_but_a_measure_that_is_not_defined_is_null(documents, tmp_path):
+    with pytest.raises(TaggerFailed, match="document '0-2' of .*n is nan; it must be a finite"):
+        tag_documents(documents, [Unbounded("nan", "1")], out=tmp_path / "o")
+    made = tag_documents(documents, [Unbounded("2", "1")], out=tmp_path / "p")
+    assert column(made, "n") == [None, None, 2, None]
 
 
 def broken(root, text):
@@ -172,5 +231,5 @@ def test_rows_stay_in_order_over_many_groups_of_the_shard(tmp_path, monkeypatch)
 
 
 def test_two_taggers_of_one_name_are_refused(documents, tmp_path):
-    with pytest.raises(ValueError, match=r"taggers\[1\] is 'gopher', as taggers\[0\] is"):
+    with pytest.raises(ValueError, match=r"taggers\[1\] writes the table 'gopher', as tag"):
         tag_documents(documents, [Gopher(), Gopher("v2")], out=tmp_path / "o")

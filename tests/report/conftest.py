@@ -276,7 +276,7 @@ def make_funnel(root):
     ]
     write_json(root / "funnel.json", {"num_documents": 1822, "num_kept": 1402, "rules": rules})
     rows = [
-        {"id": f"{i}.py", "source": EVIL, "rule": "gopher.num_words", "value": 1.0, "text": "x = 1"}
+        {"id": f"{i}.py", "source": EVIL, "rule": "gopher.num_words", "value": "1", "text": "x = 1"}
         for i in range(50)
     ]
     rows.append({"id": EVIL, "source": "s", "rule": EVIL, "value": None, "text": EVIL * 200})

@@ -25,7 +25,7 @@ def test_a_tree_goes_from_a_result_down_to_its_sources(results):
     lines = tree(results)
     text = "\n".join(lines)
     assert lines[0].startswith("tokens · Tokenize 001 · ")
-    assert "├─ documents: kept · Filter 002" in text
+    assert "├─ documents: kept · Filter 003" in text
     assert "   vocab_size = 300" in text
     assert "web: licence ODC-BY, made here" in text
     assert "2 sources: licences ODC-BY, all rights" in text

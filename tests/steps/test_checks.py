@@ -181,7 +181,7 @@ def test_what_must_hold_something_is_not_empty(graph, path):
         (
             "quality.taggers",
             ["lengths", "c4", "lengths"],
-            "quality.taggers[2] is 'lengths', as steps.quality.taggers[0] is",
+            "quality.taggers[2] writes the table 'lengths', as steps.quality.taggers[0] does",
         ),
         (
             "once.rules",

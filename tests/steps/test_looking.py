@@ -138,7 +138,7 @@ def test_gc_says_how_much_asks_and_removes(fresh, olmo, monkeypatch):
     assert "nothing to remove" in olmo("gc", workspace=fresh)[1]
     assert olmo("rm", "run:f*", workspace=fresh)[0] == 0
     status, out, _ = olmo("gc", "--dry-run", "--list", workspace=fresh)
-    assert status == 0 and "7 results" in out and "cache/Filter-002-" in out
+    assert status == 0 and "7 results" in out and "cache/Filter-003-" in out
     assert len(cache(fresh)) == 7
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     status, _, err = olmo("gc", workspace=fresh)

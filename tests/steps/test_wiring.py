@@ -32,7 +32,7 @@ def test_a_graph_is_built_with_typed_components():
     built = build_steps(graph())
     assert list(built) == ["corpus", "quality", "kept"]
     assert built["quality"].kwargs["taggers"] == [Gopher()]
-    assert built["kept"].unique_id.startswith("Filter-002-")
+    assert built["kept"].unique_id.startswith("Filter-003-")
 
 
 @pytest.mark.parametrize(

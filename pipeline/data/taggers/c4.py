@@ -49,8 +49,10 @@ class C4(BatchTagger):
     def __post_init__(self) -> None:
         if self.variant not in ("v1", "v2"):
             raise ValueError(f"variant is {self.variant!r}; it must be 'v1' or 'v2'")
-        if self.naughty_words is not None and not Path(self.naughty_words).is_file():
-            raise ValueError(f"naughty_words is {self.naughty_words!r}, which is no file")
+        if self.naughty_words is not None:
+            if not Path(self.naughty_words).is_file():
+                raise ValueError(f"naughty_words is {self.naughty_words!r}, which is no file")
+            _entries(self.naughty_words, state_of(self.naughty_words))
 
     def fingerprint(self) -> str:
         """What tells white space and lower case, and the digest of the list, if there is one."""
@@ -128,6 +130,15 @@ def _odd(characters: set[str]) -> Any:
 
 
 @cache
+def _entries(path: str, state: State) -> list[str]:
+    try:
+        lines = Path(path).read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"naughty_words is {path!r}, which is no UTF-8 ({error})") from error
+    entries = [line.strip().lower() for line in lines]
+    return list(dict.fromkeys(each for each in entries if each))
+
+
+@cache
 def _listed(path: str, state: State) -> _Listed:
-    entries = [line.strip().lower() for line in Path(path).read_text("utf-8").splitlines()]
-    return _Listed.of(list(dict.fromkeys(each for each in entries if each)))
+    return _Listed.of(_entries(path, state))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 import tokenize
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 from pipeline.core.errors import MissingDependency
@@ -15,6 +18,11 @@ from pipeline.data.taggers import DECIMALS, Value, package_version
 from pipeline.data.text import paragraphs
 
 MAX_PARSED = 1 << 21  # characters
+# from each word, some lexers look on to the end of all that no other sign divides
+LONG_RUN = re.compile(r"([\w\s.\[\]$<>?]{255})[\w.\[\]$<>?]")
+MAX_UNCLOSED = (
+    20  # comments that begin and do not end, of which each is looked for to the text's end
+)
 
 
 @dataclass(frozen=True)
@@ -34,17 +42,23 @@ class Comments:
         "StarCoder", section 3.
     Differs: the language is said here, once for all documents, where Dolma takes it from each one's
         `ext` and says 0.5 of what is none of Python, Java and JavaScript; a tagger sees the text.
+        Pygments takes time by the square of words without punctuation, and of `/*` without an end.
+        So each 256th character of such words is read as a comma, and so is the star of every `/*`
+        after the last `*/` but the first 20; only a comment that begins with it would be missed.
     """
 
     language: str
 
     name: ClassVar[str] = "comments"
-    VERSION: ClassVar[str] = "002"
+    VERSION: ClassVar[str] = "003"
     COLUMNS: ClassVar[dict[str, str]] = {"comment_ratio": "number"}
 
     def __post_init__(self) -> None:
         if not self.language.strip():
             raise ValueError("language is empty; it must be python or a lexer of Pygments")
+        if self.language != "python":
+            with suppress(MissingDependency):  # a graph is built without it, too
+                _lexer(self.language)
 
     def fingerprint(self) -> str:
         """What reads the language: a minor version of Python, whose grammar it is, or Pygments."""
@@ -53,25 +67,40 @@ class Comments:
         return package_version("pygments")
 
     def measure(self, text: str) -> dict[str, Value]:
-        size = _python(text) if self.language == "python" else self._lexed(text)
+        size = _python(text) if self.language == "python" else _lexed(self.language, text)
         return {"comment_ratio": round(size / len(text), DECIMALS) if text else 0.0}
 
-    def _lexed(self, text: str) -> int:
-        try:
-            from pygments.lexers import get_lexer_by_name
-            from pygments.token import Comment
-            from pygments.util import ClassNotFound
-        except ImportError as error:
-            raise MissingDependency("pygments", "the tagger 'comments'") from error
-        try:
-            tokens = get_lexer_by_name(self.language).get_tokens(text)
-        except ClassNotFound:
-            raise ValueError(
-                f"language is {self.language!r}, of which Pygments has no lexer"
-            ) from None
-        return sum(
-            len(part) for kind, part in tokens if kind in (Comment.Multiline, Comment.Single)
-        )
+
+@cache
+def _lexer(language: str) -> Any:
+    """The class of a lexer of Pygments."""
+    try:
+        from pygments.lexers import find_lexer_class_by_name
+        from pygments.util import ClassNotFound
+    except ImportError as error:
+        raise MissingDependency("pygments", "the tagger 'comments'") from error
+    try:
+        return find_lexer_class_by_name(language)
+    except ClassNotFound:
+        raise ValueError(f"language is {language!r}, of which Pygments has no lexer") from None
+
+
+def _lexed(language: str, text: str) -> int:
+    lexer = _lexer(language)()
+    from pygments.token import Comment
+
+    tokens = lexer.get_tokens(_divided(text))
+    return sum(len(part) for kind, part in tokens if kind in (Comment.Multiline, Comment.Single))
+
+
+def _divided(text: str) -> str:
+    """A text of the same length and with the same comments, which a lexer reads in time."""
+    text = LONG_RUN.sub(r"\1,", text)
+    closed = text.rfind("*/") + 2 if "*/" in text else 0
+    *parts, rest = text[closed:].split("/*", MAX_UNCLOSED)
+    if len(parts) == MAX_UNCLOSED:
+        rest = rest.replace("/*", "/,")
+    return text[:closed] + "/*".join([*parts, rest])
 
 
 def _python(text: str) -> int:

@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pipeline.core.errors import CorruptShard, MissingDependency
+from pipeline.core.errors import CorruptShard, MismatchedInputs, MissingDependency
 from pipeline.core.files import file_sha256
-from pipeline.core.fingerprints import OutsideFile
+from pipeline.core.fingerprints import OutsideFile, is_url
 from pipeline.data.taggers import DECIMALS, SpanList, State, Value, package_version, state_of
+from pipeline.data.taggers.fasttext_file import PREFIX, labels_of
 from pipeline.data.text import one_line, paragraphs, sentences
 
 UNITS = {"paragraph": paragraphs, "sentence": sentences}
-MAGIC = (793_712_314).to_bytes(4, "little")  # with which the format begins
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class FastText:
         by: `document` gives numbers; `paragraph` or `sentence` spans `<label>_paragraphs` or
             `<label>_sentences` beside them. Sentences need the package `blingfire`.
         lower: whether text is lower-cased first.
+
+    Raises:
+        ValueError: the file is no whole model, or has not these labels; of one at a URL, this is
+            told when it was fetched, by CorruptShard and MismatchedInputs.
 
     Source: Joulin et al. 2016, "Bag of Tricks"; allenai/dolma 1.2.1, `core/ft_tagger.py`, and
         `taggers/jigsaw.py` (`jigsaw_hatespeech_sentence_v2`, `jigsaw_nsfw_sencence_v2`).
@@ -69,6 +73,14 @@ class FastText:
                         f"labels has {labels[column]!r} and {label!r}, which are both {column!r}"
                     )
                 labels[column] = label
+        if not is_url(self.model.path):  # of a URL nothing is fetched to build a graph
+            try:
+                known = labels_of(self.model.path, state_of(self.model.path))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"model is {self.model.path!r}, which {error}") from error
+            for label in self.labels:
+                if label not in known:
+                    raise ValueError(f"labels has {label!r}; {_told(known)}")
 
     def fingerprint(self) -> str:
         """What cuts the text: BlingFire, or only newlines."""
@@ -108,13 +120,14 @@ class FastText:
         line = one_line(text, self.lower)
         path, sha256 = _local(self.model), self.model.sha256
         state = state_of(path)
-        known = _labels(path, state, sha256)
+        model = _model(path, state, sha256)
         for label in self.labels:
-            if label not in known:
-                raise ValueError(f"labels has {label!r}; the model has {', '.join(sorted(known))}")
+            if label not in labels_of(path, state):
+                reason = _told(labels_of(path, state))
+                raise MismatchedInputs(f"the label {label!r}", self.model.path, reason)
         if not line:
             return dict.fromkeys(self.labels, 0.0)
-        labels, scores = _model(path, state, sha256).predict(line, k=-1)
+        labels, scores = model.predict(line, k=-1)
         found = dict(zip(labels, scores, strict=True))
         return {
             each: round(min(1.0, float(found.get(PREFIX + each, 0.0))), DECIMALS)
@@ -122,7 +135,8 @@ class FastText:
         }
 
 
-PREFIX = "__label__"
+def _told(labels: frozenset[str]) -> str:
+    return f"the model has {', '.join(sorted(labels))}"
 
 
 def column_of(label: str) -> str:
@@ -139,9 +153,10 @@ def _local(model: OutsideFile) -> str:
 def _model(path: str, state: State, sha256: str) -> Any:
     if sha256 and file_sha256(Path(path)) != sha256:
         raise CorruptShard(path, None, f"is not the model of SHA-256 {sha256[:12]}…")
-    with open(path, "rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            raise CorruptShard(path, None, "is no model of fastText (it begins otherwise)")
+    try:
+        labels_of(path, state)
+    except ValueError as error:
+        raise CorruptShard(path, None, str(error)) from error
     try:
         import fasttext
     except ImportError as error:
@@ -150,9 +165,3 @@ def _model(path: str, state: State, sha256: str) -> Any:
         return fasttext.load_model(path)
     except (ValueError, RuntimeError) as error:
         raise CorruptShard(path, None, f"is no model of fastText ({error})") from error
-
-
-@cache
-def _labels(path: str, state: State, sha256: str) -> frozenset[str]:
-    labels, _ = _model(path, state, sha256).predict("a", k=-1, threshold=-1.0)
-    return frozenset(each.removeprefix(PREFIX) for each in labels)

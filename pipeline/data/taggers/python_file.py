@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -73,8 +74,8 @@ class PythonFile:
 
 def _value(name: str, kind: str, value: Any) -> Value:
     if kind == "number":
-        if value is None or (isinstance(value, (int, float)) and value == value):
-            return None if value is None else float(value)
+        if value is None or isinstance(value, (int, float)):
+            return value
         raise ValueError(f"{name} is {value!r}; it must be a number or None")
     try:
         return [(int(start), int(end), float(score)) for start, end, score in value]
@@ -86,28 +87,47 @@ def _value(name: str, kind: str, value: Any) -> Value:
 def _columns(path: str, state: State) -> Mapping[str, str]:
     try:
         tree = ast.parse(Path(path).read_bytes(), path)
-        found = [
-            ast.literal_eval(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign)
-            and [each.id for each in node.targets if isinstance(each, ast.Name)] == ["COLUMNS"]
-        ]
+        found = [ast.literal_eval(value) for value in map(_said, tree.body) if value is not None]
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"path is {path!r}, where COLUMNS cannot be read ({error})") from error
     columns = found[-1] if found else None
-    if not isinstance(columns, dict) or not columns or not set(columns.values()) <= set(KINDS):
+    if not isinstance(columns, dict) or not columns:
         raise ValueError(
             f"path is {path!r}, which has no COLUMNS = {{'name': 'number' or 'spans', …}}"
         )
+    for name, kind in columns.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            must = "a column's name must be letters, digits and underscores"
+            raise ValueError(f"path is {path!r}, whose COLUMNS has {name!r}; {must}")
+        if kind not in KINDS:
+            must = "it must be 'number' or 'spans'"
+            raise ValueError(f"path is {path!r}, whose COLUMNS has {name!r}: {kind!r}; {must}")
     return columns
+
+
+def _said(statement: ast.stmt) -> ast.expr | None:
+    """What a statement, annotated or not, says that COLUMNS is."""
+    if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+        target = statement.targets[0]
+    elif isinstance(statement, ast.AnnAssign):
+        target = statement.target
+    else:
+        return None
+    return statement.value if isinstance(target, ast.Name) and target.id == "COLUMNS" else None
 
 
 @cache
 def _measure(path: str, state: State) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    # its dataclasses look for their module there; the name is nobody else's
+    name = f"python_file {Path(path).resolve()}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     measure = getattr(module, "measure", None)
     if not callable(measure):
         raise ValueError(f"{path} has no function measure")
