@@ -38,7 +38,7 @@ THEIRS |= {"tokenize": ["tokens"], "tokenize all": ["tokens of all"]}
 
 
 def dedup(documents, out):
-    from pipeline.data.dedup import deduplicate
+    from pipeline.data.duplicates.dedup import deduplicate
 
     return deduplicate(documents, by=["document", "paragraph"], out=out)
 

@@ -35,14 +35,14 @@ FALSE_POSITIVES = 0.001  # of dolma's filters; a lower rate has it take more has
 
 def ingest(folder, out, workers):
     from pipeline.data.ingest import ingest_documents
-    from pipeline.data.sources import Jsonl
+    from pipeline.data.sources.rows import Jsonl
 
     source = Jsonl(f"{folder}/documents/*.jsonl.gz", "bench", licence="none", provenance="made")
     return ingest_documents(source, out=out / "documents", engine=Local(workers))
 
 
 def exact(folder, out, workers, documents=None):
-    from pipeline.data.dedup import deduplicate
+    from pipeline.data.duplicates.dedup import deduplicate
 
     documents = documents or Artifact.load(folder / "ingested" / "documents")
     by = ["document", "paragraph"]
@@ -54,7 +54,7 @@ def both(folder, out, workers):
 
 
 def near(folder, out, workers):
-    from pipeline.data.minhash import find_near_duplicates
+    from pipeline.data.duplicates.minhash import find_near_duplicates
 
     documents = Artifact.load(folder / "ingested" / "documents")
     return find_near_duplicates(documents, out=out / "marks", engine=Local(workers))

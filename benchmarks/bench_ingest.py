@@ -24,7 +24,7 @@ BATCH_BYTES = 4 << 20
 
 def ours(files, out):
     from pipeline.data.ingest import ingest_documents
-    from pipeline.data.sources import Jsonl
+    from pipeline.data.sources.rows import Jsonl
 
     return ingest_documents(Jsonl(files, "web", number_records=True), out=out).num_documents
 
@@ -68,7 +68,7 @@ def plain(files, out):
 
 def pages(files, out):
     from pipeline.data.ingest import ingest_documents
-    from pipeline.data.pages import WarcFiles
+    from pipeline.data.sources.pages import WarcFiles
 
     return ingest_documents(WarcFiles(files, "web"), out=out).num_documents
 

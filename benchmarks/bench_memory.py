@@ -33,10 +33,10 @@ EVALUATED = 100  # documents
 def child(stage, folder):
     from pipeline.core.artifacts import Artifact
     from pipeline.core.engine import Local
-    from pipeline.data.decontaminate import find_overlaps
-    from pipeline.data.dedup import deduplicate
-    from pipeline.data.dolma import export_dolma
-    from pipeline.data.minhash import find_near_duplicates
+    from pipeline.data.decontamination.decontaminate import find_overlaps
+    from pipeline.data.dolma.export import export_dolma
+    from pipeline.data.duplicates.dedup import deduplicate
+    from pipeline.data.duplicates.minhash import find_near_duplicates
     from pipeline.tokens.tokenizing import tokenize_documents
 
     out, engine = folder / stage, Local(WORKERS)
@@ -68,7 +68,7 @@ def child(stage, folder):
 def prepare(folder, megabytes):
     """The corpus, what is evaluated on, a list of words and a tokenizer."""
     from pipeline.data.ingest import ingest_documents
-    from pipeline.data.sources import Jsonl
+    from pipeline.data.sources.rows import Jsonl
     from pipeline.tokens.tokenizer import train_tokenizer
 
     if (folder / "made.json").is_file():

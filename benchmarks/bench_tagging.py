@@ -50,7 +50,7 @@ if __name__ == "__main__":
 def ingest(folder, out):
     from pipeline.core.engine import Local
     from pipeline.data.ingest import ingest_documents
-    from pipeline.data.sources import Jsonl
+    from pipeline.data.sources.rows import Jsonl
 
     source = Jsonl(str(folder / "documents" / "*.jsonl.gz"), source="bench")
     return ingest_documents(source, out=out, shard_bytes=8 << 20, engine=Local(WORKERS))

@@ -28,13 +28,13 @@ sys.path.insert(0, str(ROOT))
 from pipeline.core.artifacts import Attributes, Documents  # noqa: E402
 from pipeline.core.engine import Local  # noqa: E402
 from pipeline.core.shards import read_shard  # noqa: E402
-from pipeline.data.decontaminate import find_overlaps  # noqa: E402
-from pipeline.data.dedup import deduplicate  # noqa: E402
+from pipeline.data.decontamination.decontaminate import find_overlaps  # noqa: E402
+from pipeline.data.duplicates.dedup import deduplicate  # noqa: E402
 from pipeline.data.filtering import filter_documents  # noqa: E402
 from pipeline.data.ingest import ingest_documents  # noqa: E402
-from pipeline.data.python_install import PythonInstall  # noqa: E402
 from pipeline.data.rules import Keep, Replace, Rule, Sample  # noqa: E402
-from pipeline.data.sources import Jsonl, Source  # noqa: E402
+from pipeline.data.sources.python_install import PythonInstall  # noqa: E402
+from pipeline.data.sources.rows import Jsonl, Source  # noqa: E402
 from pipeline.data.taggers.gopher import Gopher  # noqa: E402
 from pipeline.data.taggers.pii import Pii  # noqa: E402
 from pipeline.data.tagging import tag_documents  # noqa: E402

@@ -9,18 +9,21 @@ from tango.step import Step
 from pipeline.core.artifacts import Attributes, Documents, DolmaFolder
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data import decontaminate, dolma, filtering, ingest, minhash, tagging
-from pipeline.data.decontaminate import COLUMNS as OVERLAPS
-from pipeline.data.decontaminate import find_overlaps
-from pipeline.data.dedup import By, columns_by, deduplicate
-from pipeline.data.dolma import export_dolma
-from pipeline.data.dolma_attributes import import_attributes
+from pipeline.data import filtering, ingest, tagging
+from pipeline.data.decontamination import decontaminate
+from pipeline.data.decontamination.decontaminate import COLUMNS as OVERLAPS
+from pipeline.data.decontamination.decontaminate import find_overlaps
+from pipeline.data.dolma import export as dolma
+from pipeline.data.dolma.attributes import import_attributes
+from pipeline.data.dolma.export import export_dolma
+from pipeline.data.duplicates import minhash
+from pipeline.data.duplicates.dedup import By, columns_by, deduplicate
+from pipeline.data.duplicates.minhash import COLUMNS as NEAR
+from pipeline.data.duplicates.minhash import MAX_SEED, find_near_duplicates
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import concat_documents, ingest_documents
-from pipeline.data.minhash import COLUMNS as NEAR
-from pipeline.data.minhash import MAX_SEED, find_near_duplicates
 from pipeline.data.rules import Rule, check_rules
-from pipeline.data.sources import Source
+from pipeline.data.sources.rows import Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.tagging import check_taggers, tag_documents
 from steps.base import PipelineStep

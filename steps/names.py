@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pipeline.core.engine import Engine, Local
 from pipeline.core.ray_engine import RayEngine
-from pipeline.data.cut import Cut
-from pipeline.data.hf_dataset import HfDataset
-from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
-from pipeline.data.python_install import PythonInstall
-from pipeline.data.sources import Jsonl, ParquetFiles, Source
+from pipeline.data.sources.cut import Cut
+from pipeline.data.sources.hf_dataset import HfDataset
+from pipeline.data.sources.pages import HtmlFiles, TextFiles, WarcFiles
+from pipeline.data.sources.python_install import PythonInstall
+from pipeline.data.sources.rows import Jsonl, ParquetFiles, Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.code import Code

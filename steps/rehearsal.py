@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from pipeline.core.engine import Engine, Local
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data.cut import Widened
 from pipeline.data.rules import Sample
-from pipeline.data.sources import Source
+from pipeline.data.sources.cut import Widened
+from pipeline.data.sources.rows import Source
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.importing import TokenFiles

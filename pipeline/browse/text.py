@@ -18,7 +18,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.core.untrusted import read_json
-from pipeline.data.decontaminate import HIT, HITS
+from pipeline.data.decontamination.decontaminate import HIT, HITS
 from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.data.ingest import SKIPPED
 

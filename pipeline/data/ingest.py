@@ -15,7 +15,7 @@ from pipeline.core.files import Shard, write_file, write_json
 from pipeline.core.keys import Json, canonical
 from pipeline.core.shards import shard_name
 from pipeline.data.document import Document, write_documents
-from pipeline.data.repeated_ids import (
+from pipeline.data.duplicates.repeated_ids import (
     Repeats,
     file_of,
     find_repeats,
@@ -23,7 +23,7 @@ from pipeline.data.repeated_ids import (
     leave_out,
     name_repeats,
 )
-from pipeline.data.sources import Malformed, Piece, Skipped, Source
+from pipeline.data.sources.rows import Malformed, Piece, Skipped, Source
 from pipeline.store.memo import FileMemo, place_file
 
 VERSION = "001"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.document import json_text
-from pipeline.data.records import Conversations
+from pipeline.data.sources.records import Conversations
 
 SHARED = 6  # paragraphs that documents of every name may hold, so that overlaps are found
 PERIOD = 32  # records until the kinds come again

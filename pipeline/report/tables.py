@@ -24,7 +24,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
-from pipeline.data.decontaminate import HITS
+from pipeline.data.decontamination.decontaminate import HITS
 from pipeline.data.funnel import FUNNEL, REMOVED
 from pipeline.model.config import OlmoConfig
 

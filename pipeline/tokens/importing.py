@@ -18,7 +18,7 @@ from pipeline.core.errors import ChangedData, CorruptShard
 from pipeline.core.fingerprints import is_url, open_outside
 from pipeline.core.keys import Json, canonical
 from pipeline.core.pins import Pin
-from pipeline.data.files import Files, Piece, reading
+from pipeline.data.sources.files import Files, Piece, reading
 from pipeline.store.memo import FileMemo
 from pipeline.tokens.format import DTYPES, TokenShardWriter, shard_paths, token_dtype
 from pipeline.tokens.tokenizing import remembered_shard, tokens_of

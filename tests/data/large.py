@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 from pipeline.core.artifacts import Documents, Tokenizer
-from pipeline.data.decontaminate import find_overlaps
-from pipeline.data.dedup import deduplicate
+from pipeline.data.decontamination.decontaminate import find_overlaps
+from pipeline.data.duplicates.dedup import deduplicate
+from pipeline.data.duplicates.minhash import find_near_duplicates
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import ingest_documents
-from pipeline.data.minhash import find_near_duplicates
-from pipeline.data.pages import TextFiles
 from pipeline.data.rules import Keep, Replace
-from pipeline.data.sources import Jsonl, ParquetFiles
+from pipeline.data.sources.pages import TextFiles
+from pipeline.data.sources.rows import Jsonl, ParquetFiles
 from pipeline.data.taggers.c4 import C4
 from pipeline.data.taggers.code import Code
 from pipeline.data.taggers.gopher import Gopher

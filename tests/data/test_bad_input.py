@@ -12,7 +12,7 @@ from pipeline.core.errors import ChangedData, CorruptShard, ShardFailed
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import SET_ASIDE, ingest_documents
 from pipeline.data.rules import Keep, Replace
-from pipeline.data.sources import Jsonl, ParquetFiles
+from pipeline.data.sources.rows import Jsonl, ParquetFiles
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.tagging import tag_documents
@@ -201,7 +201,7 @@ MEASURED = """
 import sys
 from pathlib import Path
 from pipeline.data.ingest import ingest_documents
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.rows import Jsonl
 out = Path(sys.argv[2])
 made = ingest_documents(Jsonl(sys.argv[1], "web"), out=out, max_malformed=1)
 status = Path("/proc/self/status").read_text()  # `getrusage` has the memory of the parent too

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.keys import canonical, digest
-from pipeline.data.cut import Cut, Widened
 from pipeline.data.document import Document
-from pipeline.data.hf_dataset import HfDataset
 from pipeline.data.ingest import ingest_documents
 from pipeline.data.rules import Sample, sample_place
-from pipeline.data.sources import Jsonl, Malformed, Piece
+from pipeline.data.sources.cut import Cut, Widened
+from pipeline.data.sources.hf_dataset import HfDataset
+from pipeline.data.sources.rows import Jsonl, Malformed, Piece
 from pipeline.store.memo import FileMemo
 
 

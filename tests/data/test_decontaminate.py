@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.engine import Local
-from pipeline.data import decontaminate, overlap
-from pipeline.data.decontaminate import HITS, find_overlaps
+from pipeline.data.decontamination import decontaminate, overlap
+from pipeline.data.decontamination.decontaminate import HITS, find_overlaps
 from pipeline.data.text import pieces
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
@@ -214,8 +214,8 @@ def test_evaluation_text_is_indexed_in_parts_and_what_is_found_is_the_same(tmp_p
     documents = make_documents(tmp_path / "d", [texts[::2]])
     evaluation = make_documents(tmp_path / "e", [texts[:9], texts[5:30]])
     whole = find_overlaps(documents, evaluation, out=tmp_path / "1")
-    monkeypatch.setattr("pipeline.data.overlap.PART_BYTES", 1000)
-    monkeypatch.setattr("pipeline.data.overlap.HELD_PAIRS", 50)
+    monkeypatch.setattr("pipeline.data.decontamination.overlap.PART_BYTES", 1000)
+    monkeypatch.setattr("pipeline.data.decontamination.overlap.HELD_PAIRS", 50)
     (tmp_path / "2" / ".index").mkdir(parents=True)
     (tmp_path / "2" / ".index" / "overlaps-0.part").write_bytes(b"of a run that was killed")
     parts = find_overlaps(documents, evaluation, out=tmp_path / "2")

@@ -12,11 +12,11 @@ from pipeline.core.artifacts import Documents
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import write_shard
-from pipeline.data import dedup, first_seen
-from pipeline.data.dedup import deduplicate
 from pipeline.data.document import DOCUMENT_SCHEMA
+from pipeline.data.duplicates import dedup, first_seen
+from pipeline.data.duplicates.dedup import deduplicate
 from pipeline.data.ingest import concat_documents, ingest_documents
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.rows import Jsonl
 from pipeline.data.text_columns import TextColumn
 from tests.data.conftest import column, make_documents
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.shards import read_shard
-from pipeline.data import dolma_lines
-from pipeline.data.dolma import export_dolma
-from pipeline.data.dolma_attributes import import_attributes
+from pipeline.data.dolma import lines as dolma_lines
+from pipeline.data.dolma.attributes import import_attributes
+from pipeline.data.dolma.export import export_dolma
 from pipeline.data.ingest import ingest_documents
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.rows import Jsonl
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_attributes, make_documents
 

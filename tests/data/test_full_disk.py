@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from pipeline.core.errors import ShardFailed
+from pipeline.data.duplicates.minhash import find_near_duplicates
 from pipeline.data.filtering import filter_documents
-from pipeline.data.minhash import find_near_duplicates
 from pipeline.data.rules import Replace
 from pipeline.data.taggers.lengths import Lengths
 from pipeline.data.taggers.pii import Pii

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
 from pipeline.core.errors import ChangedData, CorruptShard
-from pipeline.data import first_seen, ingest, pages, repeated_ids
+from pipeline.data import ingest
 from pipeline.data.document import Document, write_documents
+from pipeline.data.duplicates import first_seen, repeated_ids
 from pipeline.data.ingest import concat_documents, ingest_documents
-from pipeline.data.pages import TextFiles
-from pipeline.data.sources import Jsonl, ParquetFiles
+from pipeline.data.sources import pages
+from pipeline.data.sources.pages import TextFiles
+from pipeline.data.sources.rows import Jsonl, ParquetFiles
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column, make_documents
 

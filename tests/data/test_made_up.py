@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from pipeline.data.made_up import PERIOD, made_up_records, made_up_text, write_made_up
-from pipeline.data.records import as_document
-from pipeline.data.sources import Jsonl, Malformed, ParquetFiles
+from pipeline.data.sources.records import as_document
+from pipeline.data.sources.rows import Jsonl, Malformed, ParquetFiles
 from pipeline.data.taggers.gopher import Gopher
 
 COUNT = 3 * PERIOD

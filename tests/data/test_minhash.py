@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.engine import Local
-from pipeline.data import first_seen, minhash
+from pipeline.data.duplicates import first_seen, minhash
+from pipeline.data.duplicates.minhash import find_near_duplicates, hash_functions
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import concat_documents
-from pipeline.data.minhash import find_near_duplicates, hash_functions
 from pipeline.data.rules import Keep
 from pipeline.data.text_columns import TextColumn
 from tests.data.conftest import column, make_documents

@@ -9,13 +9,13 @@ import pytest
 from pipeline.browse.text import documents as documents_shown
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.keys import canonical, digest
-from pipeline.data import pages
-from pipeline.data.cut import Cut
 from pipeline.data.document import Document
-from pipeline.data.extraction import decoded
 from pipeline.data.ingest import SKIPPED, ingest_documents
-from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
-from pipeline.data.sources import Malformed, Skipped
+from pipeline.data.sources import pages
+from pipeline.data.sources.cut import Cut
+from pipeline.data.sources.extraction import decoded
+from pipeline.data.sources.pages import HtmlFiles, TextFiles, WarcFiles
+from pipeline.data.sources.rows import Malformed, Skipped
 from pipeline.store.memo import FileMemo
 from tests.data.conftest import column
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import CorruptShard
-from pipeline.data import parquet_rows
 from pipeline.data.ingest import ingest_documents
-from pipeline.data.sources import ParquetFiles
+from pipeline.data.sources import parquet_rows
+from pipeline.data.sources.rows import ParquetFiles
 from tests.data.conftest import column
 
 TEXTS = ["a", "é", None, "bb"] * 60
@@ -59,8 +59,8 @@ def test_rows_of_every_type_are_what_pyarrow_gives(tmp_path, monkeypatch, writte
 READ = """
 import sys
 from pathlib import Path
-from pipeline.data import files
-from pipeline.data.sources import ParquetFiles
+from pipeline.data.sources import files
+from pipeline.data.sources.rows import ParquetFiles
 source = ParquetFiles(sys.argv[1], "web", number_records=True)
 (piece,) = source.pieces()
 kind = getattr(files, sys.argv[2])

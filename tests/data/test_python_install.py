@@ -4,8 +4,8 @@ import json
 import pytest
 
 from pipeline.core.errors import Unavailable
-from pipeline.data.python_install import PythonInstall, cut_off, functions_in
-from pipeline.data.sources import Malformed
+from pipeline.data.sources.python_install import PythonInstall, cut_off, functions_in
+from pipeline.data.sources.rows import Malformed
 
 CODE = '''"""About the module."""
 

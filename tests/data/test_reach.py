@@ -6,11 +6,11 @@ import huggingface_hub
 import pytest
 
 from pipeline.core.fingerprints import OutsideFile
-from pipeline.data.cut import chosen
-from pipeline.data.hf_dataset import HfDataset
-from pipeline.data.python_install import PythonInstall
-from pipeline.data.reach import Reach
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.cut import chosen
+from pipeline.data.sources.hf_dataset import HfDataset
+from pipeline.data.sources.python_install import PythonInstall
+from pipeline.data.sources.reach import Reach
+from pipeline.data.sources.rows import Jsonl
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.records import as_document, check_fields, excerpt_of, with_conversation
+from pipeline.data.sources.records import as_document, check_fields, excerpt_of, with_conversation
 
 
 def said(*contents, first="user"):

@@ -13,8 +13,8 @@ import pytest
 from pipeline.core.errors import CorruptShard, MissingDependency, Unavailable
 from pipeline.core.pins import Pin
 from pipeline.data.ingest import ingest_documents
-from pipeline.data.pages import HtmlFiles, TextFiles, WarcFiles
-from pipeline.data.sources import Jsonl, ParquetFiles
+from pipeline.data.sources.pages import HtmlFiles, TextFiles, WarcFiles
+from pipeline.data.sources.rows import Jsonl, ParquetFiles
 from tests.data.conftest import column
 from tests.data.google_storage import serving
 from tests.data.test_pages import ARTICLE, answer, record

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.keys import digest
-from pipeline.data import files
-from pipeline.data.files import numbered_lines
-from pipeline.data.hf_dataset import HfDataset
 from pipeline.data.ingest import ingest_documents
-from pipeline.data.records import as_document
-from pipeline.data.sources import EXCERPT_BYTES, Jsonl, Malformed, ParquetFiles
+from pipeline.data.sources import files
+from pipeline.data.sources.files import numbered_lines
+from pipeline.data.sources.hf_dataset import HfDataset
+from pipeline.data.sources.records import as_document
+from pipeline.data.sources.rows import EXCERPT_BYTES, Jsonl, Malformed, ParquetFiles
 
 
 def write_jsonl(path, rows):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.data.minhash import find_near_duplicates
+from pipeline.data.duplicates.minhash import find_near_duplicates
 from tests.data.conftest import column, make_documents
 from tests.data.test_minhash import many_texts, words
 

@@ -12,7 +12,7 @@ import random
 
 import pytest
 
-from pipeline.data.decontaminate import find_overlaps
+from pipeline.data.decontamination.decontaminate import find_overlaps
 from tests.data.conftest import column, make_documents
 from tests.parity.test_dolma_tool import Tool, as_ours
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.dedup import deduplicate
+from pipeline.data.duplicates.dedup import deduplicate
 from tests.data.conftest import column, make_documents
 
 pytestmark = pytest.mark.parity

@@ -8,12 +8,12 @@ import subprocess
 import pytest
 
 from pipeline.core.shards import read_shard
-from pipeline.data.dolma import export_dolma
-from pipeline.data.dolma_attributes import import_attributes
+from pipeline.data.dolma.attributes import import_attributes
+from pipeline.data.dolma.export import export_dolma
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import ingest_documents
 from pipeline.data.rules import Keep, Replace
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.rows import Jsonl
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.tagging import tag_documents

@@ -17,11 +17,11 @@ import pytest
 import rjsonnet
 
 from pipeline.core.shards import read_shard
-from pipeline.data.dedup import deduplicate
+from pipeline.data.duplicates.dedup import deduplicate
 from pipeline.data.filtering import filter_documents
 from pipeline.data.ingest import ingest_documents
 from pipeline.data.rules import Keep, Replace
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.rows import Jsonl
 from pipeline.data.taggers.gopher import Gopher
 from pipeline.data.taggers.pii import Pii
 from pipeline.data.tagging import tag_documents

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.data.reach import Reach
+from pipeline.data.sources.reach import Reach
 from steps.cli.experiment import read_experiment
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

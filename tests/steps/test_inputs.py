@@ -11,7 +11,7 @@ from tango.step_graph import StepGraph
 
 from pipeline.core.errors import ChangedData, CorruptShard
 from pipeline.data.document import Document
-from pipeline.data.sources import Jsonl
+from pipeline.data.sources.rows import Jsonl
 from pipeline.store import inventory
 from pipeline.store.discarding import ChangedContent, discard
 from pipeline.store.results import Results

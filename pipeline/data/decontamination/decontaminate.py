@@ -18,8 +18,7 @@ from pipeline.core.files import Shard
 from pipeline.core.keys import Json
 from pipeline.core.shards import ShardWriter, join_rows, shard_name
 from pipeline.data.batch import Column, Spans, as_arrays
-from pipeline.data.document import attribute_schema
-from pipeline.data.overlap import (
+from pipeline.data.decontamination.overlap import (
     ANSWERS,
     HELD_WORDS,
     LINES,
@@ -36,6 +35,7 @@ from pipeline.data.overlap import (
     word_spans,
     write_index,
 )
+from pipeline.data.document import attribute_schema
 from pipeline.data.taggers import unicode_version
 from pipeline.data.word_classes import class_table_digest
 from pipeline.store.memo import FileMemo

@@ -18,7 +18,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, read_batches, shard_name
 from pipeline.data.document import attribute_schema
-from pipeline.data.dolma_lines import AttributeFiles, stretches
+from pipeline.data.dolma.lines import AttributeFiles, stretches
 
 BATCH_ROWS = 1024
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

@@ -15,7 +15,7 @@ import xxhash
 from pipeline.core.errors import CorruptShard, MissingDependency
 from pipeline.core.fingerprints import is_url, open_outside
 from pipeline.data.document import Document, json_text
-from pipeline.data.extraction import (
+from pipeline.data.sources.extraction import (
     EXTRA,
     NOW,
     Focus,
@@ -24,8 +24,8 @@ from pipeline.data.extraction import (
     extracted,
     extractor_version,
 )
-from pipeline.data.files import MAX_RECORD_BYTES, Files, Malformed, Piece, Skipped, reading
-from pipeline.data.records import require_text
+from pipeline.data.sources.files import MAX_RECORD_BYTES, Files, Malformed, Piece, Skipped, reading
+from pipeline.data.sources.records import require_text
 
 GROUP_FILES, GROUP_BYTES = 1024, 32 << 20  # at most so many files in a piece; it ends with so much
 MAX_HEAD_BYTES = 4 << 20  # of a record: its own header and the server's

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.data.document import Document
 from pipeline.data.rules import Sample, sample_place
-from pipeline.data.sources import Malformed, Piece, Skipped, Source
+from pipeline.data.sources.rows import Malformed, Piece, Skipped, Source
 
 SEED = "cut"
 T = TypeVar("T")

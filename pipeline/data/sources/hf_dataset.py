@@ -13,8 +13,8 @@ from pipeline.core.errors import CorruptShard, PipelineError, Unavailable
 from pipeline.core.fingerprints import fingerprint_files
 from pipeline.core.pins import Pin, is_commit
 from pipeline.data.document import Document
-from pipeline.data.files import Malformed, Piece, Placed, numbered_lines, reading
-from pipeline.data.records import Conversations, as_document, check_fields, excerpt_of
+from pipeline.data.sources.files import Malformed, Piece, Placed, numbered_lines, reading
+from pipeline.data.sources.records import Conversations, as_document, check_fields, excerpt_of
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import fetch, is_url, open_outside
 from pipeline.core.shards import UNREADABLE
 from pipeline.data.document import Document
-from pipeline.data.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
-from pipeline.data.files import Malformed as Malformed
-from pipeline.data.files import Piece as Piece
-from pipeline.data.files import Skipped as Skipped
-from pipeline.data.parquet_rows import parquet_rows
+from pipeline.data.sources.files import MAX_RECORD_BYTES, RecordFiles, numbered_lines, reading
+from pipeline.data.sources.files import Malformed as Malformed
+from pipeline.data.sources.files import Piece as Piece
+from pipeline.data.sources.files import Skipped as Skipped
+from pipeline.data.sources.parquet_rows import parquet_rows
 
 EXCERPT_BYTES = 200  # of a line that is no document
 

@@ -21,7 +21,7 @@ from pipeline.core.errors import Unavailable
 from pipeline.core.fingerprints import file_digests
 from pipeline.core.keys import digest
 from pipeline.data.document import Document, json_text
-from pipeline.data.sources import Malformed, Piece
+from pipeline.data.sources.rows import Malformed, Piece
 
 Part = Literal["documentation", "code", "functions", "preferences"]
 PARTS = ("documentation", "code", "functions", "preferences")

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches, read_shard, write_shard
 from pipeline.data.document import DOCUMENT_SCHEMA
-from pipeline.data.files import Malformed, Piece
-from pipeline.data.first_seen import Run, RunWriter, firsts, part_bits
+from pipeline.data.duplicates.first_seen import Run, RunWriter, firsts, part_bits
+from pipeline.data.sources.files import Malformed, Piece
 
 BATCH_ROWS = 1 << 14
 Places = NDArray[np.int64]

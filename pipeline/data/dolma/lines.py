@@ -19,8 +19,8 @@ from pipeline.core.engine import Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.fingerprints import open_outside
 from pipeline.core.shards import read_batches
-from pipeline.data.dolma import DOCUMENTS
-from pipeline.data.files import numbered_lines, reading
+from pipeline.data.dolma.export import DOCUMENTS
+from pipeline.data.sources.files import numbered_lines, reading
 
 IntArray = NDArray[np.uint64]
 BATCH_ROWS = 1024

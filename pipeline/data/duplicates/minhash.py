@@ -22,7 +22,7 @@ from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import attribute_schema
-from pipeline.data.first_seen import Keys, Places, Run, RunWriter, firsts, part_bits
+from pipeline.data.duplicates.first_seen import Keys, Places, Run, RunWriter, firsts, part_bits
 from pipeline.data.taggers import unicode_version
 from pipeline.data.text_columns import TextColumn, read_text
 

@@ -26,7 +26,7 @@ from pipeline.core.engine import LOCAL, Engine, Local
 from pipeline.core.files import Shard
 from pipeline.core.shards import ShardWriter, shard_name
 from pipeline.data.document import SPAN, attribute_schema
-from pipeline.data.first_seen import Places, Run, RunWriter, firsts_of_part, part_bits
+from pipeline.data.duplicates.first_seen import Places, Run, RunWriter, firsts_of_part, part_bits
 from pipeline.data.text_columns import TextColumn, read_text
 
 By = Literal["document", "paragraph", "url"]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.files import MAX_RECORD_BYTES
+from pipeline.data.sources.files import MAX_RECORD_BYTES
 
 BATCH_ROWS, BATCH_BYTES = 1024, 32 << 20
 GROUP_BYTES, FEW_ROWS = 2 << 30, 32  # of a larger group so few rows are held

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from pipeline.core.errors import Unavailable
 from pipeline.core.fingerprints import OutsideFile, is_url, open_outside
-from pipeline.data.cut import chosen
-from pipeline.data.files import Files, told_apart
-from pipeline.data.hf_dataset import HfDataset
+from pipeline.data.sources.cut import chosen
+from pipeline.data.sources.files import Files, told_apart
+from pipeline.data.sources.hf_dataset import HfDataset
 
 WAIT_SECONDS = 15.0
 MAX_REASON = 160  # characters

@@ -1,0 +1,1 @@
+"""Dolma's own folders of documents and attributes, in and out."""

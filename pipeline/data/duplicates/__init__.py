@@ -1,0 +1,1 @@
+"""What stands in a corpus twice, exactly or nearly."""
