@@ -169,6 +169,50 @@ def merge(
     return num
 
 
+@njit(nogil=True)
+def key_of(data: Bytes, at: int, stop: int) -> Any:
+    """A piece of up to `LONGEST_KEPT` bytes in four words, its length in the last byte."""
+    length = U(stop - at) << U(56)
+    first, second = word_of(data, at, stop), word_of(data, at + 8, stop)
+    return first, second, word_of(data, at + 16, stop), word_of(data, at + 24, stop) | length
+
+
+@njit(nogil=True)
+def slot_of(key: Any) -> Any:
+    """A number for the key, of which the last bits are taken."""
+    return mixed(key[0] ^ rotated(key[1], 21) ^ rotated(key[2], 42) ^ key[3])
+
+
+@njit(nogil=True)
+def kept_ids(cache: Words, slot: np.uint64, key: Any, parts: Words) -> Any:
+    """Put the ids of a piece into `parts`; gives their number, 0 if the piece is not there."""
+    if (
+        cache[slot, 0] != key[0]
+        or cache[slot, 1] != key[1]
+        or cache[slot, 2] != key[2]
+        or cache[slot, 3] != key[3]
+    ):
+        return 0
+    count = np.int64(cache[slot, 4] & U(0xFFFFFFFF))
+    for place in range(1, count + 1):
+        parts[place - 1] = (cache[slot, 4 + (place >> 1)] >> U(32 * (place & 1))) & U(0xFFFFFFFF)
+    return count
+
+
+@njit(nogil=True)
+def keep_ids(cache: Words, slot: np.uint64, key: Any, parts: Words, count: int) -> None:
+    """Keep the ids of a piece in the place of another one's, where they are few enough.
+
+    A row is the key, then in halves of words their number and the ids.
+    """
+    if count > MOST_KEPT:
+        return
+    cache[slot, 0], cache[slot, 1], cache[slot, 2], cache[slot, 3] = key
+    cache[slot, 4], cache[slot, 5], cache[slot, 6], cache[slot, 7] = U(count), U(0), U(0), U(0)
+    for place in range(1, count + 1):
+        cache[slot, 4 + (place >> 1)] |= parts[place - 1] << U(32 * (place & 1))
+
+
 @kernel(nogil=True)
 def encode_texts(
     data: Bytes,
@@ -214,7 +258,7 @@ def encode_texts(
     room = len(ids) - LONGEST_PIECE - 1
     parts, pairs = np.empty(LONGEST_PIECE, np.uint64), np.empty(LONGEST_PIECE, np.uint64)
     spaced = len(space_ids) > 0
-    while text < len(offsets) - 1:
+    while text < len(offsets) - 1 and num <= room:
         end = np.int64(offsets[text + 1])
         while at < end:
             if num > room or num_left == len(left):
@@ -245,44 +289,23 @@ def encode_texts(
                 ids[num] = byte_ids[data[at]]
                 num, at = num + 1, stop
                 continue
-            kept = size <= LONGEST_KEPT
-            first, second, third, fourth, slot = U(0), U(0), U(0), U(0), U(0)
-            if kept:
-                first, second = word_of(data, at, stop), word_of(data, at + 8, stop)
-                third, fourth = word_of(data, at + 16, stop), word_of(data, at + 24, stop)
-                fourth |= U(size) << U(56)
-                slot = mixed(first ^ rotated(second, 21) ^ rotated(third, 42) ^ fourth) & mask
-                if (
-                    cache[slot, 0] == first
-                    and cache[slot, 1] == second
-                    and cache[slot, 2] == third
-                    and cache[slot, 3] == fourth
-                ):
-                    count = np.int64(cache[slot, 4] & U(0xFFFFFFFF))
-                    for place in range(1, count + 1):
-                        word = cache[slot, 4 + (place >> 1)]
-                        ids[num] = (word >> U(32 * (place & 1))) & U(0xFFFFFFFF)
-                        num += 1
-                    at = stop
-                    continue
-            count = merge(data, at, stop, byte_ids, keys, values, parts, pairs)
+            if size > LONGEST_KEPT:
+                count = merge(data, at, stop, byte_ids, keys, values, parts, pairs)
+            else:
+                key = key_of(data, at, stop)
+                slot = slot_of(key) & mask
+                count = kept_ids(cache, slot, key, parts)
+                if count == 0:
+                    count = merge(data, at, stop, byte_ids, keys, values, parts, pairs)
+                    keep_ids(cache, slot, key, parts, count)
             for place in range(count):
                 ids[num + place] = parts[place]
             num, at = num + count, stop
-            if kept and count <= MOST_KEPT:
-                cache[slot, 0], cache[slot, 1] = first, second
-                cache[slot, 2], cache[slot, 3] = third, fourth
-                cache[slot, 4], cache[slot, 5] = U(count), U(0)
-                cache[slot, 6], cache[slot, 7] = U(0), U(0)
-                for place in range(1, count + 1):
-                    cache[slot, 4 + (place >> 1)] |= parts[place - 1] << U(32 * (place & 1))
         if end_id >= 0:
             ids[num] = end_id
             num += 1
         ends[text] = num
         text += 1
-        if num > room:
-            break
     state[0], state[1], state[2] = text, at, cut
     return num, num_left
 
