@@ -38,9 +38,11 @@ THEIRS |= {"tokenize": ["tokens"], "tokenize all": ["tokens of all"]}
 
 
 def dedup(documents, out):
+    from pipeline.core.engine import Local
     from pipeline.data.duplicates.dedup import deduplicate
 
-    return deduplicate(documents, by=["document", "paragraph"], out=out)
+    engine = Local(WORKERS)
+    return deduplicate(documents, by=["document", "paragraph"], out=out, engine=engine)
 
 
 def filtered(documents, attributes, out):

@@ -14,7 +14,7 @@ omegaconf platformdirs pyyaml python-dotenv requests rich s3fs==2023.6.0 smart-o
 tokenizers<=0.19.1 tqdm uniseg numpy<2 necessary charset-normalizer zstandard
 huggingface-hub<0.30 pybind11 detect-secrets beautifulsoup4 regex pygments""".split()
 # it hashes strings, which newer xxhash refuses; its English words are spaCy's
-DATATROVE = ["datatrove==0.10.1", "xxhash<4", "spacy", "tokenizers", "regex"]
+DATATROVE = ["datatrove==0.10.1", "xxhash<4", "spacy", "tokenizers", "regex", "orjson"]
 
 
 def _environment(folder, *installs):
