@@ -19,6 +19,7 @@ import numpy.typing as npt
 from numba import njit
 
 from pipeline.data.compiled import kernel
+from pipeline.data.compiled.characters import code_point
 from pipeline.data.compiled.hashing import mixed, rotated, word_at
 
 Bytes = npt.NDArray[np.uint8]
@@ -67,13 +68,7 @@ def kind_at(data: Bytes, at: int, blocks: Any, kinds: Bytes) -> Any:
     byte = np.int64(data[at])
     if byte < 0x80:
         return kinds[byte], 1
-    size, point = 4, byte & 0x07
-    if byte < 0xE0:
-        size, point = 2, byte & 0x1F
-    elif byte < 0xF0:
-        size, point = 3, byte & 0x0F
-    for inside in range(at + 1, at + size):
-        point = point << 6 | (np.int64(data[inside]) & 0x3F)
+    point, size = code_point(data, at)
     return kinds[np.int64(blocks[point >> 8]) << 8 | (point & 0xFF)], size
 
 
