@@ -42,7 +42,10 @@ def test_what_cannot_be_imported_or_read_is_a_line(tmp_path, monkeypatch, capsys
             assert says in said and len(said.splitlines()) == 1
 
 
-def test_any_command_shows_where_a_fault_was_raised_when_it_is_asked_to(tmp_path, capsys):
+def test_any_command_shows_where_a_fault_was_raised_when_it_is_asked_to(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # where there is no workspace
     for command in ("plan", "show", "verify", "rm", "lock"):
         given = [] if command == "verify" else [str(tmp_path / "no.json")]
         assert main([command, *given, "--debug"]) == 1
