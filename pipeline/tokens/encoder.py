@@ -1,6 +1,6 @@
 r"""The fastest exact way from text to the ids of a tokenizer.
 
-A byte-level BPE is run by kernels of our own (`pipeline/data/compiled/bpe.py`), some twenty times
+A byte-level BPE is run by kernels of our own (`pipeline/data/compiled/bpe.py`), several times
 as fast as `tokenizers`, where they give the same ids; any other tokenizer, and a piece of more than
 1,024 bytes (a word, a line of signs), goes through `tokenizers`.
 

@@ -21,6 +21,7 @@ from pipeline.tokens.format import open_ids
 from pipeline.tokens.tokenizer import decode, load_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from tests.data.conftest import column
+from tests.small_disk import small_disk
 
 ODD = [
     "a NUL \x00 within",
@@ -166,16 +167,7 @@ def test_a_file_that_vanishes_is_named(tmp_path, monkeypatch, when):
 
 
 def test_a_disk_that_fills_up_is_told_and_a_later_run_goes_on(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount")
-    if done.returncode != 0:
-        pytest.skip("a small file system cannot be mounted")
-    try:
+    with small_disk(tmp_path / "disk", "size=3m") as disk:
         for name in "ab":
             texts = [os.urandom(30_000).hex() for _ in range(40)]
             write(tmp_path / f"{name}.jsonl", *(line(f"{name}{n}", t) for n, t in enumerate(texts)))
@@ -191,8 +183,6 @@ def test_a_disk_that_fills_up_is_told_and_a_later_run_goes_on(tmp_path):
         made = ingest_documents(source, out=disk / "out", shard_bytes=1 << 20, memo=memo)
         made.verify()
         assert made.num_documents == 80
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 # ------------------------------------------------------------------------ large

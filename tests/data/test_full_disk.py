@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from pipeline.core.errors import ShardFailed
+from pipeline.data.duplicates.dedup import deduplicate
 from pipeline.data.duplicates.minhash import find_near_duplicates
 from pipeline.data.filtering import filter_documents
 from pipeline.data.rules import Replace
@@ -21,7 +22,7 @@ from pipeline.tokens.tokenizing import tokenize_documents
 from tests.data.conftest import make_documents
 from tests.small_disk import in_a_child, leftovers, small_disk
 
-STEPS = ("tag", "filter", "tokenize", "near_duplicates")
+STEPS = ("tag", "filter", "tokenize", "dedup", "near_duplicates")
 
 
 class Work:
@@ -45,6 +46,8 @@ class Work:
             made = filter_documents(self.documents, [self.measured], rules, out=out, memo=memo)
         elif step == "tokenize":
             made = tokenize_documents(self.documents, self.tokenizer, out=out, memo=memo)
+        elif step == "dedup":
+            made = deduplicate(self.documents, by=["document", "paragraph"], out=out)
         else:
             made = find_near_duplicates(self.documents, ngram_words=1, out=out)
         made.verify()
