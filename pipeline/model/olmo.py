@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.model.attention import causal_attention, suits_blocks
 from pipeline.model.config import OlmoConfig
 
 NORM_EPSILON = 1e-5
@@ -77,13 +78,18 @@ class Block(nn.Module):
             part_BTD.view(B, T, config.n_heads, config.head_size).transpose(1, 2)
             for part_BTD in qkv_BTX.chunk(3, dim=-1)
         )
-        mixed_BHTK = F.scaled_dot_product_attention(
-            _rotate(q_BHTK, *rope),
-            _rotate(k_BHTK, *rope),
-            v_BHTK,
-            attn_mask=None if seen_BTT is None else seen_BTT[:, None],
-            is_causal=seen_BTT is None,
-        )
+        q_BHTK, k_BHTK = _rotate(q_BHTK, *rope), _rotate(k_BHTK, *rope)
+        if seen_BTT is None and suits_blocks(q_BHTK):
+            rows = (each.flatten(0, 1) for each in (q_BHTK, k_BHTK, v_BHTK))
+            mixed_BHTK = causal_attention(*rows).view_as(q_BHTK)
+        else:
+            mixed_BHTK = F.scaled_dot_product_attention(
+                q_BHTK,
+                k_BHTK,
+                v_BHTK,
+                attn_mask=None if seen_BTT is None else seen_BTT[:, None],
+                is_causal=seen_BTT is None,
+            )
         return mixed_BHTK.transpose(1, 2).reshape(B, T, config.d_model)
 
 

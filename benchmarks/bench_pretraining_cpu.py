@@ -1,0 +1,213 @@
+"""Tokens per second of our training step on a CPU, beside others' and a loop written by hand.
+
+    python benchmarks/bench_pretraining_cpu.py --peers PYTHON [--rounds 9] [--only CONTENDER …]
+
+PYTHON has `ai2-olmo`, `transformers` and `accelerate`. OLMo's shape at width 256: 8 layers, 4
+heads, 688 gated columns, untied embeddings; sequences of 512, 4 an update; two threads. Contenders,
+each a process of its own:
+
+ours          `Run.update` of the loop, compiled; with its data, its schedule and its history row
+eager         the same, not compiled
+ceiling       the best loop that we could write by hand for this one shape (`pretraining_ceiling.py`)
+transformers  `Trainer.train` with OlmoForCausalLM
+olmo          `Trainer.train_step` of ai2-olmo
+products      square products of 1,024 columns, for the rate that matrices can be multiplied at
+
+After three updates each, every contender makes one at a time, in turn, so that all meet the same
+machine. Prints a table as Markdown and a JSON line: medians, and ratios of the medians; memory is
+the process at its highest, resident.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+THREADS, WARMUP, SIDE = 2, 3, 1024
+SHAPE = {"width": 256, "inner": 688, "layers": 8, "heads": 4, "rows": 4, "length": 512}
+CASES = [(vocabulary, precision) for vocabulary in (8192, 50304) for precision in ("bf16", "fp32")]
+PEERS = ("transformers", "olmo")
+CONTENDERS = ("ours", "eager", "ceiling", *PEERS, "products")
+
+
+class Contender:
+    """A process that makes an update when it is asked to."""
+
+    def __init__(self, name, shape, python):
+        script = HERE / "pretraining_peers.py" if name in PEERS else Path(__file__)
+        child = [name] if name in PEERS else ["--child", name]
+        runs = python if name in PEERS else sys.executable
+        self.name, self.shape, self.rows = name, shape, []
+        self.process = subprocess.Popen(
+            [runs, script, *child, json.dumps(shape)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def step(self):
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.name} ended with {self.process.wait()}")
+        self.rows.append(json.loads(line))
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+    def result(self):
+        """Median seconds after the warm-up, the quartiles, the peak of memory, the last loss."""
+        seconds = [row["seconds"] for row in self.rows[WARMUP:]]
+        low, middle, high = statistics.quantiles(seconds, n=4)
+        last = self.rows[-1]
+        return {
+            "seconds": middle,
+            "quartiles": [low, high],
+            "peak_mb": round(last["peak_mb"]),
+            "loss": last["loss"],
+        }
+
+
+def measured(case, names, python, rounds):
+    """The results of a case, by contender."""
+    vocabulary, precision = case
+    shape = {**SHAPE, "vocabulary": vocabulary, "precision": precision}
+    contenders = [Contender(name, shape, python) for name in names]
+    try:
+        for contender in contenders:
+            for _ in range(WARMUP):
+                contender.step()
+        for _ in range(rounds):
+            for contender in contenders:
+                contender.step()
+        return {each.name: each.result() for each in contenders}
+    finally:
+        for each in contenders:
+            each.close()
+
+
+def ours(shape, compiled):
+    """Our loop's update."""
+    import torch
+    from bench_pretraining_gpu import Random
+    from pretraining_peers import serve
+
+    from pipeline.model.config import OlmoConfig
+    from pipeline.train.config import Launch, Linear, TrainConfig
+    from pipeline.train.distributed import Ranks
+    from pipeline.train.loop import Run, Training
+    from pipeline.train.objectives import NextToken
+
+    torch.set_num_threads(THREADS)
+    run = Run(
+        Training(
+            model=model_of(shape),
+            objective=NextToken(),
+            batches=Random(shape["rows"], shape["length"], shape["vocabulary"]),
+            config=TrainConfig(
+                batch_size=shape["rows"],
+                schedule=Linear(peak_lr=1e-3, warmup_steps=10, total_steps=100_000),
+                precision=shape["precision"],
+            ),
+            launch=Launch(compile=compiled),
+            series=Path("none"),  # nothing is saved
+        ),
+        Ranks(),
+    )
+    run.begin()
+    serve(lambda number: run.update(number + 1)["loss"])
+
+
+def model_of(shape):
+    from pipeline.model.config import OlmoConfig
+
+    return OlmoConfig(
+        d_model=shape["width"],
+        n_layers=shape["layers"],
+        n_heads=shape["heads"],
+        mlp_hidden_size=2 * shape["inner"],
+        vocab_size=shape["vocabulary"],
+        max_sequence_length=shape["length"],
+    )
+
+
+def products(shape):
+    """Ten products of square matrices."""
+    import torch
+    from pretraining_peers import serve
+
+    torch.set_num_threads(THREADS)
+    kind = torch.bfloat16 if shape["precision"] == "bf16" else torch.float32
+    left, right = (torch.randn(SIDE, SIDE).to(kind) for _ in range(2))
+
+    def step(number):
+        for _ in range(10):
+            made = left @ right
+        return made[0, 0]
+
+    serve(step)
+
+
+def child(name, shape):
+    if name == "products":
+        products(shape)
+    elif name == "ceiling":
+        from pretraining_ceiling import ceiling
+
+        ceiling(shape)
+    else:
+        ours(shape, compiled=name == "ours")
+
+
+def told(case, found):
+    """The rows of the table."""
+    vocabulary, precision = case
+    tokens = SHAPE["rows"] * SHAPE["length"]
+    shape = model_of({**SHAPE, "vocabulary": vocabulary})
+    flops = shape.flops_per_token(SHAPE["length"]) * tokens
+    rate = found.get("products")
+    best = 10 * 2 * SIDE**3 / rate["seconds"] if rate else None
+    for name, each in found.items():
+        if name == "products":
+            print(f"| {vocabulary:,} {precision} | products | {best / 1e9:.0f} GFLOP/s | | | |")
+            continue
+        of_ours = found["ours"]["seconds"] / each["seconds"] if "ours" in found else float("nan")
+        share = flops / each["seconds"] / best if best else float("nan")
+        low, high = (tokens / every for every in reversed(each["quartiles"]))
+        print(
+            f"| {vocabulary:,} {precision} | {name} | {tokens / each['seconds']:.0f} "
+            f"({low:.0f} to {high:.0f}) | {of_ours:.2f} | {share:.2f} | {each['peak_mb']} |"
+        )
+
+
+def main():
+    if sys.argv[1:2] == ["--child"]:
+        return child(sys.argv[2], json.loads(sys.argv[3]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peers", help="the Python that has them")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=CONTENDERS)
+    parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)))
+    options = parser.parse_args()
+    began, everything = time.time(), {}
+    print("| case | | tokens/s (quartiles) | of ours | of the products' rate | peak MB |")
+    print("|---|---|---|---|---|---|")
+    for place in options.cases:
+        found = measured(CASES[place], options.only, options.peers, options.rounds)
+        told(CASES[place], found)
+        everything[" ".join(map(str, CASES[place]))] = found
+    print(json.dumps({"seconds": round(time.time() - began), "found": everything}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
