@@ -188,7 +188,8 @@ class TrainConfig:
         """The norm that gradients of an update are scaled down to.
 
         Source: allenai/OLMo, `olmo/train.py`.
-        Differs: there the first update has the plain limit, and so has that after a resume.
+        Differs: there each update has the limit of the one before, so those at ten times the norm
+            are 2 to `clip_warmup_steps` + 1; the first has the plain one, as has that after a resume.
         """
         if self.max_grad_norm is None or update > self.clip_warmup_steps:
             return self.max_grad_norm
