@@ -188,8 +188,9 @@ class TrainConfig:
         """The norm that gradients of an update are scaled down to.
 
         Source: allenai/OLMo, `olmo/train.py`.
-        Differs: there each update has the limit of the one before, so those at ten times the norm
-            are 2 to `clip_warmup_steps` + 1; the first has the plain one, as has that after a resume.
+        Differs: there an update has the limit of the one before it, so the larger one holds for
+            updates 2 to `clip_warmup_steps` + 1; the first has the plain one, and so has the first
+            after a resume.
         """
         if self.max_grad_norm is None or update > self.clip_warmup_steps:
             return self.max_grad_norm

@@ -1,4 +1,4 @@
-"""The model and the recipe are those of ai2-olmo itself: logits, updates, schedules, start values."""
+"""Model and recipe are those of ai2-olmo itself: logits, updates, schedules, start values."""
 
 import json
 import statistics
@@ -220,7 +220,7 @@ def test_weights_after_every_update_are_those_of_the_reference(reference, tmp_pa
     assert max(row["grad_norm"] for row in rows) > config.max_grad_norm
     for number, state in enumerate(weights, start=1):
         for key, each in state.items():
-            torch.testing.assert_close(each, theirs[f"{number}.{key}"], rtol=0, atol=2e-6)
+            torch.testing.assert_close(each, theirs[f"{number}.{key}"], rtol=0, atol=5e-6)
 
 
 def test_the_mean_is_over_labels_where_the_reference_counts_all_positions(reference, tmp_path):
