@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.model.olmo import _rotate, rope_tables
 from pipeline.train.config import AdamW
 from pipeline.train.objectives import NextToken
 from pipeline.train.optimizer import make_optimizer
@@ -101,8 +102,6 @@ def test_norms_and_attention_lose_the_rounding_of_their_results_only(watched):
 
 def test_queries_and_keys_are_turned_in_float32():
     model, place = tiny_model(0), 2047
-    from pipeline.model.olmo import _rotate, rope_tables
-
     x = torch.randn(1, 1, 1, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     cos, sin = rope_tables(torch.tensor([place]), 64, model.config.rope_theta)
     angles = place * 10000.0 ** (-torch.arange(0, 64, 2).double() / 64)
