@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.core.artifacts import Scores
 from pipeline.report import scores as scoring
 from pipeline.report.markup import Html, note, shown_table
-from pipeline.report.tables import Cell, Table
+from pipeline.report.tables import Cell, Change, Measure, Table
 
 HEADS = [
     "measure",
@@ -96,7 +96,7 @@ def seeds_parts(
     return [note(text), shown_table(table)]
 
 
-def _over_seeds(measured: Sequence[scoring.Measure | scoring.Change]) -> list[Cell]:
+def _over_seeds(measured: Sequence[Measure | Change]) -> list[Cell]:
     """Mean, spread over seeds, and mean standard error."""
     values = [each.value for each in measured]
     error = statistics.fmean(each.standard_error for each in measured)
