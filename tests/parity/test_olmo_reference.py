@@ -3,32 +3,33 @@
 import json
 import statistics
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
-from pipeline.train.config import AdamW, Cosine, Launch, Linear, TrainConfig
-from pipeline.train.loop import Training, train
+from pipeline.train.config import Cosine, Linear
 from pipeline.train.objectives import NextToken
 from pipeline.train.optimizer import make_optimizer
+from tests.train.olmo_recipes import (
+    GOLDEN,
+    LENGTH,
+    RECIPES,
+    ROWS,
+    SHAPE,
+    SHAPES,
+    STEPS,
+    AllPositions,
+    ids_of,
+    their_name,
+    trained,
+)
 
 SCRIPT = Path(__file__).with_name("olmo_reference.py")
 pytestmark = pytest.mark.parity
-SHAPE = OlmoConfig(
-    d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=192, vocab_size=320, max_sequence_length=32
-)
-SHAPES = {
-    "untied": SHAPE,
-    "tied": replace(SHAPE, tie_embeddings=True),
-    "clipped": replace(SHAPE, clip_qkv=0.5, n_layers=2, rope_theta=5000.0),
-}
-STEPS, ROWS, LENGTH = 6, 4, 32
 
 
 def their_shape(config):
@@ -59,18 +60,14 @@ def their_shape(config):
     }
 
 
-def their_name(name):
-    """OLMo's name of one of our tensors."""
-    ends = {"embed.weight": "wte.weight", "head.weight": "ff_out.weight"}
-    return "transformer." + ends.get(name, name)
-
-
-@pytest.fixture
-def reference(olmo, tmp_path):
+@pytest.fixture(scope="module")
+def reference(olmo, tmp_path_factory):
     """Give ai2-olmo a job and tensors; get tensors and what it told."""
 
+    folder = tmp_path_factory.mktemp("reference")
+
     def do(job, **tensors):
-        files = [tmp_path / name for name in ("job.json", "given", "made")]
+        files = [folder / name for name in ("job.json", "given", "made")]
         files[0].write_text(json.dumps(job), encoding="utf-8")
         save_file(tensors, files[1])
         done = subprocess.run([olmo, SCRIPT, *files], capture_output=True, text=True)
@@ -78,10 +75,6 @@ def reference(olmo, tmp_path):
         return load_file(files[2]), json.loads(done.stdout.splitlines()[-1])
 
     return do
-
-
-def ids_of(*shape):
-    return torch.randint(0, SHAPE.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
 def weights_of(model):
@@ -102,56 +95,6 @@ def test_logits_are_those_of_the_reference_in_fp32_and_near_them_in_bf16(referen
     assert (half - theirs["bf16"]).abs().max() < 0.1
     ours, reference_error = ((each - plain).square().mean() for each in (half, theirs["bf16"]))
     assert ours < 2 * reference_error
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The same batches for both."""
-
-    ids: torch.Tensor
-
-    def __call__(self):
-        return self
-
-    def at(self, step, rank=0, world_size=1):
-        return {"input_ids": self.ids[step]}
-
-
-class AllPositions(NextToken):
-    """The loss over the reference's denominator: the first token counts, though it has no label."""
-
-    def weight(self, batch):
-        return batch["input_ids"].numel()
-
-
-class Lagging(TrainConfig):
-    """With the limits of the reference: those of the update before, and the plain one at first."""
-
-    def norm_limit(self, update):
-        return self.max_grad_norm if update == 1 else super().norm_limit(update - 1)
-
-
-def trained(shape, config, objective, ids, root):
-    """Rows of the history, and the weights after each update, under OLMo's names."""
-    start = root / "start.safetensors"
-    save_file(Olmo(shape, seed=1).state_dict(), start)
-    made = train(
-        Training(
-            model=shape,
-            objective=objective,
-            batches=Fixed(ids),
-            config=config,
-            launch=Launch(threads=1, microbatch=2),
-            series=root / "series" / ("ab" * 32),
-            start=start,
-        ),
-        tokenizer="",
-        out=root / "cache" / "view",
-    )
-    rows = pq.read_table(made.root / "history.parquet").to_pylist()
-    weights = [load_file(made.folder(each) / "model.safetensors") for each in made.steps[1:]]
-    named = [{their_name(k): v for k, v in each.items()} for each in weights]
-    return rows, named
 
 
 def groups_of(shape, config):
@@ -188,30 +131,24 @@ def their_recipe(config):
     }
 
 
-def recipe(schedule, **changes):
-    return Lagging(
-        batch_size=ROWS,
-        schedule=schedule(peak_lr=3e-3, warmup_steps=2, total_steps=STEPS),
-        optimizer=AdamW(),
-        save_steps=1,
-        max_grad_norm=0.5,
-        **changes,
-    )
-
-
-RECIPES = {
-    "untied": recipe(Linear, clip_warmup_steps=2, clip_warmup_factor=10.0),
-    "tied": recipe(Cosine, z_loss=1e-4),
-    "clipped": recipe(Linear, z_loss=1e-4),
-}
+@pytest.fixture(scope="module")
+def updates(reference):
+    """By recipe: the weights after each update of the reference, and what it told."""
+    made = {}
+    for name, config in RECIPES.items():
+        shape = SHAPES[name]
+        job = {"do": "train", "model": their_shape(shape), "train": their_recipe(config)}
+        weights = weights_of(Olmo(shape, seed=1))
+        made[name] = reference(job, batches=ids_of(STEPS, ROWS, LENGTH), **weights)
+    return made
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_weights_after_every_update_are_those_of_the_reference(reference, tmp_path, name):
-    shape, config, ids = SHAPES[name], RECIPES[name], ids_of(STEPS, ROWS, LENGTH)
-    job = {"do": "train", "model": their_shape(shape), "train": their_recipe(config)}
-    theirs, told = reference(job, batches=ids, **weights_of(Olmo(shape, seed=1)))
-    rows, weights = trained(shape, config, AllPositions(config.z_loss), ids, tmp_path)
+def test_weights_after_every_update_are_those_of_the_reference(updates, tmp_path, name):
+    shape, config = SHAPES[name], RECIPES[name]
+    theirs, told = updates[name]
+    objective, ids = AllPositions(config.z_loss), ids_of(STEPS, ROWS, LENGTH)
+    rows, weights = trained(shape, config, objective, ids, tmp_path)
     assert groups_of(shape, config) == told["groups"]
     for row, other in zip(rows, told["rows"], strict=True):
         assert row["loss"] == pytest.approx(other["loss"] + other["z_loss"], rel=1e-6)
@@ -221,6 +158,24 @@ def test_weights_after_every_update_are_those_of_the_reference(reference, tmp_pa
     for number, state in enumerate(weights, start=1):
         for key, each in state.items():
             torch.testing.assert_close(each, theirs[f"{number}.{key}"], rtol=0, atol=5e-6)
+
+
+def test_the_golden_values_are_those_of_the_reference(updates, golden):
+    made = {}
+    for name, (weights, told) in updates.items():
+        last = {
+            key.removeprefix(f"{STEPS}."): each.norm().item()
+            for key, each in sorted(weights.items())
+            if key.startswith(f"{STEPS}.")
+        }
+        losses = [row["loss"] + row["z_loss"] for row in told["rows"]]
+        norms = [row["grad_norm"] for row in told["rows"]]
+        made[name] = {"losses": losses, "grad_norms": norms, "weight_norms": last}
+
+    def same(old, new):
+        return all(old[each] == pytest.approx(new[each], rel=1e-6) for each in new)
+
+    assert golden.moved(GOLDEN, made, same) == []
 
 
 def test_the_mean_is_over_labels_where_the_reference_counts_all_positions(reference, tmp_path):
@@ -233,13 +188,6 @@ def test_the_mean_is_over_labels_where_the_reference_counts_all_positions(refere
     labels = (LENGTH - 1) / LENGTH
     assert row["loss"] * labels == pytest.approx(other["loss"] + other["z_loss"], rel=1e-6)
     assert row["grad_norm"] * labels == pytest.approx(other["grad_norm"], rel=1e-5)
-
-
-def test_the_limits_of_the_clipping_norm_lag_an_update_in_the_reference_only():
-    lagging = RECIPES["untied"]
-    plain = TrainConfig(**vars(lagging))
-    assert [plain.norm_limit(n) for n in (1, 2, 3, 4)] == [5.0, 5.0, 0.5, 0.5]
-    assert [lagging.norm_limit(n) for n in (1, 2, 3, 4)] == [0.5, 5.0, 5.0, 0.5]
 
 
 @pytest.mark.parametrize(("kind", "final"), [(Linear, 0.1), (Cosine, 0.1), (Cosine, 0.0)])
