@@ -81,7 +81,7 @@ def test_in_bf16_logits_are_near_those_of_transformers(tmp_path, tokenizer, chan
         expected = theirs(batch).logits.float()
         with torch.autocast("cpu", torch.bfloat16):
             half = model.logits(model(batch)).float()
-    # logits have a spread of one; a weight of transformers' is rounded, one of ours where it is used
+    # of a spread of one; transformers' weights are rounded, ours where they are used
     torch.testing.assert_close(half, expected, rtol=0, atol=0.1)
 
 
