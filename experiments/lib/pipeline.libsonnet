@@ -84,8 +84,8 @@ local benchmarks(size) = {
   for name in std.objectFields(size.domains)
 };
 
-// Training and its evaluation with one seed. Steps of another seed than the first have its number at
-// the end of their names; all above them is shared.
+// Training and its evaluation with one seed, whose number ends the names of its steps unless it is
+// the first; all above them is shared.
 local branch(size, seed, end) =
   local launch = std.get(size, 'adaptation_launch', size.launch);
   local train(values) = values + (if seed == null then {} else { seed: seed });
