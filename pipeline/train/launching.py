@@ -2,8 +2,8 @@
 
 However they were started, every rank runs the same work, and its failure ends the run with the
 rank's number and traceback. A run that spans machines has a folder where its ranks leave their
-failures (`MEETING`, in the series, which all machines see). While its file `OPEN` stands there, other
-processes may join with the same work (`Joining`).
+failures (`MEETING`, in the series, which all machines see). While its file `OPEN` stands there,
+other processes may join with the same work (`Joining`).
 """
 
 from __future__ import annotations
@@ -253,6 +253,8 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
         shutdown_timeout=round(GRACE_SECONDS),
     )
     level = logging.getLogger(__name__).getEffectiveLevel()
+    # a store for each attempt: in one that they share, ranks find the addresses of dead ones
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         with heeding(), _passing_on():
             elastic_launch(config, _agents_rank)(

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,7 +37,6 @@ from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimiz
 from pipeline.train.progress import Progress
 from pipeline.train.sharding import build_model, reduce_gradients
 from pipeline.train.speed import Speed
-
 
 Plan = tuple[list[int], list[int], int | None]  # steps that are there, missing, and stopped after
 
@@ -80,7 +79,8 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
     check_launch(config, launch)
     series.mkdir(parents=True, exist_ok=True)
     if isinstance(launch, Joining):
-        run_ranks(partial(_train, training, None), launch, series)
+        led = replace(training, launch=launch.of)
+        run_ranks(partial(_train, led, None), launch, series)
     elif (plan := _plan(training))[1]:
         run_ranks(partial(_train, training, None if launch.SPANS else plan), launch, series)
         there, missing, paused = plan

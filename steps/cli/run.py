@@ -101,6 +101,7 @@ def _run(
     from pipeline.core.errors import nearest
     from steps.cli.experiment import import_packages, read_settings
     from steps.cli.settings import seen_from_here, settings_file
+    from steps.joining import is_task_beside, join_trainings
     from steps.wiring import WiringError
 
     if settings is None:
@@ -131,6 +132,9 @@ def _run(
         if step_name:
             graph = graph.sub_graph(*step_name)
         place = prepare_workspace(chosen, workspace)
+        ordered = [graph[each] for each in graph]
+        if is_task_beside(ordered):
+            return join_trainings(ordered, place)
         runner = prepare_executor(place, chosen, packages, parallelism)
         execute_step_graph(graph, place, runner, name)
 

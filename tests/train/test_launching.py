@@ -129,7 +129,7 @@ def test_local_ranks_meet_and_the_first_tells_the_others(met, series):
     assert len({path.read_text() for path in met.iterdir()}) == 1
 
 
-@pytest.mark.parametrize("how", FAULTS)
+@pytest.mark.parametrize("how", [pytest.param(each, marks=pytest.mark.slow) for each in FAULTS])
 def test_a_local_rank_that_fails_ends_the_run_by_name(how, met, series):
     started = time.monotonic()
     launch = Launch(ranks=2, threads=1, timeout_seconds=SECONDS)
@@ -199,9 +199,12 @@ def test_a_task_of_srun_that_fails_is_named_by_the_others(how, met, series):
     words, codes = both(Meet(met, 1, how), launch, series, (task(0), task(1)))
     assert codes[0] == 1
     said = {rank: said for rank, said, _ in words}
-    assert SAYS[how].replace("was killed by SIGKILL", "did not answer").replace(
-        "ended with exit status 3", "did not answer"
-    ) in said["0"]
+    assert (
+        SAYS[how]
+        .replace("was killed by SIGKILL", "did not answer")
+        .replace("ended with exit status 3", "did not answer")
+        in said["0"]
+    )
 
 
 def test_a_slurm_launch_outside_of_srun_names_what_is_missing(met, series, monkeypatch):
@@ -210,5 +213,3 @@ def test_a_slurm_launch_outside_of_srun_names_what_is_missing(met, series, monke
     words = "SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_JOB_ID, SLURM_NODELIST is not set"
     with pytest.raises(ValueError, match=words):
         run_ranks(Meet(met), Slurm(ranks=2), series)
-
-
