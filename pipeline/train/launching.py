@@ -246,7 +246,7 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
         run_id=f"{launch.id}-{folder.parent.name[:12]}-{open_attempt(folder.parent)}",
         rdzv_backend="c10d",
         rdzv_endpoint=launch.rendezvous,
-        rdzv_configs={"timeout": launch.rendezvous_seconds},
+        rdzv_configs={"join_timeout": launch.rendezvous_seconds},
         max_restarts=launch.max_restarts,
         start_method="spawn",
         local_addr=launch.host if alone else None,
