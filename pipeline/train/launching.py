@@ -25,9 +25,11 @@ from datetime import timedelta
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from pipeline.core.engine import end_with_parent
 from pipeline.core.errors import PipelineError
@@ -50,6 +52,7 @@ from pipeline.train.launches import Joining, Launch, Slurm, SlurmTask, Torchrun
 
 Work = Callable[[Ranks], None]
 MEETING, OPEN = ".ranks", "open.json"
+START_SECONDS = 600  # in which all ranks must have started
 STOPPED = "stopped"  # a rank leaves a file of this name, with the signal, when it has stopped
 
 
@@ -232,7 +235,7 @@ def _work(
     try:
         dist.init_process_group(
             "nccl" if cuda else "gloo",
-            init_method=address,
+            store=_store(address, ranks),
             rank=ranks.rank,
             world_size=ranks.size,
             timeout=timedelta(seconds=launch.timeout_seconds),
@@ -248,6 +251,19 @@ def _work(
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _store(address: str, ranks: Ranks) -> Any:
+    """Where the ranks find each other, once all are there.
+
+    Some start much later than others; that is no reason to let a collective wait so long.
+    """
+    start = timedelta(seconds=START_SECONDS)
+    store, _, _ = next(rendezvous(address, ranks.rank, ranks.size, timeout=start))
+    if store.add("olmo-tango/arrived", 1) == ranks.size:
+        store.set("olmo-tango/all", "")
+    store.wait(["olmo-tango/all"], start)
+    return store
 
 
 def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
@@ -270,6 +286,7 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
         start_method="spawn",
         local_addr=launch.host if alone else None,
         shutdown_timeout=round(GRACE_SECONDS),
+        signals_to_handle="SIGQUIT",  # the others are heeded here
     )
     level = logging.getLogger(__name__).getEffectiveLevel()
     # a store for each attempt: in one that they share, ranks find the addresses of dead ones

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.stopping import Stopped, heeding, stop_requested, stopping_signals
 from pipeline.train.launches import Joining, Launch, Slurm, Torchrun
 from pipeline.train.launching import open_attempt, run_ranks
 
@@ -182,6 +184,35 @@ def test_torchrun_starts_ranks_again_as_often_as_it_may(met, series):
 def test_an_agent_that_nobody_joins_says_where_it_waited(met, series):
     with pytest.raises(PipelineError, match=r"2 agents must meet at localhost:\d+"):
         run_ranks(Meet(met), torchrun(nodes=2, rendezvous_seconds=3), series)
+
+
+@dataclass(frozen=True)
+class WorkOn:
+    """Works until any rank is asked to stop, as the loop does."""
+
+    folder: Path
+
+    def __call__(self, ranks):
+        with heeding():
+            (self.folder / str(ranks.rank)).touch()
+            while not ranks.summed(stop_requested() is not None)[0]:
+                time.sleep(0.05)
+            raise Stopped(stop_requested() or signal.SIGUSR1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "torchrun"])
+def test_ranks_that_are_asked_to_stop_do_so_together(kind, met, series):
+    def ask():
+        while len(names(met)) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    launch = torchrun(ranks=2) if kind == "torchrun" else Launch(ranks=2, threads=1)
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Stopped) as caught, stopping_signals():
+        run_ranks(WorkOn(met), launch, series)
+    assert caught.value.signum == signal.SIGINT
 
 
 @pytest.mark.slow
