@@ -156,7 +156,6 @@ def test_a_rank_of_either_agent_that_fails_ends_both_by_name(how, met, series):
     words, codes = both(Meet(met, 1, how), torchrun(nodes=2), series)
     assert codes == [1, 1]
     assert any(SAYS[how] in said for _, said, _ in words)
-    assert SAYS[how] in words[0][1] or how == "hangs"
 
 
 @dataclass(frozen=True)
