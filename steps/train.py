@@ -8,7 +8,8 @@ from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import Launch, TrainConfig, check_launch
+from pipeline.train.config import TrainConfig, check_launch
+from pipeline.train.launches import Launch
 from steps.base import PipelineStep
 from steps.ranges import Range
 

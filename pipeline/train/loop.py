@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,11 +29,16 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_line, last_whole_step
 from pipeline.train import checkpoint, history
 from pipeline.train.config import Launch, TrainConfig, check_launch
-from pipeline.train.distributed import Ranks, build_model, run_ranks
+from pipeline.train.distributed import Ranks
+from pipeline.train.launches import Joining
+from pipeline.train.launching import run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
 from pipeline.train.progress import Progress
+from pipeline.train.sharding import build_model, reduce_gradients
 from pipeline.train.speed import Speed
+
+Plan = tuple[list[int], list[int], int | None]  # steps that are there, missing, and stopped after
 
 
 class Batches(Protocol):
@@ -73,10 +78,12 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
     config, launch, series = training.config, training.launch, Path(training.series)
     check_launch(config, launch)
     series.mkdir(parents=True, exist_ok=True)
-    there, missing = _found(series, config)
-    if missing:
-        paused = checkpoint.find_stopped(series)
-        run_ranks(partial(_train, training, there, missing, paused), launch)
+    if isinstance(launch, Joining):
+        led = replace(training, launch=launch.of)
+        run_ranks(partial(_train, led, None), launch, series)
+    elif (plan := _plan(training))[1]:
+        run_ranks(partial(_train, training, None if launch.SPANS else plan), launch, series)
+        there, missing, paused = plan
         if paused is not None and paused <= max([*there, *missing]):
             shutil.rmtree(checkpoint.stopped_folder(series), ignore_errors=True)
     out = Path(out)
@@ -113,9 +120,18 @@ def _found(series: Path, config: TrainConfig) -> tuple[list[int], list[int]]:
             return there, missing
 
 
-def _train(
-    training: Training, there: list[int], missing: list[int], paused: int | None, ranks: Ranks
-) -> None:
+def _plan(training: Training) -> Plan:
+    return *_found(training.series, training.config), checkpoint.find_stopped(training.series)
+
+
+def _train(training: Training, plan: Plan | None, ranks: Ranks) -> None:
+    """The work of a rank.
+
+    Args:
+        plan: what is to be made; where it is not given, as ranks that torchrun starts again find
+            more than the run began with, the first rank looks.
+    """
+    there, missing, paused = plan or ranks.agreed(lambda: _plan(training))
     label, last_step = f"train {training.objective.name}", training.config.last_step
     with Progress(label, last_step, shown=ranks.rank == 0) as progress, heeding():
         run = Run(training, ranks)
@@ -204,6 +220,8 @@ class Run:
                 seconds=round(seconds, 3),
                 tokens_per_second=round(read / seconds, 1),
                 device=str(self.ranks.device),
+                launch=self.training.launch.TYPE,
+                world_size=self.ranks.size,
                 **asdict(self.training.launch),
             )
 
@@ -224,7 +242,9 @@ class Run:
         if weight == 0:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        for part in _parts(batch, self.objective, self.training.launch.microbatch):
+        parts = list(_parts(batch, self.objective, self.training.launch.microbatch))
+        for number, part in enumerate(parts, 1):
+            reduce_gradients(self.model, self.training.launch, last=number == len(parts))
             with torch.autocast(
                 ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"
             ):
