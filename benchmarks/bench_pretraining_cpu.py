@@ -8,7 +8,7 @@ each a process of its own:
 
 ours          `Run.update` of the loop, compiled; with its data, its schedule and its history row
 eager         the same, not compiled
-ceiling       the best loop that we could write by hand for this one shape (`pretraining_ceiling.py`)
+ceiling       the best loop we could write by hand for this shape (`pretraining_ceiling.py`)
 transformers  `Trainer.train` with OlmoForCausalLM
 olmo          `Trainer.train_step` of ai2-olmo
 products      square products of 1,024 columns, for the rate that matrices can be multiplied at
@@ -101,11 +101,12 @@ def ours(shape, compiled):
     from bench_pretraining_gpu import Random
     from pretraining_peers import serve
 
-    from pipeline.model.config import OlmoConfig
-    from pipeline.train.config import Launch, Linear, TrainConfig
+    from pipeline.train.config import Linear, TrainConfig
     from pipeline.train.distributed import Ranks
+    from pipeline.train.launches import Launch
     from pipeline.train.loop import Run, Training
     from pipeline.train.objectives import NextToken
+    from pipeline.train.processor import kept_memory
 
     torch.set_num_threads(THREADS)
     run = Run(
@@ -124,7 +125,8 @@ def ours(shape, compiled):
         Ranks(),
     )
     run.begin()
-    serve(lambda number: run.update(number + 1)["loss"])
+    with kept_memory():
+        serve(lambda number: run.update(number + 1)["loss"])
 
 
 def model_of(shape):

@@ -55,7 +55,13 @@ class _Rows(torch.utils.data.Dataset):
 def transformers(shape):
     """`Trainer.train` with OlmoForCausalLM, `sdpa`, fused AdamW."""
     from torch.utils.data import SequentialSampler
-    from transformers import OlmoConfig, OlmoForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        OlmoConfig,
+        OlmoForCausalLM,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *_):

@@ -20,8 +20,13 @@ LONGEST = 1024  # tokens; of longer rows the scores of a block leave the process
 
 
 def suits_blocks(query: Tensor) -> bool:
-    """Whether causal attention of these queries, shape `... T K`, is faster in blocks."""
-    return query.device.type == "cpu" and query.requires_grad and query.shape[-2] <= LONGEST
+    """Whether causal attention of these queries, shape `... T K`, is to be computed in blocks.
+
+    It is where a gradient is wanted, so that evaluation is PyTorch's; and in float32, as a product
+    of narrower numbers would round the scores.
+    """
+    fits = query.dtype == torch.float32 and query.shape[-2] <= LONGEST
+    return fits and query.device.type == "cpu" and query.requires_grad
 
 
 def causal_attention(q_NTK: Tensor, k_NTK: Tensor, v_NTK: Tensor) -> Tensor:

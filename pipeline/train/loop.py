@@ -34,6 +34,7 @@ from pipeline.train.launches import Joining
 from pipeline.train.launching import run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
+from pipeline.train.processor import kept_memory, precision_of_products
 from pipeline.train.progress import Progress
 from pipeline.train.sharding import build_model, reduce_gradients
 from pipeline.train.speed import Speed
@@ -133,7 +134,8 @@ def _train(training: Training, plan: Plan | None, ranks: Ranks) -> None:
     """
     there, missing, paused = plan or ranks.agreed(lambda: _plan(training))
     label, last_step = f"train {training.objective.name}", training.config.last_step
-    with Progress(label, last_step, shown=ranks.rank == 0) as progress, heeding():
+    progress = Progress(label, last_step, shown=ranks.rank == 0)
+    with progress, heeding(), kept_memory():
         run = Run(training, ranks)
         for step in missing:
             before = max((each for each in there if each <= step), default=None)
@@ -160,7 +162,8 @@ class Run:
     def __init__(self, training: Training, ranks: Ranks) -> None:
         self.training, self.ranks = training, ranks
         self.config, self.objective = training.config, training.objective
-        self.model = build_model(training.model, ranks, training.launch, training.config.precision)
+        self.precision = precision_of_products(training.config.precision, ranks.device)
+        self.model = build_model(training.model, ranks, training.launch, self.precision)
         self.optimizer = make_optimizer(self.model, training.config.optimizer)
         self.batches = training.batches()
         self.speed = Speed.of(training.model, ranks)
@@ -220,6 +223,7 @@ class Run:
                 seconds=round(seconds, 3),
                 tokens_per_second=round(read / seconds, 1),
                 device=str(self.ranks.device),
+                products=self.precision,
                 launch=self.training.launch.TYPE,
                 world_size=self.ranks.size,
                 **asdict(self.training.launch),
@@ -246,7 +250,7 @@ class Run:
         for number, part in enumerate(parts, 1):
             reduce_gradients(self.model, self.training.launch, last=number == len(parts))
             with torch.autocast(
-                ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+                ranks.device.type, torch.bfloat16, enabled=self.precision == "bf16"
             ):
                 loss = self.objective.total(self.model, part)
             scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
