@@ -10,6 +10,7 @@ is the ratio to one rank with two threads of the same precision.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -109,6 +110,10 @@ def main():
                 made = measured(launch, precision, options.updates)
                 seconds[name] += made["seconds"]
                 losses[name] = made["losses"]
+                middle = statistics.median(made["seconds"])
+                print(
+                    f"  {precision} {name}: {middle:.3f} s an update", file=sys.stderr, flush=True
+                )
         for name, each in seconds.items():
             rate = ROWS * 512 / statistics.median(each)
             base = ROWS * 512 / statistics.median(seconds["1 rank of 2 threads"])
