@@ -86,11 +86,13 @@ def _warnings(step: Step[Any], job: Job, card: Card | None, assumed: Assumptions
     if card is None and resources.gpu_type and not assumed.gpu:
         yield f"asks for gpu_type {resources.gpu_type!r}, whose numbers are not known; say --gpu"
     if card is not None and total > TIGHT * card.memory:
-        fits = "needs nearly all of" if total <= card.memory else "does not fit into"
-        most = card.memory if total > card.memory else TIGHT * card.memory
-        words = job.suited(most)
-        advice = f"with {words} it does" if words else "split it over more ranks"
-        yield f"{fits} a {card.name}: {size(total)} of {size(card.memory)}; {advice}"
+        fits = total <= card.memory
+        words = job.suited(TIGHT * card.memory if fits else card.memory)
+        yield (
+            f"{'only just fits' if fits else 'does not fit'}: a rank takes {size(total)}, one "
+            f"{card.name} has {size(card.memory)}; "
+            + (f"with {words} it takes less" if words else "split it over more ranks")
+        )
     asked = num_bytes(resources.memory) if resources.memory else 0
     if card is None and asked and total > asked:
         yield f"needs {size(total)} of memory, and step_resources.memory is {resources.memory}"
@@ -172,6 +174,7 @@ def _effort() -> Iterator[Row]:
 
     yield "GPU", of(lambda each: each.card.name)
     yield "tokens a second", of(lambda each: f"{each.tokens_per_second:,.0f}")
+    yield "a rank sends, a second", of(_sent)
     yield "GPU-hours", of(lambda each: f"{each.gpu_hours:,.0f}")
     yield "days", of(lambda each: f"{each.days:,.1f}")
     yield "energy, kWh", of(lambda each: f"{each.kwh:,.0f}")
@@ -189,6 +192,13 @@ def _notes(foretold: Sequence[Foretold]) -> Iterator[str]:
         yield "≤: as if every row were as long as the longest may be"
     if any(len(each.job.config.kept_steps) > 1 for each in foretold):
         yield "a checkpoint is its weights + the optimizer's state"
+
+
+def _sent(effort: Effort) -> str:
+    """What the network must carry at that speed."""
+    traffic = effort.job.traffic()
+    num_bytes = traffic.all_gather + traffic.reduce_scatter + traffic.all_reduce
+    return _some(num_bytes * effort.tokens_per_second / effort.job.tokens_per_update)
 
 
 def _ranks(each: Foretold) -> str:

@@ -41,6 +41,7 @@ class TrainingStep(PipelineStep):
             self.kwargs["launch"],
             longest or shape.max_sequence_length,
             self.ROWS_PER_ITEM,
+            self.kwargs.get("retention"),
         )
 
     def check(self, path: str) -> None:

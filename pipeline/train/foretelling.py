@@ -34,6 +34,7 @@ class Job:
     Args:
         length: tokens of a row; where rows differ, of the longest.
         rows_per_item: 2 where an item of a batch is a pair.
+        retention: so many of the last checkpoints keep the optimizer's state; null for all.
     """
 
     shape: OlmoConfig
@@ -41,6 +42,7 @@ class Job:
     launch: Launch
     length: int
     rows_per_item: int = 1
+    retention: int | None = None
 
     @property
     def ranks(self) -> int:
@@ -134,8 +136,10 @@ class Job:
     @property
     def series_bytes(self) -> int:
         """Of all checkpoints; the one before the first update has no moments."""
-        moments = (self.num_checkpoints - 1) * self.optimizer_bytes
-        return self.num_checkpoints * self.weights_bytes + moments
+        with_moments = self.num_checkpoints - 1
+        if self.retention is not None:
+            with_moments = min(with_moments, self.retention)
+        return self.num_checkpoints * self.weights_bytes + with_moments * self.optimizer_bytes
 
     def suited(self, most: float) -> str | None:
         """In words, the least change of the launch with which a rank takes at most so many bytes.
