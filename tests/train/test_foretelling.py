@@ -65,7 +65,7 @@ def test_a_third_of_the_operations_is_forward(tied):
 
 def test_attentions_masked_half_is_four_per_cent_of_the_operations_of_7b():
     masked = 6 * OLMO_7B.n_layers * OLMO_7B.d_model * 2048
-    assert masked / OLMO_7B.flops_per_token(2048) == pytest.approx(0.0365, abs=1e-4)
+    assert masked / OLMO_7B.flops_per_token(2048) == pytest.approx(0.0372, abs=1e-4)
 
 
 def test_the_published_run_reads_the_tokens_that_it_names():

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
 from pipeline.train import chunked_loss, memory
 from pipeline.train.config import Linear, TrainConfig
 from pipeline.train.distributed import Ranks
+from pipeline.train.foretelling import Job
 from pipeline.train.launches import Launch
+from pipeline.train.launching import run_ranks
 from pipeline.train.loop import Run, Training
 from pipeline.train.memory import Pass
 from pipeline.train.objectives import NextToken
@@ -23,29 +26,49 @@ BENCHMARKED = OlmoConfig(
     max_sequence_length=512,
 )  # fmt: skip
 MOST_OFF = 0.15
+ONE_RANK = Ranks()
 
 
-def allocated(shape, rows, *, precision="fp32", microbatch=None, recomputed=False):
+class Same:
+    """The same batch for every update."""
+
+    def __init__(self, shape, rows):
+        self.ids = torch.randint(shape.vocab_size, (rows, shape.max_sequence_length))
+
+    def at(self, step, rank=0, world_size=1):
+        return {"input_ids": self.ids[: len(self.ids) // world_size]}
+
+
+def allocated(shape, rows, *, ranks=ONE_RANK, precision="fp32", **launch):
     """What torch's allocator holds at its highest in the second update, by its own events."""
-    ids = torch.randint(shape.vocab_size, (rows, shape.max_sequence_length))
-
-    class Same:
-        def at(self, step, rank=0, world_size=1):
-            return {"input_ids": ids}
-
-    schedule = Linear(peak_lr=1e-3, warmup_steps=1, total_steps=9)
-    launch = Launch(microbatch=microbatch, activation_checkpointing=recomputed)
-    config = TrainConfig(batch_size=rows, schedule=schedule, precision=precision)
-    run = Run(Training(shape, NextToken(), Same, config, launch, series=None), Ranks())
+    run = Run(
+        Training(
+            shape,
+            NextToken(),
+            partial(Same, shape, rows),
+            TrainConfig(
+                batch_size=rows,
+                schedule=Linear(peak_lr=1e-3, warmup_steps=1, total_steps=9),
+                precision=precision,
+            ),
+            Launch(ranks=ranks.size, **launch),
+            series=None,
+        ),
+        ranks,
+    )
     run.begin()
     run.update(1)
-    held = 3 * sum(each.nbytes for each in run.model.parameters())
+    held = 3 * sum(_local(each).nbytes for each in run.model.parameters())
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         run.update(2)
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
     return held + max(itertools.accumulate(sizes, initial=0))
+
+
+def _local(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def foretold(shape, rows, *, precision="fp32", microbatch=None, recomputed=False):
@@ -66,7 +89,7 @@ def foretold(shape, rows, *, precision="fp32", microbatch=None, recomputed=False
 def test_an_update_takes_the_memory_that_is_foretold(recomputed, microbatch, tied):
     shape = replace(SMALL, tie_embeddings=tied, clip_qkv=8.0 if tied else None)
     way = {"recomputed": recomputed, "microbatch": microbatch}
-    took = allocated(shape, 4, **way)
+    took = allocated(shape, 4, microbatch=microbatch, activation_checkpointing=recomputed)
     assert foretold(shape, 4, **way).total == pytest.approx(took, rel=MOST_OFF)
 
 
@@ -79,6 +102,29 @@ def test_the_benchmarks_shape_takes_the_memory_that_is_foretold(vocab, precision
     way = {"precision": precision, "microbatch": microbatch}
     took = allocated(shape, 4, **way)
     assert foretold(shape, 4, **way).total == pytest.approx(took, rel=MOST_OFF)
+
+
+def _note_allocated(shape, precision, launch, out, ranks):
+    took = allocated(shape, 8, ranks=ranks, precision=precision, **launch)
+    (out / f"took-{ranks.rank}").write_text(str(took))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "precision, launch", [("fp32", {}), ("bf16", {"microbatch": 1}), ("bf16", {"shard_within": 2})]
+)
+def test_ranks_that_share_a_model_take_the_memory_that_is_foretold(tmp_path, precision, launch):
+    ranks = 4 if "shard_within" in launch else 2
+    wanted = Launch(ranks=ranks, threads=1, **launch)
+    run_ranks(partial(_note_allocated, SMALL, precision, launch, tmp_path), wanted, tmp_path)
+    took = max(int(each.read_text()) for each in tmp_path.glob("took-*"))
+    job = Job(
+        SMALL,
+        TrainConfig(8, Linear(1e-3, warmup_steps=1, total_steps=9), precision=precision),
+        wanted,
+        SMALL.max_sequence_length,
+    )
+    assert job.memory().total == pytest.approx(took, rel=MOST_OFF)
 
 
 # GB, one H200: benchmarks/results/pretraining_gpu.md
