@@ -100,9 +100,9 @@ def _warnings(step: Step[Any], job: Job, card: Card | None, assumed: Assumptions
     disk = num_bytes(needs.disk)
     if disk and job.series_bytes > disk:
         yield f"writes {size(job.series_bytes)} of checkpoints, and needs.disk is {needs.disk}"
-    if job.ranks > 1 and resources.gpu_count and job.ranks != resources.gpu_count:
-        asked_gpus = f"step_resources.gpu_count is {resources.gpu_count:,}"
-        yield f"launches {job.ranks:,} ranks, and {asked_gpus}"
+    each, gpus = job.launch.ranks, resources.gpu_count
+    if gpus and each != gpus:
+        yield f"launches {counted(each, 'rank')} a machine, and step_resources.gpu_count is {gpus}"
 
 
 Row = tuple[str, Callable[[Foretold], str]]

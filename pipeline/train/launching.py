@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -50,7 +50,7 @@ from pipeline.train.launches import Joining, Launch, Slurm, SlurmTask, Torchrun
 
 Work = Callable[[Ranks], None]
 MEETING, OPEN = ".ranks", "open.json"
-STOPPED = "stopped"  # a rank leaves a file of this name where it was asked to stop
+STOPPED = "stopped"  # a rank leaves a file of this name, with the signal, when it has stopped
 
 
 def run_ranks(work: Work, launch: Launch, series: Path) -> None:
@@ -81,7 +81,12 @@ def _meeting(series: Path, joins: bool) -> Iterator[Path]:
     """The folder of a run that spans machines; who leads the run makes it and removes it."""
     folder = series / MEETING
     if joins:
-        yield folder
+        try:
+            yield folder
+        finally:  # who leads tells of the end first: Slurm may kill all once one task has ended
+            deadline = time.monotonic() + 2 * GRACE_SECONDS
+            while folder.exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -132,7 +137,7 @@ def _run_here(work: Work, launch: Launch) -> None:
                     process.join()
 
 
-def _wait_for(processes: list[BaseProcess]) -> None:
+def _wait_for(processes: Sequence[BaseProcess]) -> None:
     """Until all ranks have ended, or, once one failed, for some seconds.
 
     A wish that they stop is passed on, and they stop together.
@@ -154,12 +159,18 @@ def _wait_for(processes: list[BaseProcess]) -> None:
 def _tell(launch: Launch, folder: Path, size: int, exit_codes: dict[int, int | None]) -> None:
     """Raises what ended a run before its work was done."""
     if all(code == 0 for code in exit_codes.values()):
-        if (folder / STOPPED).exists():
-            raise Stopped(stop_requested() or signal.SIGTERM)
-        return
+        return _require_not_stopped(folder)
     found = failures_of(exit_codes, folder)
     failure = first_failure(found, size, launch.timeout_seconds)
     raise failure.told() if failure else PipelineError(f"ranks ended with {exit_codes}")
+
+
+def _require_not_stopped(folder: Path) -> None:
+    """Raises Stopped where this process or a rank was asked to stop."""
+    path = folder / STOPPED
+    if path.exists():
+        heard = path.read_text(encoding="utf-8")
+        raise Stopped(stop_requested() or int(heard or signal.SIGTERM))
 
 
 def _threads(launch: Launch) -> int:
@@ -190,7 +201,13 @@ def _local_rank(
     _start_log(level)
     torch.set_num_threads(threads)
     ranks = Ranks(rank, launch.ranks, rank)
-    _work(work, ranks, launch, folder, (folder / "rendezvous").absolute().as_uri(), alone=True)
+    address = (folder / "rendezvous").absolute().as_uri()
+    _note_stop(folder, _work(work, ranks, launch, folder, address, alone=True))
+
+
+def _note_stop(folder: Path, signum: int | None) -> None:
+    if signum is not None:
+        (folder / STOPPED).write_text(str(signum), encoding="utf-8")
 
 
 def _start_log(level: int) -> None:
@@ -199,10 +216,11 @@ def _start_log(level: int) -> None:
 
 def _work(
     work: Work, ranks: Ranks, launch: Launch, folder: Path, address: str, *, alone: bool
-) -> None:
-    """Work as one rank of a process group; what it meets stands in the folder.
+) -> int | None:
+    """Work as one rank of a process group; gives the signal that stopped it, if one did.
 
     Args:
+        folder: where it leaves its failure.
         address: where the ranks meet, a URL of torch's.
         alone: whether all ranks are on this machine.
     """
@@ -221,8 +239,9 @@ def _work(
         )
         with stopping_signals():
             work(ranks)
-    except Stopped:
-        (folder / STOPPED).touch()
+        return None
+    except Stopped as stop:
+        return stop.signum
     except BaseException as error:
         Failure.of(ranks.rank, error).write(folder)
         raise
@@ -246,7 +265,7 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
         run_id=f"{launch.id}-{folder.parent.name[:12]}-{open_attempt(folder.parent)}",
         rdzv_backend="c10d",
         rdzv_endpoint=launch.rendezvous,
-        rdzv_configs={"timeout": launch.rendezvous_seconds},
+        rdzv_configs={"join_timeout": launch.rendezvous_seconds},
         max_restarts=launch.max_restarts,
         start_method="spawn",
         local_addr=launch.host if alone else None,
@@ -256,10 +275,9 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
     # a store for each attempt: in one that they share, ranks find the addresses of dead ones
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
-        with heeding(), _passing_on():
-            elastic_launch(config, _agents_rank)(
-                work, launch, _threads(launch), folder, level, alone
-            )
+        with heeding(), _passing_on(), tempfile.TemporaryDirectory() as here:
+            elastic_launch(config, _agents_rank)(work, launch, folder, Path(here), level, alone)
+            _require_not_stopped(Path(here))
     except ChildFailedError as error:
         for rank, each in error.failures.items():
             if not Failure.path_of(folder, rank).exists():
@@ -272,8 +290,6 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
             f"{launch.nodes} agents must meet at {launch.rendezvous}; {type(error).__name__} after "
             f"{launch.rendezvous_seconds} s: {error}"
         ) from error
-    if (folder / STOPPED).exists() or stop_requested():
-        raise Stopped(stop_requested() or signal.SIGTERM)
 
 
 @contextmanager
@@ -297,26 +313,28 @@ def _passing_on() -> Iterator[None]:
 
 
 def _agents_rank(
-    work: Work, launch: Torchrun, threads: int, folder: Path, level: int, alone: bool
+    work: Work, launch: Torchrun, folder: Path, here: Path, level: int, alone: bool
 ) -> None:
     end_with_parent()
     _start_log(level)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(_threads(launch))
     rank, size, local = (int(os.environ[each]) for each in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     Failure.path_of(folder, rank).unlink(missing_ok=True)  # of an attempt before this one
-    _work(work, Ranks(rank, size, local), launch, folder, "env://", alone=alone)
+    ranks = Ranks(rank, size, local)
+    _note_stop(here, _work(work, ranks, launch, folder, "env://", alone=alone))
 
 
 def _run_task(work: Work, launch: Slurm, folder: Path) -> None:
     """Be the rank that srun made of this process."""
     task = SlurmTask.read(launch)
     ranks = Ranks(task.rank, task.size, task.local)
+    address, alone = f"tcp://{task.address}", launch.nodes == 1
     try:
         with _threads_of(_threads(launch)):
-            _work(work, ranks, launch, folder, f"tcp://{task.address}", alone=launch.nodes == 1)
+            signum = _work(work, ranks, launch, folder, address, alone=alone)
     except Exception as error:
         found = wait_for_failures(folder, task.size)
         failure = first_failure(found, task.size, launch.timeout_seconds)
         raise (failure or Failure.of(task.rank, error)).told() from error
-    if (folder / STOPPED).exists():
-        raise Stopped(stop_requested() or signal.SIGTERM)
+    if signum is not None:
+        raise Stopped(signum)

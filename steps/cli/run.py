@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.stopping import INTERRUPTED
+from pipeline.core.stopping import INTERRUPTED, Stopped
 from steps.cli.faults import DEBUG, FAULT
 
 
@@ -134,7 +134,9 @@ def _run(
         place = prepare_workspace(chosen, workspace)
         ordered = [graph[each] for each in graph]
         if is_task_beside(ordered):
-            return join_trainings(ordered, place)
+            with suppress(Stopped):  # the task that leads has the status to end with
+                join_trainings(ordered, place)
+            return
         runner = prepare_executor(place, chosen, packages, parallelism)
         execute_step_graph(graph, place, runner, name)
 

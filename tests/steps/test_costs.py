@@ -54,16 +54,17 @@ def test_a_row_is_as_long_as_the_step_that_makes_it_says():
 
 
 def test_what_does_not_fit_is_said_with_a_launch_that_does():
-    large = {"steps.base.launch.ranks": 64, "steps.base.launch.microbatch": 16}
-    [warning, ranks] = foretold(SEVEN, large)["base"].warnings
+    large = {"steps.base.launch.nodes": 8, "steps.base.launch.microbatch": 16}
+    [warning] = foretold(SEVEN, large)["base"].warnings
     assert re.fullmatch(
         r"base does not fit: a rank takes \d+ GB, one H100 has 80 GB; "
         r"with activation_checkpointing it takes less",
         warning,
     )
-    assert ranks == "base launches 64 ranks, and step_resources.gpu_count is 1,024"
-    alone = foretold(SEVEN, {"steps.base.launch.ranks": 1})["base"].warnings[0]
-    assert alone.endswith("split it over more ranks")
+    alone = {"steps.base.launch.nodes": 1, "steps.base.launch.ranks": 1}
+    [warning, ranks] = foretold(SEVEN, alone)["base"].warnings
+    assert warning.endswith("split it over more ranks")
+    assert ranks == "base launches 1 rank a machine, and step_resources.gpu_count is 8"
 
 
 def test_a_series_that_is_larger_than_the_disk_that_was_asked_for_is_said():

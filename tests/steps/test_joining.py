@@ -38,7 +38,7 @@ def olmo(bench, tmp_path):
 
 def end(*processes):
     """What they print, once all have ended well."""
-    said = [each.communicate(timeout=240)[0] for each in processes]
+    said = [each.communicate(timeout=500)[0] for each in processes]
     for process, words in zip(processes, said, strict=True):
         assert process.returncode == 0, words
     return said

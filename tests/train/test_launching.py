@@ -78,8 +78,8 @@ def both(work, launch, series, variables=({}, {})):
         target=_process, args=(work, Joining(of=launch), series, variables[1], said)
     )
     joins.start()
-    for each in (lead, joins):
-        each.join(60)
+    lead.join(120)
+    joins.join(20)  # srun would kill it
     codes = [lead.exitcode, joins.exitcode]
     joins.kill()
     words = [said.get(timeout=5) for code in codes if code == 1]
