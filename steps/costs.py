@@ -9,7 +9,7 @@ from typing import Any
 from tango.step import Step
 
 from pipeline.core.energy import INTENSITY, PUE
-from pipeline.core.terminal import counted, size
+from pipeline.core.terminal import counted, duration, size
 from pipeline.train.cards import CARDS, Card, find_card
 from pipeline.train.foretelling import Effort, Job
 from steps.needs import Needs, num_bytes
@@ -176,7 +176,7 @@ def _effort() -> Iterator[Row]:
     yield "tokens a second", of(lambda each: f"{each.tokens_per_second:,.0f}")
     yield "a rank sends, a second", of(_sent)
     yield "GPU-hours", of(lambda each: f"{each.gpu_hours:,.0f}")
-    yield "days", of(lambda each: f"{each.days:,.1f}")
+    yield "time", of(lambda each: duration(86400 * each.days))
     yield "energy, kWh", of(lambda each: f"{each.kwh:,.0f}")
     yield "CO2-equivalent, kg", of(lambda each: f"{each.co2_kilograms:,.0f}")
 
