@@ -46,66 +46,35 @@ def resident(name="VmRSS"):
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def allocated_over(work):
-    """What torch's allocator held at its highest during some work, above what it held before."""
-    import torch
-
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        work()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
-    return max(itertools.accumulate(sizes, initial=0))
-
-
 def measure(way):
     import torch
 
-    from pipeline.train.config import Launch, Linear, TrainConfig
     from pipeline.train.distributed import Ranks
-    from pipeline.train.loop import Run, Training
     from pipeline.train.memory import Pass
-    from pipeline.train.objectives import NextToken
+    from tests.train.test_memory import allocated_over, made_run
 
     torch.set_num_threads(2)
     shape = shape_of(way["vocab"])
-    ids = torch.randint(shape.vocab_size, (ROWS, shape.max_sequence_length))
-
-    class Same:
-        def at(self, step, rank=0, world_size=1):
-            return {"input_ids": ids}
-
-    training = Training(
-        model=shape,
-        objective=NextToken(),
-        batches=Same,
-        config=TrainConfig(
-            batch_size=ROWS,
-            schedule=Linear(peak_lr=1e-3, warmup_steps=2, total_steps=100),
-            precision=way["precision"],
-        ),
-        launch=Launch(
-            compile=way["compiled"],
-            activation_checkpointing=way["recomputed"],
-            microbatch=way["microbatch"],
-        ),
-        series=Path("none"),  # nothing is saved
-    )
     before = resident()
-    run = Run(training, Ranks())
-    run.begin()
+    run = made_run(
+        shape,
+        ROWS,
+        Ranks(),
+        way["precision"],
+        compile=way["compiled"],
+        activation_checkpointing=way["recomputed"],
+        microbatch=way["microbatch"],
+    )
     for update in range(1, UPDATES):
         run.update(update)
     gc.collect()
-    held = 3 * sum(each.nbytes for each in run.model.parameters())
     Path("/proc/self/clear_refs").write_text("5")  # the mark begins anew
     run.update(UPDATES)
     highest = resident("VmHWM") - before
-    allocated = held + allocated_over(lambda: run.update(UPDATES + 1))
+    allocated = allocated_over(run, UPDATES + 1)
     foretold = Pass(
         shape,
-        min(way["microbatch"], ROWS),
+        way["microbatch"],
         shape.max_sequence_length,
         way["precision"],
         compiled=way["compiled"],

@@ -39,8 +39,8 @@ class Same:
         return {"input_ids": self.ids[: len(self.ids) // world_size]}
 
 
-def allocated(shape, rows, *, ranks=ONE_RANK, precision="fp32", **launch):
-    """What torch's allocator holds at its highest in the second update, by its own events."""
+def made_run(shape, rows, ranks, precision, **launch):
+    """A run of random batches that has made no update."""
     run = Run(
         Training(
             shape,
@@ -57,14 +57,25 @@ def allocated(shape, rows, *, ranks=ONE_RANK, precision="fp32", **launch):
         ranks,
     )
     run.begin()
-    run.update(1)
+    return run
+
+
+def allocated_over(run, update):
+    """What torch's allocator holds at its highest in an update but the first, by its own events."""
     held = 3 * sum(_local(each).nbytes for each in run.model.parameters())
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
-        run.update(2)
+        run.update(update)
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
     return held + max(itertools.accumulate(sizes, initial=0))
+
+
+def allocated(shape, rows, *, ranks=ONE_RANK, precision="fp32", **launch):
+    """The same of the second update of a new run."""
+    run = made_run(shape, rows, ranks, precision, **launch)
+    run.update(1)
+    return allocated_over(run, 2)
 
 
 def _local(tensor):
