@@ -37,6 +37,7 @@ from pipeline.train.chunked_loss import summed_loss
 from pipeline.train.config import Launch, Linear, TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Run, Training
+from pipeline.train.memory import Pass
 from pipeline.train.objectives import NextToken
 from pipeline.train.speed import Speed, peak_flops
 
@@ -269,34 +270,19 @@ def loss(shape, options):
             )
 
 
-def foretold_bytes(shape, tokens, again):
-    """Peak of an update on one card with `tokens` a forward pass, of several.
-
-    16 bytes a parameter: itself, its gradient and two moments, all float32. Then, two bytes each:
-    what the layers keep of a token, which is 12 times their width (their input, two normalized
-    inputs, queries, keys and values as projected and as attention reads them, its output in two
-    layouts, the residual between) and one and a half times the doubled width of the feed-forward;
-    the layers' weights, which compiled code keeps for the backward pass; the vocabulary's matrix,
-    an eighth of the logits and their gradient. With activation checkpointing each layer keeps its
-    input, and one layer the rest, its gradients and its weights.
-    """
-    d, wide = shape.d_model, shape.mlp_hidden_size
-    layer = 12 * d + 3 * wide // 2
-    block = 4 * d * d + 3 * wide * d // 2
-    if again:
-        kept = tokens * (shape.n_layers * d + 2 * layer) + block
-    else:
-        kept = shape.n_layers * (tokens * layer + block)
-    loss = shape.vocab_size * (d + tokens // 4)
-    return 16 * shape.num_parameters() + 2 * (kept + loss)
-
-
 def seven_billion(shape, options):
     large = OLMO_7B if CUDA else replace(TINY, n_layers=3)
     for rows, again in ((2, True), (4, True), (2, False)):
-        foretold = foretold_bytes(large, rows * large.max_sequence_length, again)
-        row = {"name": "7b", "foretold_gb": round(foretold / 1e9, 2)}
-        if CUDA and foretold > torch.cuda.get_device_properties(0).total_memory:
+        foretold = Pass(
+            large,
+            rows,
+            large.max_sequence_length,
+            compiled=True,
+            recomputed=again,
+            accumulates=True,
+        ).peak()
+        row = {"name": "7b", "foretold_gb": round(foretold.total / 1e9, 2)}
+        if CUDA and foretold.total > torch.cuda.get_device_properties(0).total_memory:
             say(part="7b", microbatch=rows, fits=False, **row)
             continue
         launch = {"compile": True, "activation_checkpointing": again, "microbatch": rows}

@@ -9,6 +9,7 @@ from tango.step import Step
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
 from pipeline.train.config import TrainConfig, check_launch
+from pipeline.train.foretelling import Job
 from pipeline.train.launches import Launch
 from steps.base import PipelineStep
 from steps.ranges import Range
@@ -21,10 +22,27 @@ class TrainingStep(PipelineStep):
 
     SERIES = True
     READS: ClassVar[str]  # the argument that holds the rows
+    ROWS_PER_ITEM: ClassVar[int] = 1  # of what a batch counts
+    FULL_ROWS: ClassVar[bool] = False  # whether every row is as long as the longest
 
     def shape(self) -> OlmoConfig | None:
         """The shape of the model; null where it was trained elsewhere."""
         return shape_of(self.kwargs["checkpoints"])
+
+    def job(self) -> Job | None:
+        """The training as a plan reckons with it; null where the model's shape is not known."""
+        shape, rows = self.shape(), self.kwargs[self.READS]
+        if shape is None:
+            return None
+        longest = rows.longest_row()[1] if hasattr(rows, "longest_row") else None
+        return Job(
+            shape,
+            self.kwargs["train"],
+            self.kwargs["launch"],
+            longest or shape.max_sequence_length,
+            self.ROWS_PER_ITEM,
+            self.kwargs.get("retention"),
+        )
 
     def check(self, path: str) -> None:
         """Raises ValueError for a batch that ranks cannot share, and for rows that do not fit."""
@@ -50,6 +68,7 @@ class Pretrain(TrainingStep):
 
     VERSION = "003"
     READS = "mix"
+    FULL_ROWS = True
 
     def run(
         self, mix: TokenMix, model: OlmoConfig, train: TrainConfig, launch: Launch = ONE_PROCESS
@@ -109,6 +128,7 @@ class Dpo(TrainingStep):
 
     VERSION = "003"
     READS = "pairs"
+    ROWS_PER_ITEM = 2
 
     def run(
         self,

@@ -18,6 +18,8 @@ from typing import Any
 WATTS_A_CORE = 10.0
 POWERCAP = Path("/sys/class/powercap")
 JOULES_A_KWH = 3.6e6
+PUE = 1.1  # power usage effectiveness: of a data centre, for that of its computers
+INTENSITY = 0.610  # kg of CO2-equivalent a kWh, of the grid of OLMo's cluster in Australia
 
 
 class EnergyMeter:
@@ -44,6 +46,14 @@ class EnergyMeter:
             joules += sum(_gpus()) / 1e3 - sum(self._gpus) / 1e3
             by.append("NVML")
         return {"energy_kwh": joules / JOULES_A_KWH, "energy_by": ", ".join(by)}
+
+
+def co2_kilograms(kwh: float, pue: float = PUE, intensity: float = INTENSITY) -> float:
+    """CO2-equivalent of the energy that computers took: energy times PUE times grid intensity.
+
+    Source: Groeneveld et al. 2024, "OLMo", section on power and emissions, as are the defaults.
+    """
+    return kwh * pue * intensity
 
 
 def _watts_a_core() -> float:

@@ -73,9 +73,13 @@ class OlmoConfig:
 
     def num_parameters(self) -> int:
         """Parameters of the whole model; tied embeddings count once."""
+        matrices = self.vocab_size * self.d_model * (1 if self.tie_embeddings else 2)
+        return self.n_layers * self.layer_parameters() + matrices
+
+    def layer_parameters(self) -> int:
+        """Parameters of one layer: attention's four matrices, the feed-forward's two."""
         d, hidden = self.d_model, self.mlp_hidden_size
-        block = 4 * d * d + d * hidden + hidden // 2 * d
-        return self.n_layers * block + self.vocab_size * d * (1 if self.tie_embeddings else 2)
+        return 4 * d * d + d * hidden + hidden // 2 * d
 
     def flops_per_token(self, sequence_length: int) -> int:
         """Floating-point operations of training on one token of a sequence: 6 M + 12 L d T.

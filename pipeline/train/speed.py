@@ -7,30 +7,16 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.model.config import OlmoConfig
+from pipeline.train.cards import find_card
 from pipeline.train.distributed import Ranks
-
-# Dense bf16 matrix products, in operations per second, by the vendors' data sheets. The first name
-# that is part of the device's counts. A device of an MI250X is half of the card.
-PEAK_FLOPS = {
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "GH200": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "MI250X": 191.5e12,
-    "MI300X": 1307e12,
-}
 
 
 def peak_flops(device: torch.device) -> float | None:
     """The bf16 rate of a device by its data sheet; None for a CPU and an unknown card."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((rate for part, rate in PEAK_FLOPS.items() if part in name), None)
+    card = find_card(torch.cuda.get_device_name(device))
+    return card.peak_flops if card else None
 
 
 @dataclass(frozen=True)
@@ -38,7 +24,7 @@ class Speed:
     """Measures a run by the tokens it read and the time that took.
 
     Model FLOPs utilization (MFU) is tokens per second, times `OlmoConfig.flops_per_token`, over the
-    bf16 rate of all devices by their data sheet (`PEAK_FLOPS`), whatever the precision. What is
+    bf16 rate of all devices by their data sheet (`cards.py`), whatever the precision. What is
     computed twice, as with activation checkpointing, counts once.
 
     Args:

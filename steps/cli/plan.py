@@ -20,12 +20,25 @@ def main(arguments: list[str]) -> int:
         action="store_true",
         help="ask whether outside data has moved, and what the remote has",
     )
+    parser.add_argument(
+        "--costs", action="store_true", help="only what training costs, of steps that are made too"
+    )
+    parser.add_argument("--gpu", help="card that costs are of, as 'H100' or 'A100 40GB'")
+    parser.add_argument("--mfu", type=float, help="share of its operations that is used; 0.5")
+    parser.add_argument("--pue", type=float, help="power usage effectiveness; 1.1")
+    parser.add_argument("--intensity", type=float, help="kg of CO2 a kWh of the grid; 0.61")
     form = parser.add_mutually_exclusive_group()
     for each in ("json", "dot", "mermaid"):
         form.add_argument(f"--{each}", action="store_const", const=each, dest="form")
     options = parser.parse_args(arguments)
-    from steps.cli.experiment import build_experiment, open_results, with_inputs
+    from steps.cli.experiment import SyntaxFault, build_experiment, open_results, with_inputs
+    from steps.costs import Assumptions, as_form, as_table, foretell
 
+    said = {name: getattr(options, name) for name in ("gpu", "mfu", "pue", "intensity")}
+    try:
+        assumed = Assumptions(**{name: each for name, each in said.items() if each is not None})
+    except ValueError as fault:
+        raise SyntaxFault(f"--{fault}") from fault
     steps = build_experiment(options.experiment, options.overrides)
     steps = with_inputs(steps, options.step) if options.step else steps
     results = open_results(options.workspace, options.strict, options.experiment)
@@ -38,14 +51,32 @@ def main(arguments: list[str]) -> int:
     url = None if options.workspace else workspace_settings(options.experiment).get("remote")
     remote = Remote(url) if url and options.check else None
     planned = plan_steps(steps.values(), results, remote)
+    foretold = foretell((steps[each.name] for each in planned), assumed)
     outside = locking.outside_of(steps.values())
     outside = locking.looked_at(outside) if options.check else outside
     if options.form == "json":
-        print(as_json(planned, summary=summary(planned), outside=locking.as_forms(outside)))
+        print(
+            as_json(
+                planned,
+                summary=summary(planned),
+                training={each.name: as_form(each) for each in foretold},
+                outside=locking.as_forms(outside),
+            )
+        )
     elif options.form:
         print("\n".join((as_dot if options.form == "dot" else as_mermaid)(planned)))
+    elif options.costs:
+        print("\n".join(as_table(foretold) if foretold else ["no training step of known shape"]))
     else:
-        lines = [*as_text(planned), summary(planned), *locking.told(outside, options.experiment)]
+        running = {each.name for each in planned if each.runs}
+        trained = [each for each in foretold if each.name in running]
+        costs = ["", *as_table(trained, full=False), ""] if trained else []
+        lines = [
+            *as_text(planned),
+            *costs,
+            summary(planned),
+            *locking.told(outside, options.experiment),
+        ]
         if url and not options.check:
             lines.append(
                 f"the remote {url} was not asked for what is missing here; --check asks it"
