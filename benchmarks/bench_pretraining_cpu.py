@@ -11,7 +11,7 @@ eager         the same, not compiled
 ceiling       the best loop we could write by hand for this shape (`pretraining_ceiling.py`)
 transformers  `Trainer.train` with OlmoForCausalLM
 olmo          `Trainer.train_step` of ai2-olmo
-products      square products of 1,024 columns, for the rate that matrices can be multiplied at
+products      square products of 1,024 columns, as ours multiplies, for the rate they can have
 
 After three updates each, every contender makes one at a time, in turn, so that all meet the same
 machine. Prints a table as Markdown and a JSON line: medians, and ratios of the medians; memory is
@@ -147,8 +147,11 @@ def products(shape):
     import torch
     from pretraining_peers import serve
 
+    from pipeline.train.processor import precision_of_products
+
     torch.set_num_threads(THREADS)
-    kind = torch.bfloat16 if shape["precision"] == "bf16" else torch.float32
+    taken = precision_of_products(shape["precision"], torch.device("cpu"))
+    kind = torch.bfloat16 if taken == "bf16" else torch.float32
     left, right = (torch.randn(SIDE, SIDE).to(kind) for _ in range(2))
 
     def step(number):
