@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.browse.ids import decoder
-from pipeline.browse.views import Facts, View, grid
+from pipeline.browse.views import Block, Facts, View, grid
 from pipeline.core.artifacts import Artifact, Checkpoints, Examples, Pairs, TokenMix
 from pipeline.core.errors import CorruptShard
 from pipeline.store.lineage import lineage
@@ -56,11 +56,22 @@ def where(results: Results, document: str, limit: int) -> View:
     Raises:
         ValueError: no training result that is here read it.
     """
-    rows = [row for id in results.standing() for row in _readings(results, id, document)]
+    rows: list[dict[str, Any]] = []
+    unread = []
+    for id in results.standing():
+        try:
+            rows += _readings(results, id, document)
+        except (FileNotFoundError, CorruptShard):  # it, or what it read, is gone or damaged
+            unread.append(id)
+    aside = f"; not looked at, as their data is gone: {', '.join(unread)}" if unread else ""
     if not rows:
-        raise ValueError(f"no training result of {results.root} read a document {document!r}")
+        found = f"no training result of {results.root} read a document {document!r}"
+        raise ValueError(found + aside)
     rows.sort(key=lambda row: (row["result"], row["step"], row["row"]))
-    return View(f"when {document} was read", [grid("read", rows[:limit], len(rows))])
+    blocks: list[Block] = [grid("read", rows[:limit], len(rows))]
+    if unread:
+        blocks.append(Facts({"not looked at, data gone": ", ".join(unread)}))
+    return View(f"when {document} was read", blocks)
 
 
 def batches_of(results: Results, id: str) -> Read:
@@ -91,10 +102,10 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
     """A row for each time that a result, if it is of training, read a document."""
     try:
         last = _trained(results, id).latest.step
-        batches = batches_of(results, id)
-        instances = batches.holding(document)
-    except (ValueError, FileNotFoundError, CorruptShard):  # other kinds, or its data is gone
+    except ValueError:  # another kind of result
         return
+    batches = batches_of(results, id)
+    instances = batches.holding(document)
     order = batches.order
     num_epochs = -(-last * order.batch_instances // order.num_instances)
     for instance in instances:

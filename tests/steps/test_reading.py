@@ -1,6 +1,7 @@
 """`olmo batch` and `olmo where`, over a run that was trained."""
 
 import json
+import shutil
 
 import pytest
 
@@ -85,3 +86,12 @@ def test_where_is_the_inverse_of_batch(olmo):
 def test_what_was_not_read_is_a_clear_fault(olmo, arguments, fault):
     status, out, err = olmo(*arguments)
     assert status and not out and fault in err
+
+
+def test_where_names_a_run_whose_data_is_gone(trained, tmp_path, capsys):
+    bench, id = trained
+    shutil.copytree(bench.results.root, tmp_path / "w", symlinks=True)
+    for folder in (tmp_path / "w" / "cache").glob("Mix-*"):
+        shutil.rmtree(folder)
+    assert main(["where", "-w", str(tmp_path / "w"), "d1"]) != 0
+    assert id in capsys.readouterr().err
