@@ -7,23 +7,20 @@ are tokenized apart, so that the mask is exact: no token is half learned.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
 import pyarrow as pa
 import tokenizers
-from numpy.typing import NDArray
 
 from pipeline.core.artifacts import Documents, Examples, Pairs, Tokenizer
 from pipeline.core.engine import LOCAL, Engine
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
-from pipeline.core.shards import ShardWriter, read_batches, read_shard, shard_name
+from pipeline.core.shards import ShardWriter, read_batches, shard_name
 from pipeline.data.document import ROLES, Message, MetadataField
-from pipeline.tokens.order import IntArray, Order
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 IDS, MASK = pa.list_(pa.int32()), pa.list_(pa.int8())
@@ -145,100 +142,6 @@ def prepare_pairs(
         reference="",
         shards=shards,
     )
-
-
-class ExampleBatches:
-    """Batches of examples in the order of a seed; rows are read when first asked for.
-
-    Args:
-        batch_size: examples of one optimizer step, over all ranks.
-        pad_id: what rows are filled with on the right, with mask 0.
-    """
-
-    def __init__(self, examples: Examples, batch_size: int, seed: int, pad_id: int = 0) -> None:
-        self.examples, self.pad_id = examples, pad_id
-        self.order = Order(examples.num_examples, batch_size, seed)
-        self._rows = _Rows(examples.root, examples.shards)
-
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, IntArray]:
-        """What `rank` reads at `step`.
-
-        Returns:
-            `input_ids` and `mask`, int64 [B, T], T the longest of these B rows;
-            `lengths`, int64 [B].
-        """
-        rows = self._rows.read(self.order.at(step, rank, world_size), ["input_ids", "mask"])
-        return {
-            "input_ids": _padded([row["input_ids"] for row in rows], self.pad_id),
-            "mask": _padded([row["mask"] for row in rows], 0),
-            "lengths": _lengths([row["input_ids"] for row in rows]),
-        }
-
-
-class PairBatches:
-    """Batches of pairs in the order of a seed; rows are read when first asked for.
-
-    Args:
-        batch_size: pairs of one optimizer step, over all ranks.
-        pad_id: what rows are filled with on the right, with mask 0.
-    """
-
-    def __init__(self, pairs: Pairs, batch_size: int, seed: int, pad_id: int = 0) -> None:
-        self.pairs, self.pad_id = pairs, pad_id
-        self.order = Order(pairs.num_pairs, batch_size, seed)
-        self._rows = _Rows(pairs.root, pairs.shards)
-
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, NDArray[Any]]:
-        """What `rank` reads at `step`: the chosen of its B pairs, then their rejected.
-
-        Returns:
-            `input_ids` and `mask`, int64 [2B, T]; `lengths`, int64 [2B]; `reference`, float64 [2B],
-            in nats, NaN before the reference is computed.
-        """
-        sides = ("chosen", "rejected")
-        names = [f"{side}_{each}" for side in sides for each in ("ids", "mask", "logprob")]
-        rows = self._rows.read(self.order.at(step, rank, world_size), names)
-        both = [(row, side) for side in sides for row in rows]
-        return {
-            "input_ids": _padded([row[f"{side}_ids"] for row, side in both], self.pad_id),
-            "mask": _padded([row[f"{side}_mask"] for row, side in both], 0),
-            "lengths": _lengths([row[f"{side}_ids"] for row, side in both]),
-            "reference": np.array([row[f"{side}_logprob"] for row, side in both], np.float64),
-        }
-
-
-class _Rows:
-    """Rows of an artifact's shards by number; a shard is read when first needed."""
-
-    def __init__(self, root: Path, shards: list[Shard]) -> None:
-        self.root, self.shards = root, shards
-        self.starts = np.cumsum([0, *(shard.num_records for shard in shards)])
-        self._tables: dict[int, pa.Table] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_tables": {}}
-
-    def read(self, numbers: Iterable[int], columns: list[str]) -> list[dict[str, Any]]:
-        """The rows of these numbers, in their order."""
-        rows = []
-        for number in numbers:
-            place = int(np.searchsorted(self.starts, number, side="right")) - 1
-            if place not in self._tables:
-                self._tables[place] = read_shard(self.root, self.shards[place])
-            table = self._tables[place].slice(int(number - self.starts[place]), 1)
-            rows += table.select(columns).to_pylist()
-        return rows
-
-
-def _padded(rows: list[list[int]], fill: int) -> IntArray:
-    array = np.full((len(rows), max(map(len, rows), default=0)), fill, np.int64)
-    for place, row in enumerate(rows):
-        array[place, : len(row)] = row
-    return array
-
-
-def _lengths(rows: list[list[int]]) -> IntArray:
-    return np.array([len(row) for row in rows], np.int64)
 
 
 # ---------------------------------------------------------------------------- rendering

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core.artifacts import OrderTable, TokenMix, Tokens
@@ -166,6 +167,19 @@ class MixReader:
             self.parts[place].read(number * length, row)
         return rows
 
+    def holding(self, document: str) -> list[int]:
+        """The instances that hold tokens of the documents of an id, ascending.
+
+        Reads every index of the mix once; instances that repeat a run of tokens are all given.
+        """
+        length, found = self.mix.sequence_length, set[int]()
+        for part, reader, end in zip(self.mix.parts, self.parts, self._ends, strict=True):
+            first = int(end) - part.num_drawn
+            for low, high in reader.spans_of(document):
+                for number in range(low // length, -(-high // length)):
+                    found.update(range(first + number, int(end), part.num_instances))
+        return sorted(found)
+
     def pieces(self, instance: int) -> Iterator[Piece]:
         """The documents an instance holds, in order."""
         length = self.mix.sequence_length
@@ -206,6 +220,15 @@ class _PartReader:
                 begin, end = int(starts[place]), int(ends[place])
                 yield row["source"], row["id"], max(low, begin) - begin, min(high, end) - begin
 
+    def spans_of(self, document: str) -> Iterator[tuple[int, int]]:
+        """First and last offset, in the run of all shards, of each document of an id."""
+        for number in range(len(self.tokens.shards)):
+            table, starts, ends = self._index(number)
+            base = int(self.starts[number])
+            for row in np.flatnonzero(pc.equal(table["id"], document).to_numpy()):
+                if ends[row] > starts[row]:
+                    yield base + int(starts[row]), base + int(ends[row])
+
     def _spans(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
         """Shard, and first and last offset in it, of a run of ids that may cross shards."""
         stop = start + length
@@ -242,6 +265,18 @@ class TokenBatches:
         """
         return self.reader.read(self.order.at(step, rank, world_size))
 
+    def rows(self, step: int) -> list[list[Piece]]:
+        """The documents of each row of the whole batch of a step, in order."""
+        return [list(self.reader.pieces(int(each))) for each in self.order.at(step)]
+
+    def documents(self, step: int) -> list[Piece]:
+        """The documents that all ranks read at `step`, row by row."""
+        return [piece for row in self.rows(step) for piece in row]
+
+    def holding(self, document: str) -> list[int]:
+        """The instances of an epoch that hold tokens of a document, by its id."""
+        return self.reader.holding(document)
+
 
 ORDER = pa.schema(
     [(name, pa.int64()) for name in ("step", "rank", "row")]
@@ -274,8 +309,8 @@ def inspect_order(
         for step in range(first_step, first_step + num_steps):
             rows = [
                 (step, row % world_size, row, *piece)
-                for row, instance in enumerate(batches.order.at(step))
-                for piece in batches.reader.pieces(int(instance))
+                for row, pieces in enumerate(batches.rows(step))
+                for piece in pieces
             ]
             columns = zip(*rows, strict=True)
             writer.write({n: list(c) for n, c in zip(ORDER.names, columns, strict=True)})

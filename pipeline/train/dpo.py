@@ -15,7 +15,8 @@ from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import masked_row, score_rows
-from pipeline.tokens.chat import PAIR, PairBatches
+from pipeline.tokens.batches import PairBatches
+from pipeline.tokens.chat import PAIR
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Training, train

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.core.artifacts import Checkpoints, TokenMix
 from pipeline.core.errors import MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.tokens.order import TokenBatches
+from pipeline.tokens.order import Piece, TokenBatches
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import NextToken
@@ -73,3 +73,6 @@ class _Named:
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         return {"input_ids": self.batches.at(step, rank, world_size)}
+
+    def documents(self, step: int) -> list[Piece]:
+        return self.batches.documents(step)

@@ -12,7 +12,7 @@ from pipeline.core.artifacts import Checkpoints, Examples
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.model.config import OlmoConfig
 from pipeline.model.hf import WEIGHTS, weights_digest
-from pipeline.tokens.chat import ExampleBatches
+from pipeline.tokens.batches import ExampleBatches
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import Masked

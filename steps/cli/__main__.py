@@ -18,6 +18,8 @@ COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "provenance": "say what a result was made of, down to its sources; or write it as RO-Crate",
     "ls": "list runs, or the steps of one, with sizes, ages and who needs them",
     "show": "open a result: documents, tokens, checkpoints, scores and so on",
+    "batch": "list the documents that an optimizer step of a training run read",
+    "where": "say when a document was read, by each training run",
     "diff": "say in what two results differ",
     "rm": "remove a result, or let a run go",
     "gc": "remove what no kept run needs",

@@ -10,9 +10,8 @@ from pipeline.core.artifacts import Artifact
 from pipeline.core.engine import Local
 from pipeline.core.errors import CorruptShard
 from pipeline.core.shards import read_shard
+from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.chat import (
-    ExampleBatches,
-    PairBatches,
     prepare_examples,
     prepare_pairs,
     render,

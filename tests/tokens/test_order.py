@@ -119,3 +119,38 @@ def test_inspection_names_the_document_of_every_token(tmp_path):
     assert found == {
         (step, row): ids for step in (1, 2) for row, ids in enumerate(batches.at(step).tolist())
     }
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "epoch", "first"),
+    [
+        (10, 0, 1, [6, 9, 1, 7]),
+        (1000, 6198, 0, [97, 139, 493, 300]),
+        (1000, 6198, 1, [824, 622, 94, 409]),
+        (1_200_000_000, 6198, 0, [152211090, 647524383, 1078527634, 293770264]),
+        (1_200_000_000, 6198, 1, [238761361, 502578494, 831625596, 653115003]),
+        (1_200_000_000, 7, 3, [986933433, 978490119, 821213461, 818499726]),
+    ],
+)
+def test_each_size_seed_and_epoch_begins_as_reviewed(size, seed, epoch, first):
+    order = Order(size, 1, seed)
+    assert order.shuffle(np.arange(4), epoch).tolist() == first
+    assert order.place(first, epoch).tolist() == [0, 1, 2, 3]
+
+
+def test_holding_is_the_inverse_of_the_documents_of_rows(tmp_path):
+    one = write_tokens(tmp_path / "cache" / "a", [[[1, 2, 3], [4]], [], [[5, 6, 7, 8, 9]]])
+    two = write_tokens(tmp_path / "cache" / "b", [[[11, 12, 13, 14, 15, 16, 17]]])
+    mix = mix_tokens(
+        {"one": one, "two": two}, sequence_length=3, repeats={"one": 2}, out=tmp_path / "w" / "m"
+    )
+    batches = TokenBatches(mix, 4, seed=3)
+    found = {}
+    for step in range(2):
+        for instance, row in zip(batches.order.at(step), batches.rows(step), strict=True):
+            for piece in row:
+                found.setdefault(piece.id, set()).add(int(instance))
+    assert found and batches.holding("no such document") == []
+    for document, instances in found.items():
+        assert batches.holding(document) == sorted(instances)
+    assert {piece.id for piece in batches.documents(0)} <= found.keys()

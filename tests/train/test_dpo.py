@@ -9,7 +9,8 @@ from pipeline.core.artifacts import Pairs
 from pipeline.core.shards import read_shard, write_shard
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import Scored
-from pipeline.tokens.chat import PAIR, PairBatches, prepare_pairs
+from pipeline.tokens.batches import PairBatches
+from pipeline.tokens.chat import PAIR, prepare_pairs
 from pipeline.tokens.tokenizer import train_tokenizer
 from pipeline.train import dpo
 from pipeline.train.distributed import Ranks

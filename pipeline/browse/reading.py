@@ -1,0 +1,115 @@
+"""What training read: the documents of an optimizer step, and the steps that read a document.
+
+Both follow from a result of training alone: its key names the data, the batch size and the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.browse.ids import decoder
+from pipeline.browse.views import Block, Facts, View, grid
+from pipeline.core.artifacts import Artifact, Checkpoints, Examples, Pairs, TokenMix
+from pipeline.core.errors import CorruptShard
+from pipeline.store.lineage import lineage
+from pipeline.store.results import Results
+from pipeline.tokens.batches import ExampleBatches, PairBatches
+from pipeline.tokens.order import TokenBatches
+
+MOST_TEXT = 400  # characters of a document shown in a table
+DATA = ("mix", "examples", "pairs")  # the arguments that hold what training reads
+Read = TokenBatches | ExampleBatches | PairBatches
+
+
+def batch(results: Results, id: str, step: int, limit: int) -> View:
+    """The documents that optimizer step `step`, from 1, of a training result read.
+
+    Args:
+        limit: rows shown; `start` and `end` are token offsets in the document.
+
+    Raises:
+        ValueError: the result is not of training, or the step is not one of its steps.
+    """
+    made = _trained(results, id)
+    if not 1 <= step <= made.latest.step:
+        raise ValueError(f"--at is {step}; it must be from 1 to {made.latest.step}, the last step")
+    batches = batches_of(results, id)
+    read = batches.at(step - 1)
+    ids = read["input_ids"] if isinstance(read, dict) else read
+    decode = decoder(results, made.tokenizer)
+    rows: list[dict[str, Any]] = []
+    for row, pieces in enumerate(batches.rows(step - 1)):
+        begin = 0
+        for piece in pieces:
+            end = begin + piece.end - piece.start
+            text = decode(ids[row][begin:end].tolist())[:MOST_TEXT]
+            rows.append({"row": row, **piece._asdict(), "text": text})
+            begin = end
+    about = {"step": step, "documents": len({each["id"] for each in rows}), "rows": len(ids)}
+    return View(f"step {step} of {id}", [Facts(about), grid("read", rows[:limit], len(rows))])
+
+
+def where(results: Results, document: str, limit: int) -> View:
+    """The optimizer steps, from 1, at which each training result read a document, by its id.
+
+    Raises:
+        ValueError: no training result that is here read it.
+    """
+    rows: list[dict[str, Any]] = []
+    unread = []
+    for id in results.standing():
+        try:
+            rows += _readings(results, id, document)
+        except (FileNotFoundError, CorruptShard):  # it, or what it read, is gone or damaged
+            unread.append(id)
+    aside = f"; not looked at, as their data is gone: {', '.join(unread)}" if unread else ""
+    if not rows:
+        found = f"no training result of {results.root} read a document {document!r}"
+        raise ValueError(found + aside)
+    rows.sort(key=lambda row: (row["result"], row["step"], row["row"]))
+    blocks: list[Block] = [grid("read", rows[:limit], len(rows))]
+    if unread:
+        blocks.append(Facts({"not looked at, data gone": ", ".join(unread)}))
+    return View(f"when {document} was read", blocks)
+
+
+def batches_of(results: Results, id: str) -> Read:
+    """The batches of a training result, as it read them."""
+    made = lineage(results, id)[-1]
+    argument = next(name for name in DATA if name in made.inputs)
+    data = Artifact.load(results.folder(made.inputs[argument]))
+    config = made.args["train"]
+    assert isinstance(config, dict)
+    size, seed = int(str(config["batch_size"])), int(str(config["seed"]))
+    if isinstance(data, TokenMix):
+        return TokenBatches(data, size, seed)
+    if isinstance(data, Examples):
+        return ExampleBatches(data, size, seed)
+    assert isinstance(data, Pairs)
+    return PairBatches(data, size, seed)
+
+
+def _trained(results: Results, id: str) -> Checkpoints:
+    made = Artifact.load(results.folder(id))
+    keyed = lineage(results, id)[-1]
+    if not isinstance(made, Checkpoints) or not any(name in keyed.inputs for name in DATA):
+        raise ValueError(f"{id} is {type(made).__name__}; it must be a result of training")
+    return made
+
+
+def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, Any]]:
+    """A row for each time that a result, if it is of training, read a document."""
+    try:
+        last = _trained(results, id).latest.step
+    except ValueError:  # another kind of result
+        return
+    batches = batches_of(results, id)
+    instances = batches.holding(document)
+    order = batches.order
+    num_epochs = -(-last * order.batch_instances // order.num_instances)
+    for instance in instances:
+        for epoch in range(num_epochs):
+            step, row = order.when(instance, epoch)
+            if step < last:
+                yield {"result": id, "step": step + 1, "row": row, "epoch": epoch}
