@@ -66,7 +66,7 @@ def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
 class Pretrain(TrainingStep):
     """Next-token training from initialization, on a mix of tokens."""
 
-    VERSION = "003"
+    VERSION = "004"
     READS = "mix"
     FULL_ROWS = True
 
@@ -86,7 +86,7 @@ class Pretrain(TrainingStep):
 class Sft(TrainingStep):
     """Supervised fine-tuning of the latest checkpoint."""
 
-    VERSION = "003"
+    VERSION = "004"
     READS = "examples"
 
     def run(
@@ -126,7 +126,7 @@ class ReferenceLogprobs(PipelineStep):
 class Dpo(TrainingStep):
     """Direct preference optimization of the latest checkpoint."""
 
-    VERSION = "003"
+    VERSION = "004"
     READS = "pairs"
     ROWS_PER_ITEM = 2
 
