@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from pipeline.train.spikes import SkipRule
+
 Precision = Literal["fp32", "bf16"]
 WARMUP_START = 0.1  # of the peak: OLMo's warm-up does not begin at nothing
 
@@ -104,6 +106,7 @@ class TrainConfig:
         save_steps: a checkpoint is kept every so many updates, and at the start and the end.
         precision: of matrix products; parameters and optimizer state are always float32.
         z_loss: weight of the squared logarithm of the softmax's denominator.
+        skip: when the update of a batch is left out; null for never.
     """
 
     batch_size: int
@@ -117,6 +120,7 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "fp32"
     z_loss: float = 0.0
+    skip: SkipRule | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "save_steps"):

@@ -73,3 +73,9 @@ class _Named:
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         return {"input_ids": self.batches.at(step, rank, world_size)}
+
+    def documents(self, step: int) -> list[tuple[str, str]]:
+        """Source and id of the documents that all ranks read at a step, in order."""
+        instances = self.batches.order.at(step)
+        pieces = (piece for each in instances for piece in self.batches.reader.pieces(int(each)))
+        return [(piece.source, piece.id) for piece in pieces]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from pipeline.core.artifacts import Checkpoints, Examples
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.model.hf import WEIGHTS, weights_digest
+from pipeline.model.weights import files_digest
+from pipeline.store.tensors import tensor_files
 from pipeline.tokens.chat import ExampleBatches
 from pipeline.train.config import Launch, TrainConfig
 from pipeline.train.loop import Training, train
@@ -54,16 +52,12 @@ def sft(
 
 
 def latest_weights(checkpoints: Checkpoints) -> Path:
-    """The file of the latest weights; raises CorruptShard where they are not the recorded ones."""
-    path = checkpoints.folder(checkpoints.latest) / WEIGHTS
-    try:
-        found = weights_digest(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
-    if found != checkpoints.latest.weights:
-        wanted = checkpoints.latest.weights
-        raise CorruptShard(path, None, f"holds weights {found[:12]}; must hold {wanted[:12]}")
-    return path
+    """The folder of the latest weights; raises CorruptShard where they are not as recorded."""
+    folder = checkpoints.folder(checkpoints.latest)
+    found, wanted = files_digest(tensor_files(folder, "model")), checkpoints.latest.weights
+    if found != wanted:
+        raise CorruptShard(folder, None, f"holds weights {found[:12]}; must hold {wanted[:12]}")
+    return folder
 
 
 def require_same_tokenizer(checkpoints: Checkpoints, tokenizer: str, kind: str) -> None:
