@@ -160,7 +160,9 @@ def _states(made: Artifact) -> Iterator[tuple[str, Stored]]:
 
     No result relies on them; where it is pulled, training goes on from them.
     """
-    for each in made.steps if isinstance(made, Checkpoints) else []:
+    if not isinstance(made, Checkpoints):
+        return
+    for each in made.steps:
         folder = made.folder(each)
         for name, sha256 in checkpoint_files(folder, each.weights).items():
             if kind_of(name) == "optimizer" and sha256 is not None:

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.tensor import DTensor
 
 from pipeline.core.artifacts import checkpoint_name
@@ -92,11 +93,11 @@ def _held(tensor: Tensor) -> Held | None:
     """The part of a tensor that this rank writes; None where another rank does."""
     offsets: tuple[int, ...] = (0,) * tensor.dim()
     if isinstance(tensor, DTensor):
-        places = tensor.device_mesh.get_coordinate() or []
+        places = tensor.device_mesh.get_coordinate() or ()
         copies = zip(places, tensor.placements, strict=True)
         if any(place and placement.is_replicate() for place, placement in copies):
             return None
-        (chunk,) = tensor.__create_chunk_list__()
+        (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
         tensor, offsets = tensor.to_local(), tuple(chunk.offsets)
         if not tensor.numel():
             return None
@@ -191,7 +192,7 @@ def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fill tensors, each rank those rows that it holds, from the files of a checkpoint."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or unin")
-        dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(os.fspath(folder)))
+        load(tensors, storage_reader=HuggingFaceStorageReader(os.fspath(folder)))
 
 
 def clear_temporary(folder: Path) -> None:

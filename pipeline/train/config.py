@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pipeline.train.spikes import SkipRule
+from pipeline.train.spikes import SkipRule, SpikeRule
 
 Precision = Literal["fp32", "bf16"]
+Lease = Callable[[], AbstractContextManager[Any]]  # held while a series is written to
 WARMUP_START = 0.1  # of the peak: OLMo's warm-up does not begin at nothing
 
 
@@ -189,6 +191,27 @@ class Launch:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What is done with a series while it grows; nothing of it is in any key.
+
+    Args:
+        retention: so many of the last checkpoints keep their optimizer's state, so that training
+            can go on from them (two, should the last be damaged); null for all. Weights stay.
+        stop_on: the spike of the loss that stops a run; null for none.
+    """
+
+    retention: int | None = 2
+    stop_on: SpikeRule | None = None
+
+    def __post_init__(self) -> None:
+        if self.retention is not None and self.retention < 1:
+            raise ValueError(f"retention is {self.retention}; it must be at least 1, or null")
+
+
+UPKEEP = Upkeep()
 
 
 def check_launch(config: TrainConfig, launch: Launch, path: str = "") -> None:

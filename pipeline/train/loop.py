@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,16 +27,14 @@ from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import CheckpointRecord, history_line, history_rows
 from pipeline.train import checkpoint, history, saved
-from pipeline.train.config import Launch, TrainConfig, check_launch
+from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.distributed import Ranks, build_model, run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
 from pipeline.train.progress import Progress
 from pipeline.train.speed import Speed
-from pipeline.train.spikes import SpikeRule, Watch
+from pipeline.train.spikes import Watch
 from pipeline.train.writing import CheckpointWriter
-
-RETENTION = 2  # the last checkpoint, and the one before it should that be damaged
 
 
 class Batches(Protocol):
@@ -61,8 +59,6 @@ class Training:
     Args:
         batches: makes the batches, in each rank for itself.
         start: checkpoint whose parameters to start from; without it they are drawn from the seed.
-        retention: so many of the last checkpoints keep their optimizer's state; null for all.
-        stop_on: a spike of the loss that stops the run; null for none.
     """
 
     model: OlmoConfig
@@ -72,8 +68,7 @@ class Training:
     launch: Launch
     series: Path
     start: Path | None = None
-    retention: int | None = RETENTION
-    stop_on: SpikeRule | None = None
+    upkeep: Upkeep = UPKEEP
 
 
 def train(
@@ -81,7 +76,7 @@ def train(
     *,
     tokenizer: str,
     out: Path,
-    lease: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    lease: Lease = nullcontext,
 ) -> Checkpoints:
     """Make the checkpoints that the series lacks, and a view of it up to the last step.
 
@@ -141,7 +136,7 @@ def _train(training: Training, stretches: list[saved.Stretch], ranks: Ranks) -> 
     series, first_rank = training.series, ranks.rank == 0
     timeout = training.launch.timeout_seconds
     with (
-        CheckpointWriter(ranks, training.retention, timeout) as writer,
+        CheckpointWriter(ranks, training.upkeep.retention, timeout) as writer,
         Progress(label, last_step, shown=first_rank) as progress,
         heeding(),
     ):
@@ -187,7 +182,7 @@ class Run:
             record = checkpoint.load_checkpoint(self.model, self.optimizer, folder)
         self.step, self.num_skipped = step or 0, record.num_skipped
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
-        rules = self.training.stop_on, self.config.skip
+        rules = self.training.upkeep.stop_on, self.config.skip
         rows = history_rows(self.training.series) if any(rules) else {}
         before = [rows[each] for each in range(1, self.step + 1)] if rows else []
         self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.model.weights import files_digest
 from pipeline.store.tensors import tensor_files
 from pipeline.tokens.chat import ExampleBatches
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import Masked
 
@@ -24,6 +25,8 @@ def sft(
     series: Path,
     out: Path,
     launch: Launch,
+    upkeep: Upkeep = UPKEEP,
+    lease: Lease = nullcontext,
 ) -> Checkpoints:
     """Train the latest checkpoint on the answers of examples, with a new optimizer.
 
@@ -43,11 +46,13 @@ def sft(
             batches=partial(ExampleBatches, examples, config.batch_size, config.seed),
             config=config,
             launch=launch,
+            upkeep=upkeep,
             series=series,
             start=latest_weights(checkpoints),
         ),
         tokenizer=checkpoints.tokenizer,
         out=out,
+        lease=lease,
     )
 
 
