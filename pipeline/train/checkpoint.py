@@ -26,9 +26,6 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.tensor import DTensor
 
 from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
@@ -92,7 +89,10 @@ def _tensors(
 def _held(tensor: Tensor) -> Held | None:
     """The part of a tensor that this rank writes; None where another rank does."""
     offsets: tuple[int, ...] = (0,) * tensor.dim()
-    if isinstance(tensor, DTensor):
+    if hasattr(tensor, "device_mesh"):
+        from torch.distributed.tensor import DTensor
+
+        assert isinstance(tensor, DTensor)
         places = tensor.device_mesh.get_coordinate() or ()
         copies = zip(places, tensor.placements, strict=True)
         if any(place and placement.is_replicate() for place, placement in copies):
@@ -190,6 +190,9 @@ def _require_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
 
 def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fill tensors, each rank those rows that it holds, from the files of a checkpoint."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or unin")
         load(tensors, storage_reader=HuggingFaceStorageReader(os.fspath(folder)))
