@@ -83,16 +83,19 @@ def _can_go_on(series: Path, step: int) -> bool:
 
 
 def _warn_of_dropped(there: list[int], stretches: Iterable[Stretch]) -> None:
+    """Say which steps are made from an earlier one than the nearest that is there."""
     for each in stretches:
-        nearest = max(step for step in there if step <= each.saves[0])
-        if each.start is not None and nearest > each.start:
-            logger.warning(
-                "step %d is made from step %d: the optimizer's state of step %d is not kept any "
-                "more (retention)",
-                each.saves[0],
-                each.start,
-                nearest,
-            )
+        at = each.start or 0
+        for step in each.saves:
+            nearest = max((known for known in there if known <= step), default=0)
+            if nearest > at:
+                logger.warning(
+                    "step %d is made from step %d: the optimizer's state of step %d is not kept",
+                    step,
+                    at,
+                    nearest,
+                )
+            at = step
 
 
 def is_saved(series: Path, config: TrainConfig) -> bool:
