@@ -11,10 +11,10 @@ from pipeline.model.config import OlmoConfig
 from pipeline.train.config import UPKEEP, Launch, TrainConfig, Upkeep, check_launch
 from pipeline.train.spikes import SpikeRule
 from steps.base import PipelineStep
-from steps.ranges import Range
+from steps.ranges import Positive, Range
 
 ONE_PROCESS = Launch()
-Retention = Annotated[int | None, Range(least=1)]  # checkpoints that keep an optimizer's state
+Retention = Positive | None  # checkpoints that keep an optimizer's state
 
 
 class TrainingStep(PipelineStep):
