@@ -16,8 +16,8 @@ from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, S
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
-from pipeline.store.series import checkpoint_files
-from pipeline.store.tensors import TensorFiles, tensor_files
+from pipeline.store.series import checkpoint_files, read_segments
+from pipeline.store.tensors import TensorFiles, kind_of, tensor_files
 
 MOST_TENSORS = 400
 MOST_ROWS = 200_000  # of a history, or of scores
@@ -44,14 +44,36 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
                 "tokens read": each.num_tokens_read,
                 "tokens learned": each.num_tokens_learned,
                 "weights": each.weights[:12],
+                "optimizer": any(kind_of(name) == "optimizer" for name in names),
                 "size": Bytes(size),
                 "folder": str(folder),
             }
         )
     yield grid("checkpoints", rows[-limit:], len(rows))
+    yield from _segments(made, limit)
     yield from _history(made)
     paths = tensor_files(made.folder(made.latest), "model")
     yield from _tensors(paths, f"tensors of {made.latest.name}")
+
+
+def _segments(made: Checkpoints, limit: int) -> Iterator[Block]:
+    """How the series came about, with what went wrong on the way; nothing where it was pulled."""
+    rows = [
+        {
+            "segment": each["segment"],
+            "after step": each.get("first_step"),
+            "to step": each.get("last_step"),
+            "cause": each.get("cause", "under way"),
+            "reason": each.get("reason", ""),
+            "rolled back from": each.get("rolled_back_from"),
+            "ranks": each.get("ranks"),
+            "device": each.get("device"),
+            "seconds": each.get("seconds"),
+        }
+        for each in read_segments(made.series_root)
+    ]
+    if rows:
+        yield grid("segments", rows[-limit:], len(rows))
 
 
 def _history(made: Checkpoints) -> Iterator[Block]:
