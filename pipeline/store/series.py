@@ -60,7 +60,7 @@ def read_record(folder: Path) -> CheckpointRecord:
             num_tokens_learned=int(form["num_tokens_learned"]),
             weights=str(form["weights"]),
             sha256=sha256,
-            num_skipped=int(form["num_skipped"]),
+            num_skipped=int(form.get("num_skipped", 0)),
         )
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error

@@ -200,6 +200,7 @@ class Run:
 
         Raises:
             Stopped: any rank was asked to; the state is saved aside.
+            PipelineError: a checkpoint was not written.
         """
         progress.begin(self.step, self.num_read)
         for step in saves:
@@ -221,6 +222,7 @@ class Run:
                     self.save(checkpoint.stopped_folder(series))
                 self.writer.wait()
                 raise Stopped(stop_requested() or signal.SIGTERM)
+        self.writer.wait()
 
     def save(self, folder: Path) -> None:
         """Begin to write the state as it is now."""
