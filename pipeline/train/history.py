@@ -6,15 +6,16 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
+from pipeline.core.stopping import Stopped
 from pipeline.store.series import (
     HISTORY,
     SEGMENTS,
@@ -114,6 +115,22 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
     ended["last_step"] = rows[-1]["step"] if rows else last["first_step"]
     seconds = sum(each.get("seconds") or 0 for each in rows)
     _note(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+
+
+@contextmanager
+def noting_failure(series: Path) -> Iterator[None]:
+    """Note why the segment under way ended, where what is done within fails."""
+    try:
+        yield
+    except BaseException as error:
+        cause, reason, documents = "failed", f"{type(error).__name__}: {error}", []
+        if isinstance(error, Stopped):
+            cause, reason = "stopped", str(error)
+        elif isinstance(error, DivergedTraining):
+            cause, reason, documents = "diverged", error.reason, error.documents
+        with suppress(OSError):  # on a full disk: the error itself counts
+            end_segment(series, cause, reason, documents)
+        raise
 
 
 def _note(series: Path, said: dict[str, Any]) -> None:

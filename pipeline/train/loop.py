@@ -117,17 +117,8 @@ def _make_missing(training: Training) -> None:
     if not missing:
         return
     stretches = saved.plan_stretches(starts, missing)
-    try:
+    with history.noting_failure(series):
         run_ranks(partial(_train, training, stretches), training.launch)
-    except Stopped:
-        history.end_segment(series, "stopped")
-        raise
-    except DivergedTraining as error:
-        history.end_segment(series, "diverged", error.reason, error.documents)
-        raise
-    except Exception as error:
-        history.end_segment(series, "failed", f"{type(error).__name__}: {error}")
-        raise
     saved.drop_stopped(series)
 
 

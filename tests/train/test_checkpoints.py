@@ -225,3 +225,33 @@ def test_no_file_of_a_checkpoint_is_a_pickle(run):
     names = {path.name for path in made.series_root.rglob("step*/*")}
     assert names == {"model.safetensors", "optimizer.safetensors", "state.json"}
     assert all(kind_of(name) or name == "state.json" for name in names)
+
+
+def held_by(rank, num_ranks, shape, num_rows):
+    """What a rank of a mesh writes of a tensor: the first row and how many; None for nothing."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=num_ranks)
+    mesh = init_device_mesh("cpu", shape)
+    placements = [Replicate()] * (len(shape) - 1) + [Shard(0)]
+    tensor = torch.arange(num_rows * 2.0).reshape(num_rows, 2)
+    found = checkpoint._held(distribute_tensor(tensor, mesh, placements, src_data_rank=None))
+    if found is None:
+        return None
+    assert torch.equal(found.rows, tensor[found.offsets[0] :][: len(found.rows)])
+    return [found.offsets[0], len(found.rows)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_rows", "parts"),
+    [
+        ((4,), 8, [[0, 2], [2, 2], [4, 2], [6, 2]]),
+        ((4,), 5, [[0, 2], [2, 2], [4, 1], None]),
+        ((2, 2), 5, [[0, 3], [3, 2], None, None]),  # a copy a node: the first one is written
+    ],
+)
+def test_every_row_is_written_by_one_rank(shape, num_rows, parts):
+    said = [in_a_child(lambda r=r: held_by(r, 4, shape, num_rows)) for r in range(4)]
+    assert [each.get("made", each) for each in said] == parts
