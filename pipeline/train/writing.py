@@ -127,18 +127,16 @@ class CheckpointWriter:
 
     def _agreed(self, work: Callable[[], Any]) -> list[Any]:
         """What some work gave in each rank; raises in all of them where it failed in one."""
-        given, failure = None, None
-        try:
-            given = work()
-        except Exception as error:
-            if self.group is None:
-                raise
-            failure = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
         if self.group is None:
-            return [given]
+            return [work()]
+        mine: tuple[Any, str | None]
+        try:
+            mine = work(), None
+        except Exception as error:
+            mine = None, f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
         said: list[Any] = [None] * self.ranks.size
-        dist.all_gather_object(said, (given, failure), group=self.group)
-        for _, each in said:
-            if each is not None:
-                raise PipelineError(each)
-        return [each for each, _ in said]
+        dist.all_gather_object(said, mine, group=self.group)
+        for _, failure in said:
+            if failure is not None:
+                raise PipelineError(failure)
+        return [given for given, _ in said]
