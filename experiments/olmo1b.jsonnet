@@ -10,7 +10,7 @@ local p = import 'lib/pipeline.libsonnet';
       n_layers: 16,
       n_heads: 16,
       mlp_hidden_size: 16384,
-      vocab_size: 50304,
+      vocab_size: p.padded(50280),  // 50,304
       max_sequence_length: 2048,
       tie_embeddings: true,
     },

@@ -10,7 +10,7 @@ local p = import 'lib/pipeline.libsonnet';
       n_layers: 32,
       n_heads: 32,
       mlp_hidden_size: 22016,
-      vocab_size: 50304,
+      vocab_size: p.padded(50280),  // 50,304
       max_sequence_length: 2048,
     },
     // [yaml]: 2e12 tokens, that is 476,838 updates; linear decay to a tenth; ten times the clipping

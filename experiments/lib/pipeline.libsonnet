@@ -72,15 +72,9 @@ local split(size, name) = {
 
 // Published tasks, and how much of their text stands in the corpus: measured, not removed, so that
 // training does not wait for a download.
-local benchmarks(size, models) = {
+local benchmarks(size) = {
   benchmarks: { type: 'ingest_tasks', source: size.benchmarks },
   benchmark_text: { type: 'task_documents', questions: ref('benchmarks') },
-  benchmark_scores: on(size, 'evaluation') + {
-    type: 'rank_eval',
-    models: models,
-    tokenizer: ref('tokenizer'),
-    questions: ref('benchmarks'),
-  },
 } + {
   [name + '_benchmark_overlap']: on(size, 'text') + {
     type: 'decontaminate',
@@ -90,20 +84,108 @@ local benchmarks(size, models) = {
   for name in std.objectFields(size.domains)
 };
 
+// Training and its evaluation with one seed, whose number ends the names of its steps unless it is
+// the first; all above them is shared.
+local branch(size, seed, end) =
+  local launch = std.get(size, 'adaptation_launch', size.launch);
+  local train(values) = values + (if seed == null then {} else { seed: seed });
+  local models = { [name]: ref(name + end) for name in ['base', 'sft', 'dpo'] };
+  {
+    ['base' + end]: on(size, 'training') + {
+      type: 'pretrain',
+      mix: ref('mix'),
+      model: size.model,
+      train: train(size.pretrain),
+      launch: size.launch,
+    },
+    ['sft' + end]: on(size, 'adaptation') + {
+      type: 'sft',
+      checkpoints: models.base,
+      examples: ref('examples'),
+      train: train(size.sft),
+      launch: launch,
+    },
+    ['reference' + end]: on(size, 'evaluation') + {
+      type: 'reference_logprobs',
+      checkpoints: models.sft,
+      pairs: ref('pairs'),
+    },
+    ['dpo' + end]: on(size, 'adaptation') + {
+      type: 'dpo',
+      checkpoints: models.sft,
+      pairs: ref('reference' + end),
+      train: train(size.dpo),
+      beta: 0.1,
+      launch: launch,
+    },
+
+    ['language_scores' + end]: on(size, 'evaluation') + {
+      type: 'perplexity',
+      models: { base: models.base },
+      tokenizer: ref('tokenizer'),
+      documents: { [name]: ref(name + '_heldout') for name in std.objectFields(size.heldout) },
+      steps: 'all',
+      max_documents: size.num_perplexity_documents,
+      group_by: std.get(size, 'group_by'),
+    },
+    ['answer_scores' + end]: on(size, 'evaluation') + {
+      type: 'answer_scores',
+      models: models,
+      examples: ref('heldout_examples'),
+      limit: size.num_answers,
+    },
+    ['pair_scores' + end]: on(size, 'evaluation') + {
+      type: 'pair_scores',
+      models: models,
+      pairs: ref('heldout_pairs'),
+      limit: size.num_answers,
+    },
+    ['choice_scores' + end]: on(size, 'evaluation') + {
+      type: 'rank_eval',
+      models: models,
+      tokenizer: ref('tokenizer'),
+      questions: ref('choices'),
+    },
+    [if std.objectHas(size, 'benchmarks') then 'benchmark_scores' + end]: on(size, 'evaluation') + {
+      type: 'rank_eval',
+      models: models,
+      tokenizer: ref('tokenizer'),
+      questions: ref('benchmarks'),
+    },
+  };
+
+// What the page calls the scores of a branch.
+local scores(size, end) = {
+  'held-out text': ref('language_scores' + end),
+  'held-out answers': ref('answer_scores' + end),
+  'held-out pairs': ref('pair_scores' + end),
+  'held-out questions': ref('choice_scores' + end),
+  [if std.objectHas(size, 'benchmarks') then 'benchmarks']: ref('benchmark_scores' + end),
+};
+
 {
-  graph(size)::
+  // Rows of an embedding for so many tokens, as OLMo has them: matrix products are fastest where
+  // the vocabulary is a multiple of 128.
+  padded(num_tokens):: std.ceil(num_tokens / 128) * 128,
+
+  // With a list of seeds, each has its pretraining, SFT, DPO and scores, and the page says how far
+  // they are apart; what is published is the first's. Without, a size says the seed of each training.
+  graph(size, seeds=[null])::
+    assert seeds != [] && std.length(std.set(seeds)) == std.length(seeds) :
+           'seeds is %s; it must be a list of one or more that differ' % [seeds];
     local domains = std.objectFields(size.domains);
     local evaluated = std.objectFields(size.heldout);
-    local models = { base: ref('base'), sft: ref('sft'), dpo: ref('dpo') };
+    local others = ['_seed_%d' % seed for seed in seeds[1:]];
     local with_benchmarks = std.objectHas(size, 'benchmarks');
     local group_by = std.get(size, 'group_by');  // what is held out together is not independent
     local max_length = size.model.max_sequence_length;
-    local adaptation_launch = std.get(size, 'adaptation_launch', size.launch);
     join([heldout(size, name) for name in evaluated])
     + join([domain(size, name) for name in domains])
     + split(size, 'instructions')
     + split(size, 'preferences')
-    + (if with_benchmarks then benchmarks(size, models) else {})
+    + (if with_benchmarks then benchmarks(size) else {})
+    + branch(size, seeds[0], '')
+    + join([branch(size, seed, '_seed_%d' % seed) for seed in seeds[1:]])
     + {
       // what is evaluated on, so that no training input holds it
       choices: {
@@ -139,17 +221,8 @@ local benchmarks(size, models) = {
         type: 'inspect_order',
         mix: ref('mix'),
         batch_size: size.pretrain.batch_size,
-        seed: size.pretrain.seed,
+        seed: if seeds[0] == null then size.pretrain.seed else seeds[0],
         num_steps: 20,
-      },
-
-      // training
-      base: on(size, 'training') + {
-        type: 'pretrain',
-        mix: ref('mix'),
-        model: size.model,
-        train: size.pretrain,
-        launch: size.launch,
       },
       examples: {
         type: 'prepare_examples',
@@ -157,43 +230,14 @@ local benchmarks(size, models) = {
         tokenizer: ref('tokenizer'),
         max_length: max_length,
       },
-      sft: on(size, 'adaptation') + {
-        type: 'sft',
-        checkpoints: ref('base'),
-        examples: ref('examples'),
-        train: size.sft,
-        launch: adaptation_launch,
-      },
       pairs: {
         type: 'prepare_pairs',
         documents: ref('preferences_training'),
         tokenizer: ref('tokenizer'),
         max_length: max_length,
       },
-      reference: on(size, 'evaluation') + {
-        type: 'reference_logprobs',
-        checkpoints: ref('sft'),
-        pairs: ref('pairs'),
-      },
-      dpo: on(size, 'adaptation') + {
-        type: 'dpo',
-        checkpoints: ref('sft'),
-        pairs: ref('reference'),
-        train: size.dpo,
-        beta: 0.1,
-        launch: adaptation_launch,
-      },
 
       // evaluation
-      language_scores: on(size, 'evaluation') + {
-        type: 'perplexity',
-        models: { base: ref('base') },
-        tokenizer: ref('tokenizer'),
-        documents: { [name]: ref(name + '_heldout') for name in evaluated },
-        steps: 'all',
-        max_documents: size.num_perplexity_documents,
-        group_by: group_by,
-      },
       heldout_examples: {
         type: 'prepare_examples',
         documents: ref('instructions_heldout'),
@@ -201,30 +245,12 @@ local benchmarks(size, models) = {
         max_length: max_length,
         group_by: group_by,
       },
-      answer_scores: on(size, 'evaluation') + {
-        type: 'answer_scores',
-        models: models,
-        examples: ref('heldout_examples'),
-        limit: size.num_answers,
-      },
       heldout_pairs: {
         type: 'prepare_pairs',
         documents: ref('preferences_heldout'),
         tokenizer: ref('tokenizer'),
         max_length: max_length,
         group_by: group_by,
-      },
-      pair_scores: on(size, 'evaluation') + {
-        type: 'pair_scores',
-        models: models,
-        pairs: ref('heldout_pairs'),
-        limit: size.num_answers,
-      },
-      choice_scores: on(size, 'evaluation') + {
-        type: 'rank_eval',
-        models: models,
-        tokenizer: ref('tokenizer'),
-        questions: ref('choices'),
       },
       generations: on(size, 'evaluation') + {
         type: 'generate',
@@ -245,13 +271,12 @@ local benchmarks(size, models) = {
                   for name in ['instructions', 'preferences']
                 },
         tokens: { [name]: ref(name + '_tokens') for name in domains },
-        training: models,
-        scores: {
-          'held-out text': ref('language_scores'),
-          'held-out answers': ref('answer_scores'),
-          'held-out pairs': ref('pair_scores'),
-          'held-out questions': ref('choice_scores'),
-        } + (if with_benchmarks then { benchmarks: ref('benchmark_scores') } else {}),
+        training: { [name]: ref(name) for name in ['base', 'sft', 'dpo'] },
+        scores: scores(size, ''),
+        [if others != [] then 'seeds']: {
+          [name]: [scores(size, end)[name] for end in others]
+          for name in std.objectFields(scores(size, ''))
+        },
         overlaps: { [name + ' with held-out text']: ref(name + '_contamination') for name in domains }
                   + (
                     if with_benchmarks

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OlmoConfig:
-    """The shape of an OLMo 1 transformer; `vocab_size` counts the rows of the embedding.
+    """The shape of an OLMo 1 transformer.
+
+    `vocab_size` counts the rows of the embedding: those of the tokenizer and those that pad it to a
+    multiple of 128 for fast products. As in OLMo, the latter have start values and stand in the
+    softmax, and as no text holds them, training makes them unlikely.
 
     `mlp_hidden_size` is the doubled width, as OLMo writes it: the output of the projection whose
     second half gates its first.
@@ -87,13 +91,6 @@ class OlmoConfig:
         looked_up = 0 if self.tie_embeddings else self.vocab_size * self.d_model
         weights = self.num_parameters() - looked_up
         return 6 * weights + 12 * self.n_layers * self.d_model * sequence_length
-
-
-def padded_vocab(num_tokens: int, multiple: int = 128) -> int:
-    """Rows of an embedding for `num_tokens` ids, rounded up to `multiple` for fast kernels."""
-    if num_tokens < 1 or multiple < 1:
-        raise ValueError(f"num_tokens is {num_tokens}, multiple is {multiple}; both must be >= 1")
-    return -(-num_tokens // multiple) * multiple
 
 
 OLMO_1B = OlmoConfig(

@@ -28,6 +28,13 @@ from pipeline.store.tensors import TensorFiles
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+FIXED = {  # what every OLMo 1 has in its `config.json`
+    "model_type": "olmo",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+}
+ROPE_THETA = 10000.0  # where a `config.json` has none
 
 
 def to_hf_state(state: Mapping[str, Tensor], config: OlmoConfig) -> dict[str, Tensor]:
@@ -217,7 +224,7 @@ def hf_config(config: OlmoConfig, tokenizer: Tokenizer | None = None) -> dict[st
     """The `config.json` of a model of this shape."""
     return {
         "architectures": ["OlmoForCausalLM"],
-        "model_type": "olmo",
+        **FIXED,
         "hidden_size": config.d_model,
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
@@ -229,9 +236,6 @@ def hf_config(config: OlmoConfig, tokenizer: Tokenizer | None = None) -> dict[st
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
         "clip_qkv": config.clip_qkv,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
         "bos_token_id": None,
         "eos_token_id": tokenizer.end_id if tokenizer else None,
         "pad_token_id": tokenizer.pad_id if tokenizer else None,
@@ -256,33 +260,55 @@ def _tokenizer_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any
 
 
 def read_config(path: Path) -> OlmoConfig:
-    """The shape in a `config.json`; raises CorruptShard unless it is an OLMo 1's."""
+    """The shape in a `config.json`, under the names of any version of `transformers`.
+
+    Raises:
+        CorruptShard: it is not an OLMo 1's, and which field says so.
+    """
     form = _read_json(path)
-    fixed = {"model_type": "olmo", "hidden_act": "silu", "attention_bias": False}
-    for name, value in fixed.items():
+    for name, value in FIXED.items():
         if form.get(name, value if name != "model_type" else None) != value:
             raise CorruptShard(path, name, f"is {form.get(name)!r}; an OLMo 1 has {value!r}")
-    rope = {"rope_theta": form.get("rope_theta", 10000.0), **(form.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", "default")
-    if kind != "default" or form.get("rope_scaling"):
-        raise CorruptShard(path, "rope", f"is {kind!r} or scaled; only 'default' is known")
+    heads = _whole_number(form, "num_attention_heads", path)
+    if (groups := form.get("num_key_value_heads")) not in (None, heads):
+        reason = f"is {groups!r}; it must be num_attention_heads, {heads}"
+        raise CorruptShard(path, "num_key_value_heads", reason)
     try:
-        heads = form["num_attention_heads"]
-        if form.get("num_key_value_heads") not in (None, heads):
-            raise ValueError("num_key_value_heads must be num_attention_heads")
         return OlmoConfig(
-            d_model=form["hidden_size"],
-            n_layers=form["num_hidden_layers"],
+            d_model=_whole_number(form, "hidden_size", path),
+            n_layers=_whole_number(form, "num_hidden_layers", path),
             n_heads=heads,
-            mlp_hidden_size=2 * form["intermediate_size"],
-            vocab_size=form["vocab_size"],
-            max_sequence_length=form["max_position_embeddings"],
-            rope_theta=float(rope["rope_theta"]),
+            mlp_hidden_size=2 * _whole_number(form, "intermediate_size", path),
+            vocab_size=_whole_number(form, "vocab_size", path),
+            max_sequence_length=_whole_number(form, "max_position_embeddings", path),
+            rope_theta=_rope_theta(form, path),
             tie_embeddings=bool(form.get("tie_word_embeddings", False)),
             clip_qkv=form.get("clip_qkv"),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise CorruptShard(path, None, f"not the config of an OLMo 1 ({error})") from error
+
+
+def _whole_number(form: Mapping[str, Any], name: str, path: Path) -> int:
+    value = form.get(name)
+    if type(value) is not int:
+        raise CorruptShard(path, name, f"is {value!r}; it must be a whole number")
+    return value
+
+
+def _rope_theta(form: Mapping[str, Any], path: Path) -> float:
+    """The base of the rotary angles: a field of its own or, since version 5, an inner one."""
+    inner = form.get("rope_parameters") or {}
+    if form.get("rope_scaling"):
+        raise CorruptShard(path, "rope_scaling", f"is {form['rope_scaling']!r}; it must be null")
+    for name, value in inner.items():
+        if name != "rope_theta" and (name, value) != ("rope_type", "default"):
+            reason = f"is {value!r}; an OLMo 1 has rope_theta and the rope_type 'default' only"
+            raise CorruptShard(path, f"rope_parameters.{name}", reason)
+    found = [each["rope_theta"] for each in (form, inner) if "rope_theta" in each]
+    if not all(type(each) in (int, float) and each == found[0] for each in found):
+        raise CorruptShard(path, "rope_theta", f"is {found}; it must be one number")
+    return float(found[0]) if found else ROPE_THETA
 
 
 def _read_json(path: Path) -> dict[str, Any]:

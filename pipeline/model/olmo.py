@@ -144,6 +144,10 @@ class Olmo(nn.Module):
         The generator is private and on the CPU, and one whole matrix is held at a time, so a model
         made on `meta`, sharded and emptied may be filled here.
 
+        Hidden states have unit variance and the projection's sigma is 1/sqrt(d), so logits begin
+        with a variance of 0.97 (what the cut leaves of one) and the first loss is not ln V but half
+        of that above it, as for any logits that are normal and know nothing.
+
         Source: allenai/OLMo, `InitFnType.mitchell`.
         Differs: the original bits depend on the sharding of the run and cannot be had again.
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from string import Template
@@ -48,6 +48,7 @@ from pipeline.report.markup import (
     shown_table,
     tag,
 )
+from pipeline.report.seeds import seeds_parts
 from pipeline.report.tables import Cell, Change, Link, Table
 
 PAGE = "index.html"
@@ -65,12 +66,14 @@ def write_report(
     scores: Mapping[str, Scores],
     overlaps: Mapping[str, Attributes] | None = None,
     generations: Generations | None = None,
+    seeds: Mapping[str, Sequence[Scores]] | None = None,
     out: Path,
 ) -> Report:
     """Write `index.html`, one page of everything that was made.
 
     Args:
         corpus: documents by name of their stage, in the order of the page.
+        seeds: scores of runs with other seeds, by the name in `scores` of those of the first.
 
     Raises:
         CorruptShard: a file that the page reads is not the one in its manifest.
@@ -84,6 +87,7 @@ def write_report(
     page.language(scores, runs)
     page.stages(scores, runs)
     page.choice(scores, overlaps, runs)
+    page.section("seeds", "Spread over seeds", seeds_parts(scores, seeds or {}, runs))
     page.generations(generations)
     page.training(training)
     page.data(corpus, tokens)
@@ -94,6 +98,8 @@ def write_report(
         made |= {_unused(name, made): artifact for name, artifact in group.items()}
     if generations is not None:
         made[_unused("generations", made)] = generations
+    for name, others in (seeds or {}).items():
+        made |= {_unused(f"{name}, seed {n}", made): each for n, each in enumerate(others, 2)}
     page.provenance(made)
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     text = template.substitute(title=escaped(title), body=page.body())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pipeline.train.spikes import SkipRule, SpikeRule
@@ -43,7 +43,7 @@ class Schedule:
 
     Args:
         warmup_steps: updates before the peak is reached.
-        final_fraction: of the peak, at `total_steps`.
+        final_fraction: of the peak, at `total_steps`; OLMo's `alpha_f`.
 
     Source: allenai/OLMo, `olmo/optim.py`, `LinearWithWarmup` and `CosWithWarmup`.
     """
@@ -71,29 +71,74 @@ class Schedule:
         if update <= self.warmup_steps:
             start = WARMUP_START * self.peak_lr
             return start + (self.peak_lr - start) * update / self.warmup_steps
-        done = (update - self.warmup_steps) / (self.total_steps - self.warmup_steps)
         final = self.final_fraction * self.peak_lr
-        return final + (self.peak_lr - final) * self.left(min(done, 1.0))
+        return final + (self.peak_lr - final) * self.left(min(update, self.total_steps))
 
-    def left(self, done: float) -> float:
-        """The share of the way from the final rate to the peak that is left."""
+    def left(self, update: int) -> float:
+        """The share of the way from the final rate to the peak that is left, after the warm-up."""
         raise NotImplementedError
+
+    def done(self, update: int, start: int) -> float:
+        """The share of the updates from `start` to `total_steps` that are made."""
+        return (update - start) / (self.total_steps - start)
 
 
 @dataclass(frozen=True)
 class Linear(Schedule):
     """Linear decay to `final_fraction` of the peak."""
 
-    def left(self, done: float) -> float:
-        return 1 - done
+    def left(self, update: int) -> float:
+        return 1 - self.done(update, self.warmup_steps)
 
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine down to `final_fraction` of the peak."""
 
-    def left(self, done: float) -> float:
-        return (1 + math.cos(math.pi * done)) / 2
+    def left(self, update: int) -> float:
+        return (1 + math.cos(math.pi * self.done(update, self.warmup_steps))) / 2
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay(Schedule):
+    """The peak from the warm-up until the last `decay_steps` updates, then a decay.
+
+    Up to there no rate depends on `total_steps`. A `stop_at` in the constant part gives a view of
+    the series that the whole run goes on with; one at its end, update `decay_start`, the weights
+    that every decay begins with. A decay from an earlier update is another `total_steps`, so
+    another schedule and a series of its own.
+
+    Args:
+        decay_steps: updates that lead from the peak to the final rate, the last of all.
+        decay: in a line, or with one less the root of the share of those that are made.
+
+    Source: Hu et al. 2024, "MiniCPM", section 4 (WSD); Hägele et al. 2024, "Scaling Laws and
+        Compute-Optimal Training Beyond Fixed Training Durations", section 3 (1-sqrt).
+    """
+
+    decay_steps: int = field(kw_only=True)
+    decay: Literal["linear", "1-sqrt"] = "1-sqrt"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.decay_steps <= self.total_steps - self.warmup_steps:
+            raise ValueError(
+                f"decay_steps is {self.decay_steps}; it must be at least 1 and at most "
+                f"{self.total_steps - self.warmup_steps}, the updates after the warm-up"
+            )
+        if self.decay not in ("linear", "1-sqrt"):
+            raise ValueError(f"decay is {self.decay!r}; it must be 'linear' or '1-sqrt'")
+
+    @property
+    def decay_start(self) -> int:
+        """The last update at the peak."""
+        return self.total_steps - self.decay_steps
+
+    def left(self, update: int) -> float:
+        if update <= self.decay_start:
+            return 1.0
+        done = self.done(update, self.decay_start)
+        return 1 - (math.sqrt(done) if self.decay == "1-sqrt" else done)
 
 
 @dataclass(frozen=True)
@@ -149,7 +194,9 @@ class TrainConfig:
         """The norm that gradients of an update are scaled down to.
 
         Source: allenai/OLMo, `olmo/train.py`.
-        Differs: there the first update has the plain limit, and so has that after a resume.
+        Differs: there an update has the limit of the one before it, so the larger one holds for
+            updates 2 to `clip_warmup_steps` + 1; the first has the plain one, and so has the first
+            after a resume.
         """
         if self.max_grad_norm is None or update > self.clip_warmup_steps:
             return self.max_grad_norm

@@ -113,10 +113,9 @@ def train(
 
 def _make_missing(training: Training) -> None:
     series = training.series
-    starts, missing = saved.missing_steps(series, training.config)
-    if not missing:
+    stretches = saved.plan(series, training.config)
+    if not stretches:
         return
-    stretches = saved.plan_stretches(starts, missing)
     with history.noting_failure(series):
         run_ranks(partial(_train, training, stretches), training.launch)
     saved.drop_stopped(series)
@@ -159,10 +158,10 @@ class Run:
         self.step, self.num_read, self.num_learned, self.num_skipped = 0, 0, 0, 0
         self.stopping = False
 
-    def go_to(self, step: int | None, folder: Path | None) -> None:
+    def go_to(self, step: int, folder: str) -> None:
         """To what it was after the update of a checkpoint, or before the first one."""
         self.writer.wait()
-        if folder is None:
+        if not folder:
             if self.training.start is None:
                 self.model.init_weights(self.config.seed)
             else:
@@ -170,8 +169,10 @@ class Run:
             self.optimizer.state.clear()
             record = CheckpointRecord(0, 0, 0, "", {})
         else:
-            record = checkpoint.load_checkpoint(self.model, self.optimizer, folder)
-        self.step, self.num_skipped = step or 0, record.num_skipped
+            record = checkpoint.load_checkpoint(
+                self.model, self.optimizer, self.training.series / folder
+            )
+        self.step, self.num_skipped = step, record.num_skipped
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
         rules = self.training.upkeep.stop_on, self.config.skip
         rows = history_rows(self.training.series) if any(rules) else {}

@@ -28,34 +28,33 @@ logger = logging.getLogger(__name__)
 
 
 class Stretch(NamedTuple):
-    """Updates to be made in one go.
+    """Updates to be made in one go; a value of JSON, so that ranks can tell each other.
 
     Args:
-        start: the step that it goes on from; None for start values.
-        folder: of the checkpoint of that step.
+        start: the step that it goes on from.
+        folder: the checkpoint of that step, by its name in the series; "" for start values.
         saves: the steps to save on the way; the last one ends it.
     """
 
-    start: int | None
-    folder: Path | None
+    start: int
+    folder: str
     saves: list[int]
 
 
-def plan_stretches(starts: Mapping[int, Path], missing: Iterable[int]) -> list[Stretch]:
+def plan_stretches(starts: Mapping[int, str], missing: Iterable[int]) -> list[Stretch]:
     """How the missing steps are made from the checkpoints that training can go on from."""
     made: list[Stretch] = []
     for step in sorted(missing):
-        before = max((each for each in starts if each <= step), default=None)
-        at = made[-1].saves[-1] if made else None
-        if at is not None and (before is None or before <= at):
+        before = max((each for each in starts if each <= step), default=-1)
+        if made and before <= made[-1].saves[-1]:
             made[-1].saves.append(step)
         else:
-            made.append(Stretch(before, starts[before] if before is not None else None, [step]))
+            made.append(Stretch(max(before, 0), starts.get(before, ""), [step]))
     return made
 
 
-def missing_steps(series: Path, config: TrainConfig) -> tuple[dict[int, Path], list[int]]:
-    """Where training can go on, by step, and the steps to be saved that are not there.
+def plan(series: Path, config: TrainConfig) -> list[Stretch]:
+    """What is to be made so that all steps are there that are to be saved.
 
     A series may hold terabytes: digested is what training goes on from, and all of it only where
     nothing is to be made, as when one checkpoint was found damaged where it was read.
@@ -67,14 +66,14 @@ def missing_steps(series: Path, config: TrainConfig) -> tuple[dict[int, Path], l
         if not missing:
             there = [step for step in find_checkpoints(series) if step <= last]
             missing = [step for step in config.kept_steps if step not in there]
-        starts = {step: folder_of(series, step) for step in there if _can_go_on(series, step)}
+        starts = {step: checkpoint_name(step) for step in there if _can_go_on(series, step)}
         paused = find_stopped(series)
         if paused is not None and paused <= min(last, max(missing, default=0)):
-            starts.setdefault(paused, stopped_folder(series))
-        begins = [each for each in plan_stretches(starts, missing) if each.folder is not None]
-        if all([is_whole(each.folder) for each in begins if each.folder is not None]):
-            _warn_of_dropped(there, begins)
-            return starts, missing
+            starts.setdefault(paused, stopped_folder(series).name)
+        stretches = plan_stretches(starts, missing)
+        if all([is_whole(series / each.folder) for each in stretches if each.folder]):
+            _warn_of_dropped(there, stretches)
+            return stretches
 
 
 def _can_go_on(series: Path, step: int) -> bool:
@@ -85,7 +84,7 @@ def _can_go_on(series: Path, step: int) -> bool:
 def _warn_of_dropped(there: list[int], stretches: Iterable[Stretch]) -> None:
     """Say which steps are made from an earlier one than the nearest that is there."""
     for each in stretches:
-        at = each.start or 0
+        at = each.start
         for step in each.saves:
             nearest = max((known for known in there if known <= step), default=0)
             if nearest > at:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import Launch, TrainConfig, WarmupStableDecay
 
 S = TypeVar("S")
 
@@ -63,8 +63,10 @@ class Small:
             return max(1, round(steps * few / total)) if steps else 0
 
         schedule = _scaled_steps(config.schedule, scaled)
-        warmup = min(schedule.warmup_steps, few - 1)
-        schedule = replace(schedule, total_steps=few, warmup_steps=warmup)
+        fitting = {"total_steps": few, "warmup_steps": min(schedule.warmup_steps, few - 1)}
+        if isinstance(schedule, WarmupStableDecay):
+            fitting["decay_steps"] = min(schedule.decay_steps, few - fitting["warmup_steps"])
+        schedule = replace(schedule, **fitting)
         stop = None if config.stop_at is None else scaled(config.stop_at)
         last = few if stop is None else stop
         between = config.save_steps < config.last_step

@@ -68,6 +68,23 @@ def test_export_to_transformers_keeps_logits_and_import_brings_them_back(
     assert (loaded.eos_token_id, loaded.pad_token_id) == (0, 1)
 
 
+@pytest.mark.parametrize("changes", SHAPES)
+def test_in_bf16_logits_are_near_those_of_transformers(tmp_path, tokenizer, changes):
+    transformers = pytest.importorskip("transformers")
+    model = tiny_model(1, **changes)
+    root = export_hf(
+        write_checkpoints(tmp_path, [model], tokenizer.content), tokenizer, out=tmp_path / "hf"
+    ).root
+    theirs = transformers.OlmoForCausalLM.from_pretrained(root, dtype=torch.bfloat16).eval()
+    batch = torch.randint(0, 384, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs(batch).logits.float()
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model.logits(model(batch)).float()
+    # of a spread of one; transformers' weights are rounded, ours where they are used
+    torch.testing.assert_close(half, expected, rtol=0, atol=0.1)
+
+
 def test_an_exported_folder_has_no_pickle(tmp_path, tokenizer):
     checkpoints = write_checkpoints(tmp_path, [tiny_model()], tokenizer.content)
     exported = export_hf(checkpoints, tokenizer, out=tmp_path / "hf")

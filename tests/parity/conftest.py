@@ -15,6 +15,11 @@ tokenizers<=0.19.1 tqdm uniseg numpy<2 necessary charset-normalizer zstandard
 huggingface-hub<0.30 pybind11 detect-secrets beautifulsoup4 regex pygments""".split()
 # it hashes strings, which newer xxhash refuses; its English words are spaCy's
 DATATROVE = ["datatrove==0.10.1", "xxhash<4", "spacy", "tokenizers", "regex", "orjson"]
+# its trainer's imports, without beaker; it asks for numpy<2, which today's datasets refuses
+OLMO = ["ai2-olmo==0.6.0", "ai2-olmo-core==0.1.0"]
+WITH_OLMO = """torch<2.14 numpy transformers tokenizers safetensors omegaconf rich boto3 pydantic
+google-cloud-storage cached_path importlib_resources packaging requests wandb torchmetrics datasets
+scikit-learn msgspec""".split()
 
 
 def _environment(folder, *installs):
@@ -42,6 +47,15 @@ def datatrove(tmp_path_factory):
     if given:
         return Path(given)
     return _environment(tmp_path_factory.mktemp("datatrove"), DATATROVE)
+
+
+@pytest.fixture(scope="session")
+def olmo(tmp_path_factory):
+    """The Python of an environment with ai2-olmo: that of OLMO_TANGO_OLMO, or a new one."""
+    given = os.environ.get("OLMO_TANGO_OLMO")
+    if given:
+        return Path(given)
+    return _environment(tmp_path_factory.mktemp("olmo"), ["--no-deps", *OLMO], WITH_OLMO)
 
 
 @pytest.fixture(scope="session")

@@ -198,6 +198,11 @@ def test_what_must_hold_something_is_not_empty(graph, path):
         ("text.steps", [300], "text.steps[0] is 300, which 'base' does not save"),
         ("text.steps", "al", "text.steps is 'al'; it must be of type list[int] | Literal['all']"),
         ("ranks.steps", [-1], "ranks.steps[0] is -1; it must be at least 0"),
+        (
+            "base.train.schedule",
+            TRAIN["schedule"] | {"type": "warmup_stable_decay", "decay_steps": 291},
+            "base.train.schedule.decay_steps is 291; it must be at least 1 and at most 290",
+        ),
         ("ranks.steps", ["0"], "ranks.steps[0] is '0'; it must be of type int"),
         (
             "mix.sequence_length",

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.keys import digest
-from pipeline.train.config import AdamW, Cosine, Launch, Linear
+from pipeline.train.config import AdamW, Cosine, Launch, Linear, WarmupStableDecay
 from tests.train.conftest import config
 
 
@@ -63,6 +63,46 @@ def test_the_clipping_norm_is_larger_while_it_warms_up():
     warm = config(max_grad_norm=2.0, clip_warmup_steps=3, clip_warmup_factor=10.0)
     assert [warm.norm_limit(update) for update in (1, 3, 4)] == [20, 20, 2]
     assert config(max_grad_norm=None).norm_limit(1) is None
+
+
+def constant_then(decay, total=100, **changes):
+    values = {"warmup_steps": 10, "total_steps": total, "decay_steps": 20, "decay": decay}
+    return WarmupStableDecay(peak_lr=1.0, **{**values, **changes})
+
+
+@pytest.mark.parametrize(("decay", "quarter"), [("linear", 0.75), ("1-sqrt", 0.5)])
+def test_a_constant_schedule_stays_at_its_peak_until_it_decays(decay, quarter):
+    schedule = constant_then(decay, final_fraction=0.2)
+    assert [schedule(n) for n in (10, 11, 79, 80)] == [1.0] * 4
+    assert schedule.decay_start == 80
+    assert schedule(81) < 1.0
+    assert schedule(85) == pytest.approx(0.2 + 0.8 * quarter)
+    assert schedule(100) == schedule(1000) == pytest.approx(0.2)
+
+
+def test_a_constant_part_does_not_depend_on_where_training_ends():
+    short, long = constant_then("linear"), constant_then("linear", total=500)
+    assert [short(n) for n in range(1, 81)] == [long(n) for n in range(1, 81)]
+
+
+def test_a_decay_over_all_that_follows_the_warm_up_is_linear():
+    linear = Linear(peak_lr=1.0, warmup_steps=10, total_steps=100)
+    whole = constant_then("linear", decay_steps=90)
+    assert [whole(n) for n in range(1, 120)] == [linear(n) for n in range(1, 120)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decay_steps": 0}, "decay_steps is 0; it must be at least 1 and at most 90"),
+        ({"decay_steps": 91}, "decay_steps is 91"),
+        ({"decay": "sqrt"}, "decay is 'sqrt'; it must be 'linear' or '1-sqrt'"),
+        ({"warmup_steps": 100}, "warmup_steps is 100"),
+    ],
+)
+def test_an_impossible_decay_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        constant_then(**{"decay": "linear", **changes})
 
 
 def test_linear_and_cosine_have_different_keys():

@@ -1,3 +1,4 @@
+import json
 import threading
 from contextlib import contextmanager
 
@@ -131,13 +132,14 @@ def test_a_saved_view_that_is_damaged_is_made_again_under_the_lease(run):
     assert again.content == whole.content and lease.times == 1
 
 
-def test_stretches_begin_where_training_can_go_on(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    assert plan_stretches({}, [0, 3, 6]) == [Stretch(None, None, [0, 3, 6])]
-    assert plan_stretches({0: a, 6: b}, [3, 9, 12]) == [Stretch(0, a, [3]), Stretch(6, b, [9, 12])]
-    assert plan_stretches({4: a}, [0, 6]) == [Stretch(None, None, [0]), Stretch(4, a, [6])]
-    assert plan_stretches({5: a}, [5, 6]) == [Stretch(5, a, [5, 6])]
-    assert plan_stretches({0: a}, []) == []
+def test_stretches_begin_where_training_can_go_on():
+    assert plan_stretches({}, [0, 3, 6]) == [Stretch(0, "", [0, 3, 6])]
+    two = [Stretch(0, "a", [3]), Stretch(6, "b", [9, 12])]
+    assert plan_stretches({0: "a", 6: "b"}, [3, 9, 12]) == two
+    assert plan_stretches({4: "a"}, [0, 6]) == [Stretch(0, "", [0]), Stretch(4, "a", [6])]
+    assert plan_stretches({5: "a"}, [5, 6]) == [Stretch(5, "a", [5, 6])]
+    assert plan_stretches({0: "a"}, []) == []
+    assert [Stretch(*each) for each in json.loads(json.dumps(two))] == two
 
 
 # ---------------------------------------------------------------------------- segments

@@ -5,19 +5,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
-from pipeline.train.config import Cosine, Launch, Linear, TrainConfig
+from pipeline.train.config import Cosine, Launch, Linear, TrainConfig, WarmupStableDecay
 from pipeline.train.small import Small, kept_step
 
 SMALL = Small()
 
 
 @st.composite
+def schedules(draw, total):
+    warmup = draw(st.integers(0, total - 1))
+    kind = draw(st.sampled_from([Linear, Cosine, WarmupStableDecay]))
+    if kind is not WarmupStableDecay:
+        return kind(1e-3, warmup, total)
+    return kind(1e-3, warmup, total, decay_steps=draw(st.integers(1, total - warmup)))
+
+
+@st.composite
 def trainings(draw):
     total = draw(st.integers(1, 500_000))
-    kind = draw(st.sampled_from([Linear, Cosine]))
     return TrainConfig(
         batch_size=draw(st.integers(1, 4096)),
-        schedule=kind(1e-3, draw(st.integers(0, total - 1)), total),
+        schedule=draw(schedules(total)),
         clip_warmup_steps=draw(st.integers(0, total)),
         stop_at=draw(st.none() | st.integers(1, total)),
         save_steps=draw(st.integers(1, total + 10)),
