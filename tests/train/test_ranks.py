@@ -10,10 +10,14 @@ import time
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.store.series import read_segments
+from pipeline.train import saved
 from pipeline.train.config import Launch
-from tests.train.conftest import config
+from pipeline.train.pretrain import pretrain
+from tests.small_disk import small_disk
+from tests.train.conftest import SHAPE, config
 from tests.train.test_loop import flip, losses, weights
 
 pytestmark = pytest.mark.slow
@@ -53,6 +57,16 @@ def test_what_a_rank_wrote_badly_is_refused_and_the_checkpoint_before_it_used(ru
     made = run(config(9), of(2), series="b" * 64, name="made")
     assert "optimizer-00002-of-00002.safetensors: its SHA-256" in caplog.text
     assert made.content == whole.content
+
+
+def test_a_disk_that_is_full_for_one_rank_ends_all_of_them(mix, tmp_path):
+    with small_disk(tmp_path / "small", "size=1m") as disk:
+        series = disk / "series" / ("a" * 64)
+        with pytest.raises(PipelineError, match=r"checkpoint .*step\d+ was not written: .*rank \d"):
+            pretrain(mix, SHAPE, config(40), series=series, out=tmp_path / "out", launch=of(2))
+        assert saved.find_checkpoints(series)[:2] == [0, 3]
+        (segment,) = read_segments(series)
+        assert segment["cause"] == "failed" and "was not written" in segment["reason"]
 
 
 KILLED = """
