@@ -19,10 +19,10 @@ local p = import 'lib/pipeline.libsonnet';
       schedule: { type: 'cosine', peak_lr: 4e-4, warmup_steps: 2000, total_steps: 739328 },
     },
     // [yaml]: eight sequences a device, so 256 of them.
-    launch: { ranks: 256, microbatch: 8 },
+    launch: { type: 'slurm', nodes: 32, ranks: 8, microbatch: 8 },
     machine+: {
       training: {
-        step_resources: { gpu_count: 256 },
+        step_resources: { gpu_count: 8 },
         needs: { disk: '11TB' },  // 741 checkpoints of 12 bytes a parameter: float32 and two moments
       },
     },

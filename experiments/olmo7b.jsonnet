@@ -21,10 +21,10 @@ local p = import 'lib/pipeline.libsonnet';
       clip_warmup_factor: 10,
     },
     // [yaml]: two sequences a device, so 1,024 of them; each layer compiled.
-    launch: { ranks: 1024, microbatch: 2, compile: true },
+    launch: { type: 'slurm', nodes: 128, ranks: 8, microbatch: 2, compile: true },
     machine+: {
       training: {
-        step_resources: { gpu_count: 1024 },
+        step_resources: { gpu_count: 8 },
         needs: { disk: '40TB' },  // 478 checkpoints of 12 bytes a parameter: float32 and two moments
       },
     },

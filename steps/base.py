@@ -6,7 +6,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -64,7 +64,7 @@ class PipelineStep(Step[Artifact]):
 
     out: Path
     series: Path
-    series_lease: Callable[[], AbstractContextManager[Any]]  # to be held while it is written to
+    series_lease: Callable[[], AbstractContextManager[Any]] = nullcontext  # for who writes to it
     memo: FileMemo
     patient: bool = True  # wait for a lease that others hold; else `run` raises Occupied
     _built_on: dict[str, Json] | None = None  # the key, once it was asked for
@@ -183,13 +183,11 @@ class PipelineStep(Step[Artifact]):
 
     def _make(self, results: Results, args: dict[str, Any]) -> None:
         """Do the work, in the folder of work."""
-        code = self.code
-        apart = code.digest if results.strict and code is not None else ""
+        apart = self._apart(results)
         self.out, self.memo = results.resume(self.unique_id), results.files.of_code(apart)
         write_json(self.out / KEY, self.key())  # so that what it reads is known to be in use
         if self.SERIES:
-            name = digest(_without_extent(self.content_key(args)))
-            name = digest([name, apart]) if apart else name
+            name = self.series_name(results, args)
             self.series = results.series(name, user=self.unique_id)
             self.series_lease = partial(results.lease, f"series-{name}", self._say_waiting)
         made = self.run(**args)
@@ -224,6 +222,16 @@ class PipelineStep(Step[Artifact]):
         """Say it once, when the step's own turn comes, and not for each step that reads it."""
         if needed_by is None:
             super().log_cache_hit()
+
+    def series_name(self, results: Results, args: dict[str, Any]) -> str:
+        """The name of the series that a training step makes or extends, of what it reads."""
+        name, apart = digest(_without_extent(self.content_key(args))), self._apart(results)
+        return digest([name, apart]) if apart else name
+
+    def _apart(self, results: Results) -> str:
+        """The code that work is kept apart for; empty where its version tells enough."""
+        code = self.code
+        return code.digest if results.strict and code is not None else ""
 
     def _say_pulled(self, remote: Remote) -> None:
         cli_logger.info(

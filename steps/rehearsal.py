@@ -24,7 +24,8 @@ from pipeline.data.sources.rows import Source
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.importing import TokenFiles
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import TrainConfig
+from pipeline.train.launches import Launch
 from pipeline.train.small import Small, kept_step
 from steps.wiring import component, described, inner_hint, is_reference, run_hints
 
@@ -145,7 +146,6 @@ class _Rehearsal:
         self.smaller: dict[Any, Callable[[Any], Any]] = {
             OlmoConfig: size.training.model,
             TrainConfig: size.training.training,
-            Launch: size.training.launch,
             Sample: Widened(made for _, made in built if isinstance(made, Sample)),
             Local: lambda engine: replace(engine, workers=min(engine.workers, size.num_workers)),
         }
@@ -185,12 +185,23 @@ class _Rehearsal:
             given = self.given.get(path)
             value = given if given is not None else self._inside(cls, written(cls, value), path)
             return self._cut(value) if hint is Source else value
+        if hint is Launch:
+            return self._launch(path, cls, value)
         if cls in self.smaller:
             old = component(hint, value, path)
             return self._merged(path, written(cls, value), old, self.smaller[cls](old))
         if cls is None:
             return self._number(path, hint, value)
         return LOOK_INSIDE
+
+    def _launch(self, path: str, cls: Any, value: Any) -> Values:
+        """Ranks of this machine, whatever starts them in earnest."""
+        old = component(Launch, value, path)
+        kept = {each.name for each in dataclasses.fields(Launch)}
+        if cls is not Launch:
+            self._note(f"{path}.type", cls.TYPE, Launch.TYPE)
+        values = {name: each for name, each in written(cls, value).items() if name in kept}
+        return self._merged(path, values, old, self.size.training.launch(old))
 
     def _inside(self, cls: Any, values: Values, path: str) -> Values:
         hints = typing.get_type_hints(cls)

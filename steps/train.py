@@ -8,7 +8,8 @@ from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import UPKEEP, Launch, TrainConfig, Upkeep, check_launch
+from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
+from pipeline.train.launches import Launch
 from pipeline.train.spikes import SpikeRule
 from steps.base import PipelineStep
 from steps.ranges import Positive, Range

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -21,6 +20,8 @@ from tango.step import Step, StepIndexer, StepResources
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.pins import Pin, pins_used, with_pins
+from steps.hints import bare_hint, hint_members, shown_hint
+from steps.hints import inner_hint as inner_hint
 from steps.needs import Needs, num_bytes
 from steps.references import WiringError as WiringError
 from steps.references import is_reference as is_reference
@@ -128,15 +129,6 @@ def run_hints(kind: Any, with_ranges: bool = False) -> dict[str, tuple[Any, Any]
     return {n: (hints[n], parameters[n].default) for n in hints if n != "return"}
 
 
-def inner_hint(hint: Any, kind: type) -> Any:
-    """The type of what a list (or, by `kind`, a dict) of this type holds."""
-    for each in _members(hint):
-        origin, args = typing.get_origin(each), typing.get_args(each)
-        if args and isinstance(origin, type) and issubclass(origin, dict) == (kind is dict):
-            return args[-1] if kind is dict else args[0]
-    return Any
-
-
 def _set_resources(step: Step[Any], resources: Any, path: str) -> None:
     found = typing.get_type_hints(StepResources)
     hints = {each.name: found[each.name] for each in dataclasses.fields(StepResources)}
@@ -168,40 +160,13 @@ def _resolved(value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
     return value
 
 
-def _shown(hint: Any) -> str:
-    hint = _bare(hint)
-    if hint is type(None):
-        return "null"
-    if isinstance(hint, type) and typing.get_origin(hint) is None:
-        return hint.__name__
-    members = _members(hint)
-    if len(members) > 1:
-        return " | ".join(_shown(each) for each in members)
-    origin = typing.get_origin(hint)
-    if origin in (list, dict, tuple):
-        inside = ("..." if each is Ellipsis else _shown(each) for each in typing.get_args(hint))
-        return f"{origin.__name__}[{', '.join(inside)}]"
-    return str(hint).replace("typing.", "")
-
-
-def _bare(hint: Any) -> Any:
-    """A hint without the notes on what values may be."""
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
 def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any:
     """The typed value for a piece of JSON, or WiringError."""
     if is_reference(value):
         return _reference(hint, value, path, built)
-    members = _members(hint)
+    members = hint_members(hint)
     if hint in COMPONENTS:
-        return _component(COMPONENTS[hint], value, path, built)
+        return _component(COMPONENTS[hint], _with_kind(hint, value), path, built)
     if len(members) > 1:
         return _one_of(members, hint, value, path, built)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -229,12 +194,12 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
             return {n: _value(inner, v, f"{path}.{n}", built) for n, v in value.items()}
     elif isinstance(hint, type) and issubclass(hint, Artifact):
         raise WiringError(
-            f"{path} is {value!r}; it must be a reference to a step that makes {_shown(hint)}"
+            f"{path} is {value!r}; it must be a reference to a step that makes {shown_hint(hint)}"
         )
     elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if isinstance(value, str) and hasattr(hint, "FROM_TEXT"):
             value = {hint.FROM_TEXT: value}
-        return _component({_shown(hint): hint}, value, path, built, named=False)
+        return _component({shown_hint(hint): hint}, value, path, built, named=False)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
@@ -245,7 +210,7 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
             return int(value)
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise WiringError(f"{path} is {value!r}; it must be of type {_shown(hint)}")
+    raise WiringError(f"{path} is {value!r}; it must be of type {shown_hint(hint)}")
 
 
 def _sequence(
@@ -273,7 +238,7 @@ def _one_of(
         return _value(_closest(kinds, value), value, path, built)
     if len(kinds) == 1:
         return _value(kinds[0], value, path, built)
-    lists = [each for each in kinds if typing.get_origin(_bare(each)) is list]
+    lists = [each for each in kinds if typing.get_origin(bare_hint(each)) is list]
     if isinstance(value, list) and len(lists) == 1:
         return _value(lists[0], value, path, built)
     for each in kinds:
@@ -281,7 +246,7 @@ def _one_of(
             return _value(each, value, path, built)
         except WiringError:
             continue
-    raise WiringError(f"{path} is {value!r}; it must be of type {_shown(hint)}")
+    raise WiringError(f"{path} is {value!r}; it must be of type {shown_hint(hint)}")
 
 
 def _require_type(kinds: list[Any], value: dict[str, Any], path: str) -> None:
@@ -317,8 +282,9 @@ def described(hint: Any, value: Any) -> Any:
     if is_reference(value) or not isinstance(value, (dict, str)):
         return None
     if hint in COMPONENTS:
+        value = _with_kind(hint, value)
         return COMPONENTS[hint].get(str(value if isinstance(value, str) else value.get("type")))
-    kinds: list[Any] = [each for each in _members(hint) if dataclasses.is_dataclass(each)]
+    kinds: list[Any] = [each for each in hint_members(hint) if dataclasses.is_dataclass(each)]
     kinds = [each for each in kinds if not issubclass(each, Artifact)]
     if isinstance(value, str):
         return next((each for each in kinds if hasattr(each, "FROM_TEXT")), None)
@@ -332,6 +298,14 @@ def component(hint: Any, value: Any, path: str) -> Any:
         WiringError: a type, field or value is wrong.
     """
     return _value(hint, value, path, {})
+
+
+def _with_kind(hint: Any, value: Any) -> Any:
+    """A component that is not named, where the base is one itself, is of the base."""
+    if isinstance(value, dict) and "type" not in value:
+        own = [name for name, cls in COMPONENTS[hint].items() if cls is hint]
+        return {"type": own[0], **value} if own else value
+    return value
 
 
 def _component(
@@ -382,14 +356,15 @@ def _reference(hint: Any, value: dict[str, Any], path: str, built: dict[str, Ste
     if "key" in value:
         name = made.__name__ if made else "its result"
         raise WiringError(f"{path}.key is {value['key']!r}; {name} has no keys: leave it out")
-    wanted = [each for each in _members(hint) if isinstance(each, type)]
+    wanted = [each for each in hint_members(hint) if isinstance(each, type)]
     artifacts = [each for each in wanted if issubclass(each, Artifact)]
     if hint is not Any and (
         not artifacts or made is None or not issubclass(made, tuple(artifacts))
     ):
         name = made.__name__ if made else "something unknown"
         raise WiringError(
-            f"{path} is the step {value['ref']!r}, which makes {name}; it must be {_shown(hint)}"
+            f"{path} is the step {value['ref']!r}, which makes {name}; "
+            f"it must be {shown_hint(hint)}"
         )
     return step
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pipeline.train.launches import Launch as Launch
 from pipeline.train.spikes import SkipRule, SpikeRule
 
 Precision = Literal["fp32", "bf16"]
@@ -214,33 +215,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Launch:
-    """How a run is carried out; nothing of it is in any key.
-
-    Args:
-        ranks: processes that share the model and the batch.
-        microbatch: rows of one forward pass in a rank; by default all of the rank's.
-        compile: compile each layer; needs a C++ compiler on a CPU.
-        threads: of one rank; by default the cores divided by the ranks.
-        activation_checkpointing: compute a layer's inner values again in the backward pass.
-        timeout_seconds: after which a rank that waits for another gives up.
-    """
-
-    ranks: int = 1
-    microbatch: int | None = None
-    compile: bool = False
-    threads: int | None = None
-    activation_checkpointing: bool = False
-    timeout_seconds: int = 600
-
-    def __post_init__(self) -> None:
-        for name in ("ranks", "microbatch", "threads", "timeout_seconds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-
-
-@dataclass(frozen=True)
 class Upkeep:
     """What is done with a series while it grows; nothing of it is in any key.
 
@@ -263,11 +237,11 @@ UPKEEP = Upkeep()
 
 def check_launch(config: TrainConfig, launch: Launch, path: str = "") -> None:
     """Raises ValueError where the ranks cannot share a batch evenly."""
-    if config.batch_size % launch.ranks:
-        raise ValueError(
-            f"{path}batch_size is {config.batch_size}; it must be a multiple of ranks, "
-            f"{launch.ranks}"
-        )
+    for size in launch.world_sizes:
+        if config.batch_size % size:
+            raise ValueError(
+                f"{path}batch_size is {config.batch_size}; it must be a multiple of ranks, {size}"
+            )
 
 
 def check_saved(wanted: Iterable[int], config: TrainConfig, name: str, path: str) -> None:

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
@@ -28,10 +28,13 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.series import CheckpointRecord, history_line, history_rows
 from pipeline.train import checkpoint, history, saved
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
-from pipeline.train.distributed import Ranks, build_model, run_ranks
+from pipeline.train.distributed import Ranks
+from pipeline.train.launches import Joining
+from pipeline.train.launching import run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
 from pipeline.train.progress import Progress
+from pipeline.train.sharding import build_model, reduce_gradients
 from pipeline.train.speed import Speed
 from pipeline.train.spikes import Watch
 from pipeline.train.writing import CheckpointWriter
@@ -93,7 +96,10 @@ def train(
     config, launch, series = training.config, training.launch, Path(training.series)
     check_launch(config, launch)
     series.mkdir(parents=True, exist_ok=True)
-    if not saved.is_saved(series, config):
+    if isinstance(launch, Joining):
+        led = replace(training, launch=launch.of)
+        run_ranks(partial(_train, led, None), launch, series)
+    elif not saved.is_saved(series, config):
         with lease():
             _make_missing(training)
     out = Path(out)
@@ -116,12 +122,22 @@ def _make_missing(training: Training) -> None:
     stretches = saved.plan(series, training.config)
     if not stretches:
         return
+    launch = training.launch
     with history.noting_failure(series):
-        run_ranks(partial(_train, training, stretches), training.launch)
+        run_ranks(partial(_train, training, None if launch.SPANS else stretches), launch, series)
     saved.drop_stopped(series)
 
 
-def _train(training: Training, stretches: list[saved.Stretch], ranks: Ranks) -> None:
+def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ranks) -> None:
+    """The work of a rank.
+
+    Args:
+        stretches: what is to be made; where it is not given, as ranks that torchrun starts again
+            find more than the run began with, the first rank looks.
+    """
+    if stretches is None:
+        told = ranks.agreed(lambda: saved.plan(training.series, training.config))
+        stretches = [saved.Stretch(*each) for each in told]
     label, last_step = f"train {training.objective.name}", training.config.last_step
     series, first_rank = training.series, ranks.rank == 0
     timeout = training.launch.timeout_seconds
@@ -181,9 +197,14 @@ class Run:
 
     def begin_segment(self) -> int:
         """Note how the updates from here on are run."""
-        launch = asdict(self.training.launch)
-        device = str(self.ranks.device)
-        return history.begin_segment(self.training.series, self.step, device=device, **launch)
+        return history.begin_segment(
+            self.training.series,
+            self.step,
+            device=str(self.ranks.device),
+            launch=self.training.launch.TYPE,
+            world_size=self.ranks.size,
+            **asdict(self.training.launch),
+        )
 
     def make(
         self, saves: list[int], segment: int, rows: IO[str] | None, progress: Progress
@@ -240,7 +261,9 @@ class Run:
         if weight == 0:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        for part in _parts(batch, self.objective, self.training.launch.microbatch):
+        parts = list(_parts(batch, self.objective, self.training.launch.microbatch))
+        for number, part in enumerate(parts, 1):
+            reduce_gradients(self.model, self.training.launch, last=number == len(parts))
             with torch.autocast(
                 ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16"
             ):

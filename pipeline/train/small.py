@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import Launch, TrainConfig, WarmupStableDecay
+from pipeline.train.config import TrainConfig, WarmupStableDecay
+from pipeline.train.launches import Launch
 
 S = TypeVar("S")
 
@@ -80,13 +81,23 @@ class Small:
         )
 
     def launch(self, launch: Launch) -> Launch:
-        """At most two ranks, which still share the model, and two passes where there were many."""
-        ranks = min(launch.ranks, self.num_ranks)
+        """At most two ranks of this machine, which still share the model, and two passes where
+        there were many; copies of the model stay copies."""
+        ranks = min(launch.world_sizes[-1], self.num_ranks)
         microbatch = launch.microbatch
         if microbatch is not None:
             microbatch = min(microbatch, max(1, self.batch_size // ranks // 2))
-        kept = self.compile and launch.compile
-        return replace(launch, ranks=ranks, microbatch=microbatch, compile=kept)
+        return Launch(
+            ranks=ranks,
+            microbatch=microbatch,
+            compile=self.compile and launch.compile,
+            threads=launch.threads,
+            activation_checkpointing=launch.activation_checkpointing,
+            timeout_seconds=launch.timeout_seconds,
+            shard_within=None if launch.shard_within is None else 1,
+            reshard_after_forward=launch.reshard_after_forward,
+            reduce_each_microbatch=launch.reduce_each_microbatch,
+        )
 
     def rows(self, batch_size: int) -> int:
         """The rows of an update, a multiple of two wherever two ranks may share it."""

@@ -10,6 +10,7 @@ from steps.cli.faults import DEBUG, tell
 
 COMMANDS = {  # name: what it does; the code is `main` of `steps/cli/<name>.py`
     "run": "run an experiment, as `tango run` does, with configuration faults in three lines",
+    "agent": "add this machine's ranks to the trainings of a run on another machine",
     "plan": "say which steps are there already, which would run, and why",
     "why": "say what makes two results differ, followed to the first cause",
     "lock": "note what the outside data of an experiment is, so that it cannot move unseen",

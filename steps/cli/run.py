@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.stopping import INTERRUPTED
+from pipeline.core.stopping import INTERRUPTED, Stopped
 from steps.cli.faults import DEBUG, FAULT
 
 
@@ -101,6 +101,7 @@ def _run(
     from pipeline.core.errors import nearest
     from steps.cli.experiment import import_packages, read_settings
     from steps.cli.settings import seen_from_here, settings_file
+    from steps.joining import is_task_beside, join_trainings
     from steps.wiring import WiringError
 
     if settings is None:
@@ -131,6 +132,11 @@ def _run(
         if step_name:
             graph = graph.sub_graph(*step_name)
         place = prepare_workspace(chosen, workspace)
+        ordered = [graph[each] for each in graph]
+        if is_task_beside(ordered):
+            with suppress(Stopped):  # the task that leads has the status to end with
+                join_trainings(ordered, place)
+            return
         runner = prepare_executor(place, chosen, packages, parallelism)
         execute_step_graph(graph, place, runner, name)
 

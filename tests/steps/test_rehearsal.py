@@ -91,3 +91,14 @@ def test_every_source_of_the_published_sizes_is_found():
     assert len(found) == 23
     assert {"benchmarks", "tokenizer", "common_crawl", "paloma_c4", "preferences"} <= found
     assert len(components(written("tiny"))) > 30
+
+
+def test_whatever_starts_the_ranks_in_earnest_they_are_rehearsed_on_this_machine():
+    many = {"type": "torchrun", "nodes": "2:4", "ranks": 8, "rendezvous": "node1:29400"}
+    many |= {"shard_within": 8, "threads": 1}
+    whole = written("olmo7b")
+    whole["base"] = {**whole["base"], "launch": many}
+    small, changed = rehearsed(whole, SIZE)
+    launch = {"ranks": 2, "threads": 1, "shard_within": 1}
+    assert small["base"]["launch"] == launch
+    assert ("steps.base.launch.type", "torchrun", "local") in changed

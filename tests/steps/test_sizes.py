@@ -78,7 +78,7 @@ def test_what_a_machine_lacks_is_told_by_kind(graphs, tmp_path, monkeypatch):
     monkeypatch.setattr(needs, "memory_bytes", lambda: 8e9)
     lines = lacking(graphs["olmo7b"].values(), tmp_path / "not" / "there")
     assert [line.split(":")[0] for line in lines] == ["GPUs", "memory", "disk", "credentials"]
-    assert "1024 for base" in lines[0]
+    assert "8 for base" in lines[0]
     assert "HF_TOKEN must be set for paloma_" in lines[3]
     assert lacking(graphs["tiny"].values(), tmp_path) == []
     monkeypatch.setenv("HF_TOKEN", "x")
