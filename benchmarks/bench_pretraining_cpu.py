@@ -124,7 +124,7 @@ def ours(shape, compiled):
         ),
         Ranks(),
     )
-    run.begin()
+    run.go_to(0)
     with kept_memory():
         serve(lambda number: run.update(number + 1)["loss"])
 

@@ -68,7 +68,7 @@ class Measure:
 
     def __call__(self, ranks):
         run = Run(self.training, ranks)
-        run.begin()
+        run.go_to(0)
         seconds, losses = [], []
         for update in range(1, self.num_updates + 1):
             started = time.perf_counter()

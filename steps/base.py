@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,11 +57,14 @@ class PipelineStep(Step[Artifact]):
     VERSION: str = "001"
     FORMAT = ManifestFormat()
     CACHEABLE = True
-    UNKEYED: ClassVar[frozenset[str]] = frozenset({"engine", "launch", "monitors", "retention"})
+    UNKEYED: ClassVar[frozenset[str]] = frozenset(
+        {"engine", "launch", "monitors", "retention", "stop_on"}
+    )
     SERIES: ClassVar[bool] = False  # whether `run` trains: then `self.series` is its trajectory
 
     out: Path
     series: Path
+    series_lease: Callable[[], AbstractContextManager[Any]] = nullcontext  # for who writes to it
     memo: FileMemo
     patient: bool = True  # wait for a lease that others hold; else `run` raises Occupied
     _built_on: dict[str, Json] | None = None  # the key, once it was asked for
@@ -185,10 +189,8 @@ class PipelineStep(Step[Artifact]):
         if self.SERIES:
             name = self.series_name(results, args)
             self.series = results.series(name, user=self.unique_id)
-            with results.lease(f"series-{name}", self._say_waiting):
-                made = self.run(**args)
-        else:
-            made = self.run(**args)
+            self.series_lease = partial(results.lease, f"series-{name}", self._say_waiting)
+        made = self.run(**args)
         if not (self.out / MANIFEST).is_file():
             what = "None" if made is None else f"a {type(made).__name__}"
             if isinstance(made, Artifact):

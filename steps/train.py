@@ -8,17 +8,23 @@ from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
-from pipeline.train.config import TrainConfig, check_launch
+from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
 from pipeline.train.foretelling import Job
 from pipeline.train.launches import Launch
+from pipeline.train.spikes import SpikeRule
 from steps.base import PipelineStep
-from steps.ranges import Range
+from steps.ranges import Positive, Range
 
 ONE_PROCESS = Launch()
+Retention = Positive | None  # checkpoints that keep an optimizer's state
 
 
 class TrainingStep(PipelineStep):
-    """What training steps share: an argument `train`, and a model whose shape is known."""
+    """What training steps share: an argument `train`, and a model whose shape is known.
+
+    Of their arguments, these change no result: `launch`; `retention`, how many of the last
+    checkpoints keep their optimizer's state (null: all); `stop_on`, a spike that stops the run.
+    """
 
     SERIES = True
     READS: ClassVar[str]  # the argument that holds the rows
@@ -71,11 +77,26 @@ class Pretrain(TrainingStep):
     FULL_ROWS = True
 
     def run(
-        self, mix: TokenMix, model: OlmoConfig, train: TrainConfig, launch: Launch = ONE_PROCESS
+        self,
+        mix: TokenMix,
+        model: OlmoConfig,
+        train: TrainConfig,
+        launch: Launch = ONE_PROCESS,
+        retention: Retention = UPKEEP.retention,
+        stop_on: SpikeRule | None = None,
     ) -> Checkpoints:
         from pipeline.train.pretrain import pretrain
 
-        return pretrain(mix, model, train, series=self.series, out=self.out, launch=launch)
+        return pretrain(
+            mix,
+            model,
+            train,
+            series=self.series,
+            out=self.out,
+            launch=launch,
+            upkeep=Upkeep(retention, stop_on),
+            lease=self.series_lease,
+        )
 
     def shape(self) -> OlmoConfig:
         model: OlmoConfig = self.kwargs["model"]
@@ -95,10 +116,21 @@ class Sft(TrainingStep):
         examples: Examples,
         train: TrainConfig,
         launch: Launch = ONE_PROCESS,
+        retention: Retention = UPKEEP.retention,
+        stop_on: SpikeRule | None = None,
     ) -> Checkpoints:
         from pipeline.train.sft import sft
 
-        return sft(checkpoints, examples, train, series=self.series, out=self.out, launch=launch)
+        return sft(
+            checkpoints,
+            examples,
+            train,
+            series=self.series,
+            out=self.out,
+            launch=launch,
+            upkeep=Upkeep(retention, stop_on),
+            lease=self.series_lease,
+        )
 
 
 @Step.register("reference_logprobs")
@@ -137,9 +169,19 @@ class Dpo(TrainingStep):
         train: TrainConfig,
         beta: Annotated[float, Range(above=0)] = 0.1,
         launch: Launch = ONE_PROCESS,
+        retention: Retention = UPKEEP.retention,
+        stop_on: SpikeRule | None = None,
     ) -> Checkpoints:
         from pipeline.train.dpo import dpo
 
         return dpo(
-            checkpoints, pairs, train, beta=beta, series=self.series, out=self.out, launch=launch
+            checkpoints,
+            pairs,
+            train,
+            beta=beta,
+            series=self.series,
+            out=self.out,
+            launch=launch,
+            upkeep=Upkeep(retention, stop_on),
+            lease=self.series_lease,
         )

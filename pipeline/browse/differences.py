@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.browse.models import WEIGHTS, tensors
 from pipeline.browse.text import first_rows
 from pipeline.browse.views import Block, Cell, Facts, View, grid
 from pipeline.browse.workspace import Result
@@ -31,6 +30,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.files import Shard
 from pipeline.core.keys import changes
 from pipeline.core.shards import read_batches
+from pipeline.store.tensors import TensorFiles, tensor_files
 
 KEYS: dict[type[Artifact], tuple[str, ...]] = {  # columns that say which row is which
     Documents: ("source", "id"),
@@ -290,12 +290,12 @@ def _checkpoints(old: Checkpoints, new: Checkpoints) -> Iterator[dict[str, Cell]
 
 def _tensors(old: Checkpoints, new: Checkpoints) -> Iterator[dict[str, Cell]]:
     """How far apart each tensor is, against the norm of the old one."""
-    paths = [made.folder(made.latest) / WEIGHTS for made in (old, new)]
-    with tensors(paths[0]) as one, tensors(paths[1]) as other:
-        for name in sorted({*one.keys(), *other.keys()}):
+    paths = [tensor_files(made.folder(made.latest), "model") for made in (old, new)]
+    with TensorFiles(paths[0], "np") as one, TensorFiles(paths[1], "np") as other:
+        for name in sorted({*one.names, *other.names}):
             row: dict[str, Cell] = {"tensor": name, "distance": None, "of the old norm": None}
-            if name in one.keys() and name in other.keys():
-                before, after = one.get_tensor(name), other.get_tensor(name)
+            if name in one and name in other:
+                before, after = (np.concatenate([*each.parts(name)]) for each in (one, other))
                 if before.shape == after.shape:
                     distance = float(np.linalg.norm(np.subtract(after, before, dtype=np.float64)))
                     norm = float(np.linalg.norm(before.astype(np.float64)))

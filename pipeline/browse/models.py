@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
 
 from pipeline.browse.text import first_rows
 from pipeline.browse.views import Block, Bytes, Facts, Plot, Prose, grid
@@ -18,11 +16,11 @@ from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, S
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
-from pipeline.store.series import checkpoint_files
+from pipeline.store.series import checkpoint_files, read_segments
+from pipeline.store.tensors import TensorFiles, kind_of, tensor_files
 
 MOST_TENSORS = 400
 MOST_ROWS = 200_000  # of a history, or of scores
-WEIGHTS = "model.safetensors"
 
 
 def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
@@ -46,13 +44,36 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
                 "tokens read": each.num_tokens_read,
                 "tokens learned": each.num_tokens_learned,
                 "weights": each.weights[:12],
+                "optimizer": any(kind_of(name) == "optimizer" for name in names),
                 "size": Bytes(size),
                 "folder": str(folder),
             }
         )
     yield grid("checkpoints", rows[-limit:], len(rows))
+    yield from _segments(made, limit)
     yield from _history(made)
-    yield from _tensors(made.folder(made.latest) / WEIGHTS, f"tensors of {made.latest.name}")
+    paths = tensor_files(made.folder(made.latest), "model")
+    yield from _tensors(paths, f"tensors of {made.latest.name}")
+
+
+def _segments(made: Checkpoints, limit: int) -> Iterator[Block]:
+    """How the series came about, with what went wrong on the way; nothing where it was pulled."""
+    rows = [
+        {
+            "segment": each["segment"],
+            "after step": each.get("first_step"),
+            "to step": each.get("last_step"),
+            "cause": each.get("cause", "under way"),
+            "reason": each.get("reason", ""),
+            "rolled back from": each.get("rolled_back_from"),
+            "ranks": each.get("ranks"),
+            "device": each.get("device"),
+            "seconds": each.get("seconds"),
+        }
+        for each in read_segments(made.series_root)
+    ]
+    if rows:
+        yield grid("segments", rows[-limit:], len(rows))
 
 
 def _history(made: Checkpoints) -> Iterator[Block]:
@@ -71,50 +92,32 @@ def _history(made: Checkpoints) -> Iterator[Block]:
             yield Plot(name.replace("_", " "), values, steps[0], steps[-1])
 
 
-@contextmanager
-def tensors(path: Path) -> Iterator[Any]:
-    """The tensors in a file, by name, each read when it is asked for; as numpy arrays.
-
-    Raises:
-        CorruptShard: it is no safetensors.
-    """
-    try:
-        with safe_open(path, framework="np") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise CorruptShard(path, None, f"not readable ({error})") from error
-
-
-def _tensors(path: Path, title: str) -> Iterator[Block]:
-    """Name, type, shape and norm of the tensors in a file."""
+def _tensors(paths: Iterable[Path], title: str) -> Iterator[Block]:
+    """Name, type, shape and norm of the tensors in some files."""
     rows: list[dict[str, Any]] = []
-    num_parameters = 0
-    with tensors(path) as file:
-        names = sorted(file.keys())
-        for name in names:
-            part = file.get_slice(name)
-            shape = part.get_shape()
-            num_parameters += math.prod(shape)
-            if len(rows) < MOST_TENSORS:
-                rows.append(
-                    {
-                        "tensor": name,
-                        "type": part.get_dtype(),
-                        "shape": " × ".join(str(each) for each in shape) or "scalar",
-                        "norm": _norm(file, name),
-                    }
-                )
-    yield Facts({"tensors": len(names), "parameters": num_parameters})
-    yield grid(title, rows, len(names))
+    with TensorFiles(paths, "np") as files:
+        shapes = {name: files.shape(name) for name in files.names}
+        for name, shape in list(shapes.items())[:MOST_TENSORS]:
+            rows.append(
+                {
+                    "tensor": name,
+                    "type": files.kind(name),
+                    "shape": " × ".join(str(each) for each in shape) or "scalar",
+                    "norm": _norm(files, name),
+                }
+            )
+    num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    yield Facts({"tensors": len(shapes), "parameters": num_parameters})
+    yield grid(title, rows, len(shapes))
 
 
-def _norm(file: Any, name: str) -> float | None:
+def _norm(files: TensorFiles, name: str) -> float | None:
     """The Euclidean norm; None for a type that numpy lacks, as bfloat16."""
     try:
-        tensor = file.get_tensor(name)
+        squares = [np.sum(np.square(part, dtype=np.float64)) for part in files.parts(name)]
     except (TypeError, AttributeError, ValueError):
         return None
-    return float(np.sqrt(np.sum(np.square(tensor, dtype=np.float64))))
+    return float(np.sqrt(np.sum(squares)))
 
 
 def hf_model(made: HfModel) -> Iterator[Block]:
@@ -130,7 +133,7 @@ def hf_model(made: HfModel) -> Iterator[Block]:
     )
     for each in made.model_files:
         if each.path.endswith(".safetensors"):
-            yield from _tensors(each.place(made.root), f"tensors of {each.path}")
+            yield from _tensors([each.place(made.root)], f"tensors of {each.path}")
 
 
 def scores(made: Scores, limit: int) -> Iterator[Block]:

@@ -274,7 +274,8 @@ class Checkpoint:
 class Checkpoints(Artifact):
     """A view of a training series up to a step; the files stand in `<workspace>/series/<series>/`.
 
-    `<series>/step000400/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`.
+    `<series>/step000400/` holds `model.safetensors` and `state.json`, and the last few checkpoints
+    `optimizer.safetensors`; of two ranks `model-00001-of-00002.safetensors`, and so on.
     """
 
     series: str  # id: 64 hexadecimal digits

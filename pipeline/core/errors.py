@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,19 @@ class ShardFailed(PipelineError):
 
 
 class DivergedTraining(PipelineError):
-    """The loss or the gradient norm is not finite."""
+    """The loss or the gradient norm is not finite, or the loss is a spike.
 
-    def __init__(self, step: int, reason: str) -> None:
+    Args:
+        documents: source and id of those that the batch read.
+    """
+
+    def __init__(self, step: int, reason: str, documents: Sequence[tuple[str, str]] = ()) -> None:
+        if documents:
+            named = list(dict.fromkeys(f"{source}/{id}" for source, id in documents))
+            more = f" and {len(named) - MAX_NAMES} more" if len(named) > MAX_NAMES else ""
+            reason += f"; its batch read {', '.join(named[:MAX_NAMES])}{more}"
         super().__init__(f"training diverged at step {step}: {reason}")
-        self.step, self.reason = step, reason
+        self.step, self.reason, self.documents = step, reason, list(documents)
 
 
 class ChangedData(PipelineError):

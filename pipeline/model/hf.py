@@ -6,7 +6,6 @@ Weights move as safetensors only; nothing here reads or writes a pickle.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
@@ -25,6 +23,8 @@ from pipeline.core.files import NamedFile, write_json
 from pipeline.core.temporary import temporary_for
 from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
+from pipeline.model.weights import files_digest, read_tensors, read_weights, weights_digest
+from pipeline.store.tensors import TensorFiles
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -73,26 +73,18 @@ def from_hf_state(hf: Mapping[str, Tensor], config: OlmoConfig) -> dict[str, Ten
     return state
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Content digest of tensors: names, types, shapes and values, whatever file holds them."""
-    whole = hashlib.sha256()
-    for name in sorted(state):
-        _feed(whole, name, state[name])
-    return whole.hexdigest()
-
-
 def load_checkpoint_model(checkpoints: Checkpoints, checkpoint: Checkpoint) -> Olmo:
     """The model of one checkpoint, in float32 on the CPU.
 
     Raises:
-        CorruptShard: the file is no safetensors, or its weights are not those of the manifest.
+        CorruptShard: a file is no safetensors, or its weights are not those of the manifest.
     """
-    path = checkpoints.folder(checkpoint) / WEIGHTS
-    state = _loaded(path)
+    folder = checkpoints.folder(checkpoint)
+    state = read_weights(folder)
     if (found := weights_digest(state)) != checkpoint.weights:
         reason = f"holds weights {found[:12]}; must hold {checkpoint.weights[:12]}"
-        raise CorruptShard(path, None, reason)
-    return _filled(OlmoConfig(**checkpoints.model), state, path)
+        raise CorruptShard(folder, None, reason)
+    return _filled(OlmoConfig(**checkpoints.model), state, folder)
 
 
 def load_hf(model: HfModel) -> Olmo:
@@ -103,10 +95,8 @@ def load_hf(model: HfModel) -> Olmo:
     """
     model.verify()
     config = OlmoConfig(**model.model)
-    hf: dict[str, Tensor] = {}
-    for file in model.model_files:
-        if file.path.endswith(".safetensors"):
-            hf |= _loaded(model.root / file.path)
+    paths = [model.root / f.path for f in model.model_files if f.path.endswith(".safetensors")]
+    hf = read_tensors(paths)
     _require_shapes({name: tuple(each.shape) for name, each in hf.items()}, config, model.root)
     return _filled(config, from_hf_state(hf, config), model.root / WEIGHTS)
 
@@ -165,12 +155,8 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
     out.mkdir(parents=True, exist_ok=True)
     config = read_config(source / "config.json")
     files = _weight_files(source)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in files:
-        with _opened(source / name) as tensors:
-            for each in tensors.keys():
-                shapes[each] = tuple(tensors.get_slice(each).get_shape())
-    _require_shapes(shapes, config, source)
+    with TensorFiles(source / name for name in files) as tensors:
+        _require_shapes({each: tensors.shape(each) for each in tensors.names}, config, source)
     copied = [*files, "config.json"]
     copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
     for name in copied:
@@ -179,7 +165,7 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
         os.replace(temporary, out / name)
     return HfModel.of(
         out,
-        weights=_files_digest(out, files),
+        weights=files_digest(out / name for name in files),
         model=dataclasses.asdict(config),
         tokenizer=tokenizer.content if tokenizer else "",
         model_files=[NamedFile.of(out, name) for name in sorted(copied)],
@@ -187,20 +173,6 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
 
 
 # ---------------------------------------------------------------------------- tensors
-
-
-def _loaded(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
 
 
 def _filled(config: OlmoConfig, state: Mapping[str, Tensor], path: Path) -> Olmo:
@@ -229,26 +201,6 @@ def _require(
     for name, shape in wanted.items():
         if found[name] != shape:
             raise CorruptShard(path, name, f"has shape {found[name]}; must have {shape}")
-
-
-def _feed(whole: Any, name: str, tensor: Tensor) -> None:
-    kind = str(tensor.dtype).removeprefix("torch.")
-    whole.update(f"{name}\0{kind}\0{list(tensor.shape)}\n".encode())
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    for part in torch.split(flat, 1 << 26):
-        whole.update(part.numpy())
-
-
-def _files_digest(root: Path, files: list[str]) -> str:
-    """`weights_digest` of tensors in several files, one tensor in memory at a time."""
-    whole = hashlib.sha256()
-    places: dict[str, str] = {}
-    handles = {name: _opened(root / name) for name in files}
-    for name, handle in handles.items():
-        places |= dict.fromkeys(handle.keys(), name)
-    for tensor in sorted(places):
-        _feed(whole, tensor, handles[places[tensor]].get_tensor(tensor))
-    return whole.hexdigest()
 
 
 def _weight_files(source: Path) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,8 +20,10 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import require_inside, write_json
 from pipeline.core.keys import Json
 from pipeline.core.untrusted import built
-from pipeline.store.inventory import FILES
+from pipeline.store.inventory import FILES, FileState
 from pipeline.store.results import FAILURE, KEY, RECORD, Results, is_id, result_id
+from pipeline.store.series import checkpoint_files
+from pipeline.store.tensors import kind_of
 
 OWN = frozenset({MANIFEST, KEY, RECORD, FILES, FAILURE})  # what an entry has no bytes of
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -105,7 +107,8 @@ class Entry:
                 for name, each in inventory.files.items()
                 if name not in OWN
             },
-            {name: Stored(e.num_bytes, e.sha256) for name, e in inventory.series.items()},
+            {name: Stored(e.num_bytes, e.sha256) for name, e in inventory.series.items()}
+            | dict(_states(made)),
             inventory.references,
         )
 
@@ -150,6 +153,22 @@ def checkpoints(made: Artifact) -> set[str]:
     if not isinstance(made, Checkpoints):
         return set()
     return {f"{made.series}/{made.folder(each).name}" for each in made.steps}
+
+
+def _states(made: Artifact) -> Iterator[tuple[str, Stored]]:
+    """The optimizer's states beside the weights that an artifact shows, unless they were dropped.
+
+    No result relies on them; where it is pulled, training goes on from them.
+    """
+    if not isinstance(made, Checkpoints):
+        return
+    for each in made.steps:
+        folder = made.folder(each)
+        for name, sha256 in checkpoint_files(folder, each.weights).items():
+            if kind_of(name) == "optimizer" and sha256 is not None:
+                state = FileState.of(folder / name, sha256)
+                path = (folder / name).relative_to(made.series_root.parent).as_posix()
+                yield path, Stored(state.num_bytes, sha256)
 
 
 def _drawn_on(made: Artifact, place: str) -> set[str]:

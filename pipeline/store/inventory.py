@@ -115,7 +115,7 @@ class Inventory:
 
     Args:
         files: by their path in the result's folder.
-        series: files of checkpoints that the result shows, by their path in the series folder.
+        series: weights of checkpoints that the result shows, by their path in the series folder.
         references: ids of the results whose files it reads from where they stand.
         discarded: its data was dropped on purpose; only what is JSON stands.
         damage: what a thorough look found; "" where it found nothing.
@@ -253,7 +253,7 @@ _known: Remembered[Inventory] = Remembered()
 
 
 def _elsewhere(artifact: Artifact, series_root: Path) -> tuple[dict[str, FileState], list[str]]:
-    """The files of checkpoints that an artifact shows, and the results that it draws on."""
+    """The weights of checkpoints that an artifact shows, and the results that it draws on."""
     series: dict[str, FileState] = {}
     references: list[str] = []
     if isinstance(artifact, TokenMix):
@@ -262,7 +262,8 @@ def _elsewhere(artifact: Artifact, series_root: Path) -> tuple[dict[str, FileSta
     if isinstance(artifact, Checkpoints):
         for checkpoint in artifact.steps:
             place = series_root / artifact.series / artifact.folder(checkpoint).name
-            for name, sha256 in checkpoint_files(place, checkpoint.weights).items():
+            shown = checkpoint_files(place, checkpoint.weights, with_state=False)
+            for name, sha256 in shown.items():
                 path = place / name
                 series[path.relative_to(series_root).as_posix()] = FileState.of(path, sha256)
     return series, references

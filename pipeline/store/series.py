@@ -1,14 +1,20 @@
 """What the files of a training series say of themselves; read without torch.
 
-<root>/series/<id>/step000400/    one checkpoint: its files, and `state.json` with their digests
-<root>/series/<id>/history.jsonl  a line an update, each with a checksum of itself
-<root>/series/<id>/users.json     ids of the steps that train it, finished or not
+<root>/series/<id>/step000400/     one checkpoint: its files, and `state.json` with their digests
+<root>/series/<id>/history.jsonl   a line an update, each with a checksum of itself
+<root>/series/<id>/segments.jsonl  a line where a segment of updates begins, and one where it ends
+<root>/series/<id>/users.json      ids of the steps that train it, finished or not
+
+A result that shows a checkpoint relies on its weights alone: the optimizer's state is there so that
+training can go on, and is dropped from all but the last few (`retention`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -18,8 +24,10 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import require_inside, write_json
 from pipeline.core.untrusted import read_json
 from pipeline.store.sealed import read_sealed, write_sealed
+from pipeline.store.tensors import kind_of
 
-RECORD, USERS, HISTORY = "state.json", "users.json", "history.jsonl"
+RECORD, USERS = "state.json", "users.json"
+HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
 
 
 class CheckpointRecord(NamedTuple):
@@ -30,6 +38,7 @@ class CheckpointRecord(NamedTuple):
     num_tokens_learned: int
     weights: str
     sha256: dict[str, str]
+    num_skipped: int = 0  # of the steps, those whose update was left out
 
 
 def write_record(folder: Path, record: CheckpointRecord) -> None:
@@ -51,16 +60,20 @@ def read_record(folder: Path) -> CheckpointRecord:
             num_tokens_learned=int(form["num_tokens_learned"]),
             weights=str(form["weights"]),
             sha256=sha256,
+            num_skipped=int(form.get("num_skipped", 0)),
         )
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
 
 
-def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str | None]:
+def checkpoint_files(
+    folder: Path, weights: str | None = None, *, with_state: bool = True
+) -> dict[str, str | None]:
     """The files of a checkpoint with the digests it was saved with; None for the record itself.
 
     Args:
         weights: the content digest that the weights must have.
+        with_state: name the optimizer's state too, where it was not dropped.
 
     Raises:
         CorruptShard: its record is missing or broken, or it is of other weights.
@@ -69,7 +82,25 @@ def checkpoint_files(folder: Path, weights: str | None = None) -> dict[str, str 
     if weights is not None and record.weights != weights:
         reason = f"is of the weights {record.weights[:12]}, not {weights[:12]}"
         raise CorruptShard(Path(folder) / RECORD, None, reason)
-    return {**record.sha256, RECORD: None}
+    keeps = with_state and has_state(folder, record)
+    files = {name: each for name, each in record.sha256.items() if keeps or not _is_state(name)}
+    return {**files, RECORD: None}
+
+
+def has_state(folder: Path, record: CheckpointRecord) -> bool:
+    """Whether all files of the optimizer's state stand, so that training can go on from here."""
+    return all((Path(folder) / name).exists() for name in record.sha256 if _is_state(name))
+
+
+def drop_state(folder: Path) -> None:
+    """Remove the optimizer's state from a checkpoint; its weights and its record stay."""
+    for name in read_record(folder).sha256:
+        if _is_state(name):
+            (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _is_state(name: str) -> bool:
+    return kind_of(name) == "optimizer"
 
 
 def history_line(row: dict[str, Any]) -> str:
@@ -78,19 +109,45 @@ def history_line(row: dict[str, Any]) -> str:
     return json.dumps({**row, "crc": zlib.crc32(text.encode())}) + "\n"
 
 
-def history_rows(series: Path) -> dict[int, dict[str, Any]]:
-    """Step -> row of all updates whose lines are whole; the last line of a step counts.
+def all_rows(series: Path) -> Iterator[dict[str, Any]]:
+    """Every row of a history whose line is whole, as they were written.
 
     A line that a kill cut off or a fault changed is no line: its update is made again.
     """
     path = Path(series) / HISTORY
-    found = {}
+    if path.exists():
+        with open(path, "rb") as file:
+            for line in file:
+                with suppress(ValueError, LookupError, TypeError, AttributeError):
+                    row = json.loads(line)
+                    if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
+                        int(row["step"])
+                        yield row
+
+
+def history_rows(series: Path) -> dict[int, dict[str, Any]]:
+    """Step -> row of all updates; where one was made again, its last row counts."""
+    return {int(row["step"]): row for row in all_rows(series)}
+
+
+def segment_rows(series: Path, number: int) -> list[dict[str, Any]]:
+    """The rows that a segment wrote, whether their updates were made again later or not."""
+    return [row for row in all_rows(series) if row.get("segment") == number]
+
+
+def read_segments(series: Path) -> list[dict[str, Any]]:
+    """The segments of a series, each as its beginning and its end say; a line of neither is none.
+
+    One that has no `cause` is under way, or was killed.
+    """
+    path = Path(series) / SEGMENTS
+    found: dict[int, dict[str, Any]] = {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
         with suppress(ValueError, LookupError, TypeError, AttributeError):
-            row = json.loads(line)
-            if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
-                found[int(row["step"])] = row
-    return found
+            said = json.loads(line)
+            number = int(said["segment"])
+            found[number] = {**found.get(number, {}), **said}
+    return [found[number] for number in sorted(found)]
 
 
 def last_whole_step(series: Path) -> int:
@@ -108,15 +165,21 @@ def complete_history(series: Path, table: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(series) / HISTORY
     known = history_rows(series)
     try:
         rows = [row for row in pq.read_table(table).to_pylist() if row["step"] not in known]
     except (pa.ArrowInvalid, OSError, LookupError) as error:
         raise CorruptShard(table, None, f"not a history ({error})") from error
+    add_lines(Path(series) / HISTORY, map(history_line, rows))
+
+
+def add_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add whole lines to a file, whose last one a kill may have cut off."""
     begun = path.exists() and not path.read_bytes().endswith(b"\n")
     with open(path, "a", encoding="utf-8") as file:
-        file.writelines(["\n"] * begun + [history_line(row) for row in rows])
+        file.writelines(["\n"] * begun + list(lines))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def note_user(series: Path, id: str) -> None:

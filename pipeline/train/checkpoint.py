@@ -1,9 +1,16 @@
-"""Checkpoints of a series: complete under their name or not there; no pickle, any number of ranks.
+"""The files of a checkpoint: each rank writes what it holds, and any number of ranks reads it.
 
 <series>/step000400/model.safetensors       parameters, float32
                     optimizer.safetensors   the two moments of each, by its name
                     state.json              step, tokens read and learned, digests
-<series>/.stopped/                          the same of a run that was asked to stop; in no view
+
+One rank writes these; of two, each writes `model-00001-of-00002.safetensors` and the like with its
+rows (pipeline/store/tensors.py). No rank ever holds more than its own part, and nothing is pickled.
+
+The files are those of torch.distributed.checkpoint's Hugging Face storage, and its reader and
+planner give each rank its rows back, whatever the number of ranks was. Its writer is not used: it
+brings nothing for tensors that FSDP2 cuts along their rows, builds every file in memory once more,
+and gathers plans and results as pickled objects of all ranks before and after.
 """
 
 from __future__ import annotations
@@ -11,24 +18,24 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.core.artifacts import Checkpoint, checkpoint_name
+from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
-from pipeline.model.hf import WEIGHTS, weights_digest
 from pipeline.model.olmo import Olmo
+from pipeline.model.weights import files_digest
 from pipeline.store.series import CheckpointRecord, read_record, write_record
-from pipeline.train.distributed import Ranks, fill, whole
+from pipeline.store.tensors import KINDS, TensorFiles, file_name, sharding_note, tensor_files
 from pipeline.train.optimizer import STATE
 
-OPTIMIZER = "optimizer.safetensors"
 logger = logging.getLogger(__name__)
 
 
@@ -42,176 +49,166 @@ def stopped_folder(series: Path) -> Path:
     return Path(series) / ".stopped"
 
 
-def save_checkpoint(
-    model: Olmo,
-    optimizer: torch.optim.Optimizer,
-    *,
-    step: int,
-    num_tokens_read: int,
-    num_tokens_learned: int,
-    folder: Path,
-    ranks: Ranks,
-) -> None:
-    """Write the state after `step` updates; all ranks call it, the first one writes."""
-    weights, moments = {}, {}
-    for name, parameter in sorted(model.named_parameters()):
-        tensor = whole(parameter)
-        weights[name] = _at_rest(tensor) if ranks.rank == 0 else tensor[:0]
+def temporary_folder(folder: Path) -> Path:
+    """Where a checkpoint is written until it is complete."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+class Held(NamedTuple):
+    """The rows of a tensor that a rank holds, on the CPU, and where in the whole they begin."""
+
+    rows: Tensor
+    offsets: tuple[int, ...]
+
+
+Snapshot = dict[str, dict[str, Held]]  # kind of file -> name -> what goes there
+
+
+def take_snapshot(model: Olmo, optimizer: torch.optim.Optimizer) -> Snapshot:
+    """A copy of what this rank holds of parameters and optimizer state, in float32."""
+    live = zip(KINDS, _tensors(model, optimizer), strict=True)
+    return {
+        kind: {name: part for name, each in tensors.items() if (part := _held(each)) is not None}
+        for kind, tensors in live
+    }
+
+
+def _tensors(
+    model: Olmo, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters, and the optimizer's moments, by name."""
+    parameters = dict(sorted(model.named_parameters()))
+    moments = {}
+    for name, parameter in parameters.items():
         for each in STATE:
-            held = optimizer.state.get(parameter, {}).get(each)
-            if held is not None:
-                tensor = whole(held)
-                moments[f"{name}.{each}"] = _at_rest(tensor) if ranks.rank == 0 else tensor[:0]
-    if ranks.rank == 0:
-        final = Path(folder)
-        temporary = final.with_name(f".{final.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / WEIGHTS)
-        save_file(moments, temporary / OPTIMIZER)
-        sha256 = {name: file_sha256(temporary / name) for name in (WEIGHTS, OPTIMIZER)}
-        record = CheckpointRecord(
-            step, num_tokens_read, num_tokens_learned, weights_digest(weights), sha256
+            if (moment := optimizer.state.get(parameter, {}).get(each)) is not None:
+                moments[f"{name}.{each}"] = moment
+    return {name: each.detach() for name, each in parameters.items()}, moments
+
+
+def _held(tensor: Tensor) -> Held | None:
+    """The part of a tensor that this rank writes; None where another rank does."""
+    offsets: tuple[int, ...] = (0,) * tensor.dim()
+    if hasattr(tensor, "device_mesh"):
+        from torch.distributed.tensor import DTensor
+
+        assert isinstance(tensor, DTensor)
+        places = tensor.device_mesh.get_coordinate() or ()
+        copies = zip(places, tensor.placements, strict=True)
+        if any(place and placement.is_replicate() for place, placement in copies):
+            return None
+        (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+        tensor, offsets = tensor.to_local(), tuple(chunk.offsets)
+        if not tensor.numel():
+            return None
+    return Held(tensor.to("cpu", torch.float32, copy=True).contiguous(), offsets)
+
+
+def write_part(held: Snapshot, folder: Path, rank: int, num_ranks: int) -> dict[str, str]:
+    """Write the files of a rank and have them on the disk; gives their SHA-256 by name."""
+    sha256 = {}
+    for kind, tensors in held.items():
+        path = folder / file_name(kind, rank, num_ranks)
+        note = sharding_note({n: each.offsets for n, each in tensors.items()})
+        save_file(
+            {name: each.rows for name, each in tensors.items()},
+            path,
+            metadata=note if num_ranks > 1 else None,
         )
-        write_record(temporary, record)
-        for name in (WEIGHTS, OPTIMIZER):
-            _sync(temporary / name)
-        _sync(temporary)
-        if final == stopped_folder(final.parent):
-            shutil.rmtree(final, ignore_errors=True)
-        elif final.exists():
-            _set_aside(final, "it is written anew")
-        os.replace(temporary, final)
-        _sync(final.parent)
-    ranks.wait()
+        sync(path)
+        sha256[path.name] = file_sha256(path)
+    return sha256
 
 
-def load_checkpoint(
-    model: Olmo, optimizer: torch.optim.Optimizer, folder: Path
-) -> CheckpointRecord:
-    """Set parameters and optimizer state from a checkpoint; gives its record."""
-    record = read_record(folder)
-    load_weights(model, folder / WEIGHTS)
-    with safe_open(folder / OPTIMIZER, framework="pt") as file:
-        held = set(file.keys())
-        for name, parameter in model.named_parameters():
-            if f"{name}.{STATE[0]}" not in held:
-                continue
-            step = torch.tensor(float(record.step), device=parameter.device)
-            state: dict[str, Any] = {"step": step}
-            for each in STATE:
-                state[each] = torch.zeros_like(parameter)
-                fill(state[each], file.get_tensor(f"{name}.{each}"))
-            optimizer.state[parameter] = state
-    return record
+def commit(folder: Path, record: CheckpointRecord) -> None:
+    """Give a checkpoint whose files are all written its record and its name."""
+    temporary = temporary_folder(folder)
+    weights = files_digest(tensor_files(temporary, "model"))
+    write_record(temporary, record._replace(weights=weights))
+    sync(temporary)
+    make_way(folder)
+    os.replace(temporary, folder)
+    sync(folder.parent)
 
 
-def load_weights(model: Olmo, path: Path) -> None:
-    """Set the parameters from a file; raises CorruptShard where it holds other tensors."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = dict(model.named_parameters())
-            if set(file.keys()) != set(names):
-                raise CorruptShard(path, None, "its tensors are not those of the model")
-            for name, parameter in names.items():
-                tensor = file.get_tensor(name)
-                if tensor.shape != parameter.shape:
-                    reason = f"is {list(tensor.shape)}; must be {list(parameter.shape)}"
-                    raise CorruptShard(path, name, reason)
-                fill(parameter, tensor)
-    except (OSError, SafetensorError) as error:
-        raise CorruptShard(path, None, f"not readable ({error})") from error
+def make_way(folder: Path) -> None:
+    """Move what stands under the name of a checkpoint that is about to be named so."""
+    if folder == stopped_folder(folder.parent):
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists():
+        set_aside(folder, "it is written anew")
 
 
-def find_checkpoints(series: Path, *, thorough: bool = True) -> list[int]:
-    """Steps whose checkpoints are whole; a damaged one is set aside.
-
-    Args:
-        thorough: check every digest; else the records, and that no file is missing or cut off.
-    """
-    found = []
-    for folder in sorted(Path(series).glob("step[0-9]*")):
-        try:
-            step = _checked(folder) if thorough else _looked_at(folder)
-            if folder != folder_of(series, step):
-                raise CorruptShard(folder, None, f"says that it is of step {step}")
-        except (CorruptShard, OSError) as error:
-            _set_aside(folder, str(error))
-            continue
-        found.append(step)
-    return sorted(found)
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether the digests of a checkpoint are right; if not, it is set aside."""
-    try:
-        _checked(folder)
-    except (CorruptShard, OSError) as error:
-        _set_aside(folder, str(error))
-        return False
-    return True
-
-
-def find_stopped(series: Path) -> int | None:
-    """The step at which a run was stopped, if its state is there and whole."""
-    folder = stopped_folder(series)
-    if not folder.exists():
-        return None
-    try:
-        return _checked(folder)
-    except (CorruptShard, OSError) as error:
-        _set_aside(folder, str(error))
-        return None
-
-
-def _checked(folder: Path) -> int:
-    """The step of a checkpoint whose digests are right."""
-    record = read_record(folder)
-    for name in (WEIGHTS, OPTIMIZER):
-        if file_sha256(folder / name) != record.sha256.get(name):
-            raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
-    return record.step
-
-
-def _looked_at(folder: Path) -> int:
-    """The step of a checkpoint whose files are as long as their headers say."""
-    record = read_record(folder)
-    for name in (WEIGHTS, OPTIMIZER):
-        try:
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise CorruptShard(folder / name, None, f"not readable ({error})") from error
-    return record.step
-
-
-def as_checkpoint(series: Path, step: int) -> Checkpoint:
-    """What a manifest says of a checkpoint."""
-    record = read_record(folder_of(series, step))
-    return Checkpoint(
-        checkpoint_name(step),
-        step,
-        record.num_tokens_read,
-        record.num_tokens_learned,
-        record.weights,
-    )
-
-
-def _set_aside(folder: Path, reason: str) -> None:
+def set_aside(folder: Path, reason: str) -> None:
+    """Take a checkpoint out of its series, under another name beside the others."""
     aside = folder.with_name(f".damaged-{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(folder, aside)
     logger.warning("%s is not used and stands in %s: %s", folder.name, aside, reason)
 
 
-def _sync(path: Path) -> None:
+def load_checkpoint(
+    model: Olmo, optimizer: torch.optim.Optimizer, folder: Path
+) -> CheckpointRecord:
+    """Set parameters and optimizer state from a checkpoint; all ranks call it. Gives its record."""
+    record = read_record(folder)
+    optimizer.state.clear()
+    with TensorFiles(tensor_files(folder, "optimizer")) as files:
+        for name, parameter in model.named_parameters():
+            if f"{name}.{STATE[0]}" in files:
+                updates = float(record.step - record.num_skipped)
+                state: dict[str, Any] = {"step": torch.tensor(updates, device=parameter.device)}
+                optimizer.state[parameter] = state | {
+                    each: torch.zeros_like(parameter) for each in STATE
+                }
+    weights, moments = _tensors(model, optimizer)
+    _require_weights(weights, folder)
+    _read(folder, weights | moments)
+    return record
+
+
+def load_weights(model: Olmo, folder: Path) -> None:
+    """Set the parameters from a checkpoint's; all ranks call it.
+
+    Raises:
+        CorruptShard: its tensors are not those of the model.
+    """
+    weights = {name: each.detach() for name, each in model.named_parameters()}
+    _require_weights(weights, folder)
+    _read(folder, weights)
+
+
+def _require_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    with TensorFiles(tensor_files(folder, "model")) as files:
+        if files.names != sorted(weights):
+            raise CorruptShard(folder, None, "its tensors are not those of the model")
+        for name, tensor in weights.items():
+            if files.shape(name) != tensor.shape:
+                reason = f"is {list(files.shape(name))}; must be {list(tensor.shape)}"
+                raise CorruptShard(folder, name, reason)
+
+
+def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fill tensors, each rank those rows that it holds, from the files of a checkpoint."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or unin")
+        load(tensors, storage_reader=HuggingFaceStorageReader(os.fspath(folder)))
+
+
+def clear_temporary(folder: Path) -> None:
+    """Make the empty folder that ranks write a checkpoint to."""
+    temporary = temporary_folder(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+
+
+def sync(path: Path) -> None:
     """Have a file, or the names in a folder, on the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def _at_rest(tensor: Tensor) -> Tensor:
-    return tensor.to("cpu", torch.float32).contiguous()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline.train.launches import Launch as Launch
+from pipeline.train.spikes import SkipRule, SpikeRule
 
 Precision = Literal["fp32", "bf16"]
+Lease = Callable[[], AbstractContextManager[Any]]  # held while a series is written to
 WARMUP_START = 0.1  # of the peak: OLMo's warm-up does not begin at nothing
 
 
@@ -152,6 +155,7 @@ class TrainConfig:
         precision: of matrix products; parameters and optimizer state are always float32. A CPU
             that multiplies float32 faster than bf16 takes float32 for bf16.
         z_loss: weight of the squared logarithm of the softmax's denominator.
+        skip: when the update of a batch is left out; null for never.
     """
 
     batch_size: int
@@ -165,6 +169,7 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "fp32"
     z_loss: float = 0.0
+    skip: SkipRule | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "save_steps"):
@@ -208,6 +213,27 @@ class TrainConfig:
     def kept_steps(self) -> list[int]:
         """The updates after which a checkpoint is kept; 0 is the start."""
         return sorted({0, *range(self.save_steps, self.last_step, self.save_steps), self.last_step})
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What is done with a series while it grows; nothing of it is in any key.
+
+    Args:
+        retention: so many of the last checkpoints keep their optimizer's state, so that training
+            can go on from them (two, should the last be damaged); null for all. Weights stay.
+        stop_on: the spike of the loss that stops a run; null for none.
+    """
+
+    retention: int | None = 2
+    stop_on: SpikeRule | None = None
+
+    def __post_init__(self) -> None:
+        if self.retention is not None and self.retention < 1:
+            raise ValueError(f"retention is {self.retention}; it must be at least 1, or null")
+
+
+UPKEEP = Upkeep()
 
 
 def check_launch(config: TrainConfig, launch: Launch, path: str = "") -> None:

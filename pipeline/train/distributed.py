@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,3 @@ class Ranks:
         """Until every rank is here."""
         if self.size > 1:
             dist.barrier()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, gathered from every rank that holds a part; all ranks must call this."""
-    full: Any = getattr(tensor, "full_tensor", None)
-    held: Tensor = tensor if full is None else full()
-    return held.detach()
-
-
-@torch.no_grad()
-def fill(target: Tensor, source: Tensor) -> None:
-    """Give a tensor, sharded or not, the values of a whole one that every rank holds."""
-    if hasattr(target, "device_mesh"):
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
-        assert isinstance(target, DTensor)
-        placed = source.to(target.device)
-        source = distribute_tensor(
-            placed, target.device_mesh, target.placements, src_data_rank=None
-        )
-    target.copy_(source)

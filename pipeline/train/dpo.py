@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import masked_row, score_rows
 from pipeline.tokens.batches import PairBatches
 from pipeline.tokens.chat import PAIR
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
 from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import DpoLoss
@@ -36,6 +37,8 @@ def dpo(
     series: Path,
     out: Path,
     launch: Launch,
+    upkeep: Upkeep = UPKEEP,
+    lease: Lease = nullcontext,
 ) -> Checkpoints:
     """Train the latest checkpoint, which is its own reference, to prefer the chosen answers.
 
@@ -64,11 +67,13 @@ def dpo(
             batches=partial(PairBatches, pairs, config.batch_size, config.seed),
             config=config,
             launch=launch,
+            upkeep=upkeep,
             series=series,
             start=latest_weights(checkpoints),
         ),
         tokenizer=checkpoints.tokenizer,
         out=out,
+        lease=lease,
     )
 
 

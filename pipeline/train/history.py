@@ -1,36 +1,44 @@
-"""What is written down of each update: the history that results hold, and how each part was run."""
+"""The history of a series: a row an update, and how each segment of updates was run and ended."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
-from pipeline.store.series import HISTORY, history_rows
+from pipeline.core.stopping import Stopped
+from pipeline.store.series import (
+    HISTORY,
+    SEGMENTS,
+    add_lines,
+    history_rows,
+    read_segments,
+    segment_rows,
+)
 
-LINES, SEGMENTS, TABLE = HISTORY, "segments.jsonl", "history.parquet"
+LINES, TABLE = HISTORY, "history.parquet"
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
     + [("grad_norm", pa.float64()), ("num_tokens_read", pa.int64())]
     + [("num_tokens_learned", pa.int64())]  # both up to this step, as in `Checkpoint`
 )
+SKIPPED = pa.field("skipped", pa.bool_())
 
 
 @contextmanager
 def added_rows(series: Path) -> Iterator[IO[str]]:
     """The history of a series, to add to; a last line that a kill cut off is dropped.
 
-    Steps made again after a resume are added again: the last line of a step counts. On leaving,
-    the rows are on the disk, so that a checkpoint saved after it never lacks its history.
+    Steps made again after a resume are added again: the last line of a step counts.
     """
     path = Path(series) / LINES
     if path.exists():
@@ -39,12 +47,20 @@ def added_rows(series: Path) -> Iterator[IO[str]]:
             file.truncate(held.rfind(b"\n") + 1)
     with open(path, "a", encoding="utf-8") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
+        sync(file)
 
 
-def write_history(series: Path, last_step: int, out: Path) -> Shard:
+def sync(file: IO[str]) -> None:
+    """Have the rows that were written on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool = False) -> Shard:
     """Write `history.parquet`, a row an update from 1 to `last_step`.
+
+    Args:
+        with_skips: add a column that says whose update was left out.
 
     Raises:
         CorruptShard: a step is missing.
@@ -55,10 +71,67 @@ def write_history(series: Path, last_step: int, out: Path) -> Shard:
         if step not in by_step:
             raise CorruptShard(path, None, f"has no row of step {step}")
     rows = [by_step[step] for step in range(1, last_step + 1)]
-    return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=SCHEMA), SCHEMA)
+    schema = SCHEMA.append(SKIPPED) if with_skips else SCHEMA
+    return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=schema), schema)
 
 
-def note_segment(series: Path, **record: Any) -> None:
-    """Add how a run of steps was made: launch, device, time. No result depends on it."""
-    with open(Path(series) / SEGMENTS, "a", encoding="utf-8") as file:
-        file.write(json.dumps({"ended": round(time.time(), 3), **record}) + "\n")
+def begin_segment(series: Path, first_step: int, **how: Any) -> int:
+    """Note that updates are made from a step on; gives the number of the segment.
+
+    One before it that has no end was killed. Where updates are made again, `rolled_back_from` is
+    the last one that was there.
+
+    Args:
+        how: what it runs with, as launch and device. No result depends on it.
+    """
+    end_segment(series, "killed")
+    number = max((each["segment"] for each in read_segments(series)), default=0) + 1
+    last = max(history_rows(series), default=0)
+    began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
+    if last > first_step:
+        began["rolled_back_from"] = last
+    _note(series, began | how)
+    return number
+
+
+def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[Any] = ()) -> None:
+    """Note how the segment under way ended, if there is one.
+
+    Args:
+        cause: "finished", "stopped", "diverged", "failed" or "killed".
+        documents: that the batch of a diverged update read, each as source and id.
+    """
+    last = (read_segments(series) or [{"cause": ""}])[-1]
+    if "cause" in last:
+        return
+    rows = segment_rows(series, last["segment"])
+    ended: dict[str, Any] = {"segment": last["segment"], "cause": cause}
+    if cause != "killed":
+        ended["ended"] = round(time.time(), 3)
+    if reason:
+        ended["reason"] = reason
+    if documents:
+        ended["documents"] = [list(each) for each in documents]
+    ended["last_step"] = rows[-1]["step"] if rows else last["first_step"]
+    seconds = sum(each.get("seconds") or 0 for each in rows)
+    _note(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+
+
+@contextmanager
+def noting_failure(series: Path) -> Iterator[None]:
+    """Note why the segment under way ended, where what is done within fails."""
+    try:
+        yield
+    except BaseException as error:
+        cause, reason, documents = "failed", f"{type(error).__name__}: {error}", []
+        if isinstance(error, Stopped):
+            cause, reason = "stopped", str(error)
+        elif isinstance(error, DivergedTraining):
+            cause, reason, documents = "diverged", error.reason, error.documents
+        with suppress(OSError):  # on a full disk: the error itself counts
+            end_segment(series, cause, reason, documents)
+        raise
+
+
+def _note(series: Path, said: dict[str, Any]) -> None:
+    add_lines(Path(series) / SEGMENTS, [json.dumps(said) + "\n"])

@@ -9,15 +9,14 @@ the series, so that no view of it has a checkpoint more or less.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 import torch
 
@@ -26,9 +25,10 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
-from pipeline.store.series import history_line, last_whole_step
-from pipeline.train import checkpoint, history
-from pipeline.train.config import Launch, TrainConfig, check_launch
+from pipeline.store.series import CheckpointRecord, history_line, history_rows
+from pipeline.tokens.order import Piece
+from pipeline.train import checkpoint, history, saved
+from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.distributed import Ranks
 from pipeline.train.launches import Joining
 from pipeline.train.launching import run_ranks
@@ -38,8 +38,8 @@ from pipeline.train.processor import kept_memory, precision_of_products
 from pipeline.train.progress import Progress
 from pipeline.train.sharding import build_model, reduce_gradients
 from pipeline.train.speed import Speed
-
-Plan = tuple[list[int], list[int], int | None]  # steps that are there, missing, and stopped after
+from pipeline.train.spikes import Watch
+from pipeline.train.writing import CheckpointWriter
 
 
 class Batches(Protocol):
@@ -48,13 +48,20 @@ class Batches(Protocol):
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]: ...
 
 
+@runtime_checkable
+class NamesDocuments(Protocol):
+    """Batches that can say which documents all ranks together read at a step, from 0."""
+
+    def documents(self, step: int) -> Sequence[Piece]: ...
+
+
 @dataclass(frozen=True)
 class Training:
     """A run of the loop, as it is handed to every rank.
 
     Args:
         batches: makes the batches, in each rank for itself.
-        start: file of the parameters to start from; without it they are drawn from the seed.
+        start: checkpoint whose parameters to start from; without it they are drawn from the seed.
     """
 
     model: OlmoConfig
@@ -64,16 +71,26 @@ class Training:
     launch: Launch
     series: Path
     start: Path | None = None
+    upkeep: Upkeep = UPKEEP
 
 
-def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
+def train(
+    training: Training,
+    *,
+    tokenizer: str,
+    out: Path,
+    lease: Lease = nullcontext,
+) -> Checkpoints:
     """Make the checkpoints that the series lacks, and a view of it up to the last step.
 
     Args:
         tokenizer: content digest of the tokenizer whose ids the model reads.
+        lease: held while the series is written to; what is already saved is viewed without it.
 
     Raises:
-        DivergedTraining: a loss or gradient norm is not finite; nothing of that step is kept.
+        DivergedTraining: a loss or gradient norm is not finite, or a loss is a spike; nothing of
+            that step is kept.
+        PipelineError: a checkpoint was not written; those before it stand.
         Stopped: this process was asked to; the next call goes on after the last update made.
     """
     config, launch, series = training.config, training.launch, Path(training.series)
@@ -82,78 +99,68 @@ def train(training: Training, *, tokenizer: str, out: Path) -> Checkpoints:
     if isinstance(launch, Joining):
         led = replace(training, launch=launch.of)
         run_ranks(partial(_train, led, None), launch, series)
-    elif (plan := _plan(training))[1]:
-        run_ranks(partial(_train, training, None if launch.SPANS else plan), launch, series)
-        there, missing, paused = plan
-        if paused is not None and paused <= max([*there, *missing]):
-            shutil.rmtree(checkpoint.stopped_folder(series), ignore_errors=True)
+    elif not saved.is_saved(series, config):
+        with lease():
+            _make_missing(training)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    shard = history.write_history(series, config.last_step, out)
+    skips = config.skip is not None
+    shard = history.write_history(series, config.last_step, out, with_skips=skips)
     return Checkpoints.of(
         out,
         series=series.name,
         model=asdict(training.model),
         tokenizer=tokenizer,
         objective=training.objective.name,
-        steps=[checkpoint.as_checkpoint(series, step) for step in config.kept_steps],
+        steps=[saved.as_checkpoint(series, step) for step in config.kept_steps],
         history=StoredFile(shard.path, shard.num_bytes, shard.content, shard.sha256),
     )
 
 
-def _found(series: Path, config: TrainConfig) -> tuple[list[int], list[int]]:
-    """The checkpoints that are there, and those that are to be made.
-
-    A series may hold terabytes: digested are those that training goes on from. Only where nothing
-    is to be made, as when one of them was found damaged where it was read, are all.
-    """
-    last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
-    while True:
-        there = [s for s in checkpoint.find_checkpoints(series, thorough=False) if s <= last]
-        missing = [step for step in config.kept_steps if step not in there]
-        if not missing:
-            there = [step for step in checkpoint.find_checkpoints(series) if step <= last]
-            missing = [step for step in config.kept_steps if step not in there]
-            return there, missing
-        begins = {max((s for s in there if s <= step), default=None) for step in missing}
-        folders = [checkpoint.folder_of(series, s) for s in begins if s is not None]
-        if all([checkpoint.is_whole(each) for each in folders]):
-            return there, missing
+def _make_missing(training: Training) -> None:
+    series = training.series
+    stretches = saved.plan(series, training.config)
+    if not stretches:
+        return
+    launch = training.launch
+    with history.noting_failure(series):
+        run_ranks(partial(_train, training, None if launch.SPANS else stretches), launch, series)
+    saved.drop_stopped(series)
 
 
-def _plan(training: Training) -> Plan:
-    return *_found(training.series, training.config), checkpoint.find_stopped(training.series)
-
-
-def _train(training: Training, plan: Plan | None, ranks: Ranks) -> None:
+def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ranks) -> None:
     """The work of a rank.
 
     Args:
-        plan: what is to be made; where it is not given, as ranks that torchrun starts again find
-            more than the run began with, the first rank looks.
+        stretches: what is to be made; where it is not given, as ranks that torchrun starts again
+            find more than the run began with, the first rank looks.
     """
-    there, missing, paused = plan or ranks.agreed(lambda: _plan(training))
+    if stretches is None:
+        told = ranks.agreed(lambda: saved.plan(training.series, training.config))
+        stretches = [saved.Stretch(*each) for each in told]
     label, last_step = f"train {training.objective.name}", training.config.last_step
-    progress = Progress(label, last_step, shown=ranks.rank == 0)
-    with progress, heeding(), kept_memory():
+    series, first_rank = training.series, ranks.rank == 0
+    timeout = training.launch.timeout_seconds
+    with (
+        CheckpointWriter(ranks, training.upkeep.retention, timeout) as writer,
+        Progress(label, last_step, shown=first_rank) as progress,
+        heeding(),
+        kept_memory(),
+    ):
         run = Run(training, ranks)
-        for step in missing:
-            before = max((each for each in there if each <= step), default=None)
-            if before is None:
-                run.begin()
-                run.save(checkpoint.folder_of(training.series, 0))
-                there = [*there, 0]
-            elif paused is not None and before < paused < step and run.step < paused:
-                run.resume(checkpoint.stopped_folder(training.series), paused)
-            elif run.step < before:
-                run.resume(checkpoint.folder_of(training.series, before), before)
-            if run.step < step:
-                run.advance(step, progress)
-                if run.step < step:
-                    run.save(checkpoint.stopped_folder(training.series))
-                    raise Stopped(stop_requested() or signal.SIGTERM)
-                run.save(checkpoint.folder_of(training.series, step))
-                there = [*there, step]
+        for stretch in stretches:
+            writer.wait()
+            run.go_to(stretch.start, stretch.folder)
+            with history.added_rows(series) if first_rank else nullcontext() as rows:
+                segment = run.begin_segment() if first_rank else 0
+                try:
+                    run.make(stretch.saves, writer, segment, rows, progress)
+                except DivergedTraining as error:
+                    if first_rank:
+                        history.end_segment(series, "diverged", error.reason, error.documents)
+                    raise
+            if first_rank:
+                history.end_segment(series, "finished")
 
 
 class Run:
@@ -167,67 +174,83 @@ class Run:
         self.optimizer = make_optimizer(self.model, training.config.optimizer)
         self.batches = training.batches()
         self.speed = Speed.of(training.model, ranks)
-        self.step, self.num_read, self.num_learned = -1, 0, 0
+        self.step, self.num_read, self.num_learned, self.num_skipped = 0, 0, 0, 0
         self.stopping = False
 
-    def begin(self) -> None:
-        """Before the first update."""
-        if self.training.start is None:
-            self.model.init_weights(self.config.seed)
+    def go_to(self, step: int, folder: str = "") -> None:
+        """To what it was after the update of a checkpoint, or before the first one."""
+        if not folder:
+            if self.training.start is None:
+                self.model.init_weights(self.config.seed)
+            else:
+                checkpoint.load_weights(self.model, self.training.start)
+            self.optimizer.state.clear()
+            record = CheckpointRecord(0, 0, 0, "", {})
         else:
-            checkpoint.load_weights(self.model, self.training.start)
-        self.optimizer.state.clear()
-        self.step, self.num_read, self.num_learned = 0, 0, 0
-
-    def resume(self, folder: Path, step: int) -> None:
-        """As it was after the update of a checkpoint."""
-        self.optimizer.state.clear()
-        record = checkpoint.load_checkpoint(self.model, self.optimizer, folder)
-        self.step = step
+            record = checkpoint.load_checkpoint(
+                self.model, self.optimizer, self.training.series / folder
+            )
+        self.step, self.num_skipped = step, record.num_skipped
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
+        rules = self.training.upkeep.stop_on, self.config.skip
+        rows = history_rows(self.training.series) if any(rules) else {}
+        before = [rows[each] for each in range(1, self.step + 1)] if rows else []
+        self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
 
-    def save(self, folder: Path) -> None:
-        checkpoint.save_checkpoint(
-            self.model,
-            self.optimizer,
-            step=self.step,
-            num_tokens_read=self.num_read,
-            num_tokens_learned=self.num_learned,
-            folder=folder,
-            ranks=self.ranks,
+    def begin_segment(self) -> int:
+        """Note how the updates from here on are run."""
+        return history.begin_segment(
+            self.training.series,
+            self.step,
+            device=str(self.ranks.device),
+            products=self.precision,
+            launch=self.training.launch.TYPE,
+            world_size=self.ranks.size,
+            **asdict(self.training.launch),
         )
 
-    def advance(self, last: int, progress: Progress) -> None:
-        """Make the updates up to `last`, or fewer when any rank is asked to stop."""
-        first, read_before, started = self.step, self.num_read, time.perf_counter()
-        progress.begin(first, read_before)
-        rows = history.added_rows(self.training.series) if self.ranks.rank == 0 else nullcontext()
-        with rows as file:
-            for update in range(first + 1, last + 1):
-                row = self.update(update)
-                self.step, self.num_read = update, int(row["num_tokens_read"])
-                self.num_learned = int(row["num_tokens_learned"])
-                if file is not None:
-                    file.write(history_line(row))
-                    file.flush()
-                progress.note(update, row["loss"], self.num_read)
-                if self.stopping:
-                    break
-        if self.ranks.rank == 0:
-            seconds, read = time.perf_counter() - started, self.num_read - read_before
-            history.note_segment(
-                self.training.series,
-                first_step=first,
-                last_step=self.step,
-                num_tokens_read=read,
-                seconds=round(seconds, 3),
-                tokens_per_second=round(read / seconds, 1),
-                device=str(self.ranks.device),
-                products=self.precision,
-                launch=self.training.launch.TYPE,
-                world_size=self.ranks.size,
-                **asdict(self.training.launch),
-            )
+    def make(
+        self,
+        saves: list[int],
+        writer: CheckpointWriter,
+        segment: int,
+        rows: IO[str] | None,
+        progress: Progress,
+    ) -> None:
+        """Make the updates up to the last of `saves`, and save each; or fewer, if asked to stop.
+
+        Raises:
+            Stopped: any rank was asked to; the state is saved aside.
+            PipelineError: a checkpoint was not written.
+        """
+        progress.begin(self.step, self.num_read)
+        for step in saves:
+            while self.step < step and not self.stopping:
+                writer.check()
+                row = self.update(self.step + 1) | {"segment": segment}
+                if rows is not None:
+                    rows.write(history_line(row))
+                    rows.flush()
+                loss = math.nan if row["loss"] is None else row["loss"]
+                progress.note(self.step, loss, self.num_read)
+            if rows is not None:
+                history.sync(rows)  # a checkpoint never lacks its history
+            series = self.training.series
+            if self.step == step:
+                self.save(writer, checkpoint.folder_of(series, step))
+            if self.stopping and self.step < saves[-1]:
+                if self.step < step:
+                    self.save(writer, checkpoint.stopped_folder(series))
+                writer.wait()
+                raise Stopped(stop_requested() or signal.SIGTERM)
+        writer.wait()
+
+    def save(self, writer: CheckpointWriter, folder: Path) -> None:
+        """Begin to write the state as it is now."""
+        record = CheckpointRecord(
+            self.step, self.num_read, self.num_learned, "", {}, self.num_skipped
+        )
+        writer.save(folder, self.model, self.optimizer, record)
 
     def update(self, update: int) -> dict[str, Any]:
         """One optimizer step; gives its row of the history."""
@@ -259,24 +282,37 @@ class Run:
         known = torch.stack((total, gradient_norm(self.model.parameters()).double()))
         loss_here, norm = known.tolist()  # a card has nothing to do while both are waited for
         mean = ranks.summed(loss_here)[0] / weight
-        for name, value in (("loss", mean), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                raise DivergedTraining(update, f"the {name} is {value}")
-        clip_gradients(self.model.parameters(), norm, config.norm_limit(update))
+        skipped = self._is_left_out(update, mean, norm)
         rate = config.schedule(update)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        if not skipped:
+            clip_gradients(self.model.parameters(), norm, config.norm_limit(update))
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
         self.optimizer.zero_grad()
+        self.step, self.num_skipped = update, self.num_skipped + skipped
+        self.num_read += int(read_here)
+        self.num_learned += int(learned_here)
         return {
             "step": update,
-            "loss": mean,
+            "loss": mean if math.isfinite(mean) else None,
             "lr": rate,
-            "grad_norm": norm,
-            "num_tokens_read": self.num_read + int(read_here),
-            "num_tokens_learned": self.num_learned + int(learned_here),
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "num_tokens_read": self.num_read,
+            "num_tokens_learned": self.num_learned,
+            **({"skipped": skipped} if config.skip else {}),
             **self.speed.row(read_here, time.perf_counter() - started, length),
         }
+
+    def _is_left_out(self, update: int, loss: float, norm: float) -> bool:
+        """Whether an update is not made; raises DivergedTraining, which names the documents."""
+        try:
+            return self.watch.leaves_out(update, loss, norm)
+        except DivergedTraining as error:
+            if not isinstance(self.batches, NamesDocuments):
+                raise
+            named = [(each.source, each.id) for each in self.batches.documents(update - 1)]
+            raise DivergedTraining(update, error.reason, named) from None
 
 
 def _parts(batch: Batch, objective: Objective, microbatch: int | None) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from pipeline.core.artifacts import Checkpoints, TokenMix
 from pipeline.core.errors import MismatchedInputs
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.order import Piece, TokenBatches
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import NextToken
 
@@ -23,6 +24,8 @@ def pretrain(
     series: Path,
     out: Path,
     launch: Launch,
+    upkeep: Upkeep = UPKEEP,
+    lease: Lease = nullcontext,
 ) -> Checkpoints:
     """Train a model from its start values; what the series holds already is not trained again.
 
@@ -48,10 +51,12 @@ def pretrain(
             batches=_Instances(mix, config.batch_size, config.seed),
             config=config,
             launch=launch,
+            upkeep=upkeep,
             series=series,
         ),
         tokenizer=mix.tokenizer,
         out=out,
+        lease=lease,
     )
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pipeline.core.artifacts import Checkpoints, Examples
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.model.hf import WEIGHTS, weights_digest
+from pipeline.model.weights import files_digest
+from pipeline.store.tensors import tensor_files
 from pipeline.tokens.batches import ExampleBatches
-from pipeline.train.config import Launch, TrainConfig
+from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import Masked
 
@@ -26,6 +25,8 @@ def sft(
     series: Path,
     out: Path,
     launch: Launch,
+    upkeep: Upkeep = UPKEEP,
+    lease: Lease = nullcontext,
 ) -> Checkpoints:
     """Train the latest checkpoint on the answers of examples, with a new optimizer.
 
@@ -45,25 +46,23 @@ def sft(
             batches=partial(ExampleBatches, examples, config.batch_size, config.seed),
             config=config,
             launch=launch,
+            upkeep=upkeep,
             series=series,
             start=latest_weights(checkpoints),
         ),
         tokenizer=checkpoints.tokenizer,
         out=out,
+        lease=lease,
     )
 
 
 def latest_weights(checkpoints: Checkpoints) -> Path:
-    """The file of the latest weights; raises CorruptShard where they are not the recorded ones."""
-    path = checkpoints.folder(checkpoints.latest) / WEIGHTS
-    try:
-        found = weights_digest(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
-    if found != checkpoints.latest.weights:
-        wanted = checkpoints.latest.weights
-        raise CorruptShard(path, None, f"holds weights {found[:12]}; must hold {wanted[:12]}")
-    return path
+    """The folder of the latest weights; raises CorruptShard where they are not as recorded."""
+    folder = checkpoints.folder(checkpoints.latest)
+    found, wanted = files_digest(tensor_files(folder, "model")), checkpoints.latest.weights
+    if found != wanted:
+        raise CorruptShard(folder, None, f"holds weights {found[:12]}; must hold {wanted[:12]}")
+    return folder
 
 
 def require_same_tokenizer(checkpoints: Checkpoints, tokenizer: str, kind: str) -> None:

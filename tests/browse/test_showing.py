@@ -25,6 +25,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import NamedFile, StoredFile
 from pipeline.core.shards import write_shard
 from pipeline.store.discarding import discard
+from pipeline.store.series import drop_state
 from tests.browse.conftest import weights
 from tests.steps.conftest import Bench
 
@@ -131,6 +132,26 @@ def scores(values):
         Scores.of(work, kind="rank", answers=answers, scores=rows)
 
     return write
+
+
+def test_a_series_shows_how_its_segments_ended_and_what_it_can_go_on_from(maker, capsys):
+    id = maker.checkpoints(weights=weights())
+    series = maker.results.series("a" * 64)
+    drop_state(series / "step000002")
+    lines = [
+        {"segment": 1, "first_step": 0, "ranks": 2},
+        {"segment": 1, "cause": "diverged", "reason": "the loss is nan", "last_step": 3},
+        {"segment": 2, "first_step": 2, "rolled_back_from": 3},
+    ]
+    (series / "segments.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+    view = show(open_workspace(maker.results.root)[id])
+    (grid,) = [each for each in view.blocks if getattr(each, "title", "") == "segments"]
+    rows = [dict(zip(grid.heads, row, strict=True)) for row in grid.rows]
+    assert [row["cause"] for row in rows] == ["diverged", "under way"]
+    assert (rows[0]["reason"], rows[1]["rolled back from"]) == ("the loss is nan", 3)
+    (steps,) = [each for each in view.blocks if getattr(each, "title", "") == "checkpoints"]
+    assert [row[steps.heads.index("optimizer")] for row in steps.rows] == [False, True]
+    assert "diverged" in text_of(view, capsys)
 
 
 def test_the_other_kinds_are_shown_too(maker, capsys):

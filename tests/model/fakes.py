@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from pipeline.core.artifacts import Checkpoint, Checkpoints, checkpoint_name
 from pipeline.core.files import StoredFile
 from pipeline.model.config import OlmoConfig
-from pipeline.model.hf import weights_digest
 from pipeline.model.olmo import Olmo
+from pipeline.model.weights import weights_digest
 
 TINY = OlmoConfig(
     d_model=32, n_layers=2, n_heads=4, mlp_hidden_size=96, vocab_size=384, max_sequence_length=48

@@ -8,6 +8,8 @@ from pipeline.core.errors import CorruptShard
 from pipeline.store.inventory import FILES, Inventory
 from pipeline.store.results import Results
 from pipeline.store.sealed import write_sealed
+from pipeline.store.series import drop_state
+from pipeline.store.verifying import find_all_damage
 from tests.store.conftest import flip
 
 
@@ -68,7 +70,7 @@ def test_damage_of_a_part_is_damage_of_its_mix(maker):
     assert tokens in str(maker.results.fault(mix))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json"])
 def test_damage_of_a_series_is_damage_of_its_view(maker, name):
     id = maker.checkpoints()
     path = maker.results.series("a" * 64) / "step000002" / name
@@ -79,6 +81,13 @@ def test_damage_of_a_series_is_damage_of_its_view(maker, name):
     assert maker.results.unreadable(id) == []
     shutil.rmtree(path.parent)
     assert id not in maker.results
+
+
+def test_a_view_relies_on_no_optimizer_state(maker):
+    id = maker.checkpoints()
+    drop_state(maker.results.series("a" * 64) / "step000002")
+    assert id in maker.results and maker.results.unreadable(id) == []
+    assert find_all_damage(maker.results) == []
 
 
 def test_times_that_moved_are_noted_again_when_it_saves_a_read(maker, monkeypatch):

@@ -19,7 +19,14 @@ from pipeline.store.entries import Entry, Stored
 from pipeline.store.objects import ObjectStore
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results, result_id
-from pipeline.store.series import CheckpointRecord, history_rows, read_users, write_record
+from pipeline.store.series import (
+    CheckpointRecord,
+    drop_state,
+    history_rows,
+    read_users,
+    write_record,
+)
+from pipeline.store.verifying import find_all_damage
 
 
 def make_tokenizer(results, text="{}", number=1):
@@ -126,6 +133,23 @@ def test_a_training_brings_its_checkpoints_and_its_history(url, tmp_path, maker)
     assert history_rows(held) == {n + 1: {"step": n + 1, "loss": 4.0 - n} for n in range(4)}
     assert read_users(held) == sorted([short, long])
     assert not [each for each in held.iterdir() if each.name.startswith(".")]
+
+
+def test_a_training_without_its_earlier_optimizer_states_is_moved_as_it_is(tmp_path, maker):
+    url, there = str(tmp_path / "remote"), Results(tmp_path / "there")
+    id = maker.checkpoints()
+    drop_state(maker.results.series("a" * 64) / "step000002")
+    Remote(url).push(maker.results, [id])
+    assert [each.state for each in Remote(url).pull(there, [id])] == ["moved"]
+    names = {
+        path.relative_to(there.series_root).parts[1:] for path in there.series_root.rglob("*.s*")
+    }
+    assert names == {
+        ("step000002", "model.safetensors"),
+        ("step000004", "model.safetensors"),
+        ("step000004", "optimizer.safetensors"),
+    }
+    assert find_all_damage(there) == []
 
 
 def test_a_checkpoint_with_other_weights_is_never_replaced(tmp_path, maker):

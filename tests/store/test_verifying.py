@@ -34,7 +34,9 @@ def test_every_fault_of_every_file_is_found_and_its_result_is_not_used(maker, fa
     paths = [p for id in ids for p in results.folder(id).iterdir()]
     paths += [p for p in results.series("a" * 64).rglob("*") if p.is_file()]
     for path in paths:
-        if path.name == "users.json" or (fault == "remove" and path.name == "files.json"):
+        state = path.name == "optimizer.safetensors"  # no result relies on it, and it may be gone
+        removable = state or path.name == "files.json"
+        if path.name == "users.json" or (fault == "remove" and removable):
             continue
         whole = path.read_bytes()
         if fault == "flip":
@@ -46,7 +48,7 @@ def test_every_fault_of_every_file_is_found_and_its_result_is_not_used(maker, fa
         found = find_all_damage(results)
         assert found and any(path.name in str(each) for each in found), path
         owner = path.parent.name if path.parent.parent.name == "cache" else ids[3]
-        assert owner not in results, path
+        assert (owner in results) == state, path
         path.write_bytes(whole)
         assert find_all_damage(results) == [], path
         assert owner in results

@@ -42,9 +42,12 @@ def mix(tmp_path_factory):
 
 @pytest.fixture
 def run(mix, tmp_path):
-    """Pretrain into a series of this test; the series can be named to go on with it."""
+    """Pretrain into a series of this test; the series can be named to go on with it.
 
-    def train(train_config, launch=ONE, series="ab" * 32, name="view", **changes):
+    `hooks` are further arguments of `pretrain`, `changes` fields of the model.
+    """
+
+    def train(train_config, launch=ONE, series="ab" * 32, name="view", hooks=None, **changes):
         shape = partial(OlmoConfig, **{**SHAPE.__dict__, **changes})()
         return pretrain(
             mix,
@@ -53,6 +56,7 @@ def run(mix, tmp_path):
             series=tmp_path / "series" / series,
             out=tmp_path / "cache" / name,
             launch=launch,
+            **(hooks or {}),
         )
 
     yield train

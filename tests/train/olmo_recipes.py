@@ -63,8 +63,9 @@ class Lagging(TrainConfig):
 
 def trained(shape, config, objective, ids, root):
     """Rows of the history, and the weights after each update, under OLMo's names."""
-    start = root / "start.safetensors"
-    save_file(Olmo(shape, seed=1).state_dict(), start)
+    start = root / "start"
+    start.mkdir()
+    save_file(Olmo(shape, seed=1).state_dict(), start / "model.safetensors")
     made = train(
         Training(
             model=shape,

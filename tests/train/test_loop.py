@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
 from pipeline.store.series import HISTORY, history_line, history_rows
-from pipeline.train import checkpoint, history
+from pipeline.train import history, saved
 from pipeline.train.config import Launch, Linear
 from tests.train.conftest import ONE, SHAPE, config
 
@@ -123,7 +123,7 @@ def test_compiled_layers_have_the_loss_of_plain_ones_recomputed_or_not(run):
         assert counters["stats"]["unique_graphs"] == 2  # a layer, and a chunk of the loss
 
 
-def flip(checkpoints, place, name="optimizer.safetensors"):
+def flip(checkpoints, place, name="model.safetensors"):
     """Change the last byte of a file of a checkpoint."""
     path = checkpoints.folder(checkpoints.steps[place]) / name
     content = bytearray(path.read_bytes())
@@ -139,17 +139,17 @@ def aside(checkpoints):
 def test_a_damaged_checkpoint_is_set_aside_and_made_again(run):
     whole = run(config(), name="whole")
     flip(whole, 1)
-    assert checkpoint.find_checkpoints(whole.series_root, thorough=False) == [0, 3, 6]
+    assert saved.find_checkpoints(whole.series_root, thorough=False) == [0, 3, 6]
     again = run(config(), name="again")  # nothing is missing, so all are digested
     assert aside(whole) == [".damaged-step000003"]
     assert weights(again) == weights(whole)
-    assert checkpoint.find_checkpoints(whole.series_root) == [0, 3, 6]
+    assert saved.find_checkpoints(whole.series_root) == [0, 3, 6]
 
 
 def test_a_run_that_goes_on_digests_what_it_goes_on_from(run):
     begun = run(config(9, save_steps=3, stop_at=6), name="begun")
     flip(begun, 1)  # not what it goes on from: found where it is read
-    flip(begun, 2, "model.safetensors")
+    flip(begun, 2, "optimizer.safetensors")
     whole = run(config(9, save_steps=3), series="b" * 64, name="whole")
     made = run(config(9, save_steps=3), name="made")
     assert aside(begun) == [".damaged-step000003", ".damaged-step000006"]
@@ -179,7 +179,7 @@ def test_a_diverged_run_names_its_step_and_keeps_what_was_before(run):
     wild = Linear(peak_lr=1e30, warmup_steps=0, total_steps=6, final_fraction=1.0)
     with pytest.raises(DivergedTraining, match="step 2"):
         run(config(schedule=wild, max_grad_norm=None, save_steps=1))
-    assert checkpoint.find_checkpoints(run(config(schedule=wild, stop_at=1)).series_root) == [0, 1]
+    assert saved.find_checkpoints(run(config(schedule=wild, stop_at=1)).series_root) == [0, 1]
 
 
 @pytest.mark.slow

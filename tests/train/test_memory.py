@@ -56,7 +56,7 @@ def made_run(shape, rows, ranks, precision, **launch):
         ),
         ranks,
     )
-    run.begin()
+    run.go_to(0)
     return run
 
 

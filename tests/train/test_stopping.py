@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pipeline.core.stopping import Stopped, stopping_signals
-from pipeline.train import checkpoint, history, loop
+from pipeline.train import checkpoint, history, loop, saved
 from pipeline.train.config import Launch
 from tests.train.conftest import config
 from tests.train.test_loop import losses, weights
@@ -37,12 +37,12 @@ def test_a_stopped_run_goes_on_after_its_last_update_to_the_same_bits(run, tmp_p
     series = tmp_path / "series" / ("b" * 64)
     error = stopped_after(run, monkeypatch, 4, config(8, save_steps=3), series="b" * 64)
     assert error.status == 75
-    done = checkpoint.find_stopped(series)
-    assert done == 5 and checkpoint.find_checkpoints(series) == [0, 3]
+    done = saved.find_stopped(series)
+    assert done == 5 and saved.find_checkpoints(series) == [0, 3]
     resumed = run(config(8, save_steps=3), series="b" * 64, name="resumed")
     assert resumed.content == whole.content and losses(resumed) == losses(whole)
     assert len(rows_of(series)) == 8  # no update was made twice
-    assert checkpoint.find_stopped(series) is None
+    assert saved.find_stopped(series) is None
     assert sorted(path.name for path in series.iterdir()) == sorted(
         path.name for path in (tmp_path / "series" / ("a" * 64)).iterdir()
     )
@@ -51,7 +51,7 @@ def test_a_stopped_run_goes_on_after_its_last_update_to_the_same_bits(run, tmp_p
 def test_a_stop_at_the_update_of_a_kept_checkpoint_keeps_it(run, tmp_path, monkeypatch):
     series = tmp_path / "series" / ("b" * 64)
     stopped_after(run, monkeypatch, 2, config(8, save_steps=3), series="b" * 64)
-    assert checkpoint.find_checkpoints(series) == [0, 3]
+    assert saved.find_checkpoints(series) == [0, 3]
     whole = run(config(8, save_steps=3), series="a" * 64, name="whole")
     resumed = run(config(8, save_steps=3), series="b" * 64, name="resumed")
     assert resumed.content == whole.content
@@ -61,7 +61,7 @@ def test_a_shorter_view_leaves_what_a_longer_run_was_stopped_at(run, tmp_path, m
     series = tmp_path / "series" / ("b" * 64)
     stopped_after(run, monkeypatch, 6, config(9, save_steps=4), series="b" * 64)
     part = run(config(9, save_steps=4, stop_at=2), series="b" * 64, name="part")
-    assert [each.step for each in part.steps] == [0, 2] and checkpoint.find_stopped(series) == 7
+    assert [each.step for each in part.steps] == [0, 2] and saved.find_stopped(series) == 7
     resumed = run(config(9, save_steps=4), series="b" * 64, name="resumed")
     whole = run(config(9, save_steps=4), series="a" * 64, name="whole")
     assert weights(resumed) == weights(whole)
@@ -70,9 +70,9 @@ def test_a_shorter_view_leaves_what_a_longer_run_was_stopped_at(run, tmp_path, m
 def test_a_damaged_state_of_a_stopped_run_is_not_used(run, tmp_path, monkeypatch):
     series = tmp_path / "series" / ("b" * 64)
     stopped_after(run, monkeypatch, 4, config(8, save_steps=3), series="b" * 64)
-    path = checkpoint.stopped_folder(series) / checkpoint.WEIGHTS
+    path = checkpoint.stopped_folder(series) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert checkpoint.find_stopped(series) is None
+    assert saved.find_stopped(series) is None
     whole = run(config(8, save_steps=3), series="a" * 64, name="whole")
     resumed = run(config(8, save_steps=3), series="b" * 64, name="resumed")
     assert resumed.content == whole.content
@@ -91,5 +91,5 @@ def test_ranks_that_are_asked_to_stop_do_so_together(run, tmp_path):
     both = Launch(ranks=2, threads=1)
     with pytest.raises(Stopped), stopping_signals():
         run(config(4000, save_steps=4000), both, series="b" * 64)
-    done = checkpoint.find_stopped(series)
+    done = saved.find_stopped(series)
     assert 5 <= done < 4000 and len(rows_of(series)) == done

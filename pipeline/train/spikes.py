@@ -1,0 +1,111 @@
+"""Losses that stand out: a rule that stops a run, and one that leaves their update out."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median
+
+from pipeline.core.errors import DivergedTraining
+
+
+@dataclass(frozen=True)
+class SpikeRule:
+    """A loss is a spike above `spike_factor` times the median of the last `window` losses.
+
+    Losses whose update was left out do not count; before there are `window` others, none is one.
+    """
+
+    spike_factor: float = 2.0
+    window: int = 100
+
+    def __post_init__(self) -> None:
+        if self.spike_factor <= 1:
+            raise ValueError(f"spike_factor is {self.spike_factor}; it must be above 1")
+        if self.window < 1:
+            raise ValueError(f"window is {self.window}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class SkipRule(SpikeRule):
+    """The update of a batch whose loss is a spike, or is not finite, is left out.
+
+    Args:
+        max_in_a_row: after so many updates left out, one after the other, the next one stops the
+            run: it is not the batch that is at fault.
+    """
+
+    max_in_a_row: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_in_a_row < 1:
+            raise ValueError(f"max_in_a_row is {self.max_in_a_row}; it must be at least 1")
+
+
+class Watch:
+    """Judges each update by its loss and gradient norm; the same in all ranks, and after a resume.
+
+    Args:
+        stop: what stops the run, beside values that are not finite.
+        skip: whose updates are left out; then `stop` sees the others.
+        before: the losses of the updates made so far, and whether each was left out.
+    """
+
+    def __init__(
+        self,
+        stop: SpikeRule | None,
+        skip: SkipRule | None,
+        before: Iterable[tuple[float | None, bool]] = (),
+    ) -> None:
+        self.stop, self.skip = stop, skip
+        self.losses: deque[float] = deque(
+            maxlen=max(r.window for r in (stop, skip) if r) if stop or skip else 0
+        )
+        self.in_a_row = 0
+        for loss, skipped in before:
+            self._note(loss, skipped)
+
+    def leaves_out(self, update: int, loss: float, norm: float) -> bool:
+        """Whether the update is left out.
+
+        Raises:
+            DivergedTraining: the loss or the norm is not finite, or the loss is a spike.
+        """
+        fault = _not_finite(loss, norm)
+        reason = fault or self._spike(self.skip, loss)
+        skipped = bool(reason) and self.skip is not None and self.in_a_row < self.skip.max_in_a_row
+        if not skipped:
+            if reason and self.skip is not None:
+                fault = f"{reason}, and the {self.in_a_row} updates before it were left out"
+            if fault := fault or self._spike(self.stop, loss):
+                raise DivergedTraining(update, fault)
+        self._note(loss, skipped)
+        return skipped
+
+    def _note(self, loss: float | None, skipped: bool) -> None:
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        if not skipped and loss is not None:
+            self.losses.append(loss)
+
+    def _spike(self, rule: SpikeRule | None, loss: float) -> str:
+        """Why a loss is a spike; "" where it is none."""
+        if rule is None or len(self.losses) < rule.window:
+            return ""
+        usual = median(list(self.losses)[-rule.window :])
+        if loss <= rule.spike_factor * usual:
+            return ""
+        return (
+            f"the loss is {loss:.4g}, more than {rule.spike_factor:g} times {usual:.4g}, "
+            f"the median of the last {rule.window}"
+        )
+
+
+def _not_finite(loss: float, norm: float) -> str:
+    """Which of an update's values is not finite; "" where both are."""
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            return f"the {name} is {value}"
+    return ""

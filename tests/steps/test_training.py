@@ -1,0 +1,101 @@
+"""Training steps: which of their arguments are in the key, and who holds a series when."""
+
+import pytest
+
+from pipeline.store.leases import Occupied
+from pipeline.store.series import history_rows, read_segments
+from steps.wiring import WiringError, build_steps
+from tests.steps.lab import Lab, ref
+
+MODEL = {
+    "d_model": 8,
+    "n_layers": 1,
+    "n_heads": 1,
+    "mlp_hidden_size": 16,
+    "vocab_size": 384,
+    "max_sequence_length": 16,
+}
+TRAIN = {
+    "batch_size": 2,
+    "schedule": {"type": "linear", "peak_lr": 1e-3, "warmup_steps": 2, "total_steps": 9},
+    "save_steps": 3,
+}
+
+
+def graph(bench, train=(), **more):
+    base = {"type": "pretrain", "mix": ref("mix"), "model": MODEL, "train": TRAIN | dict(train)}
+    return {**bench.config(), "base": {**base, **more}}
+
+
+def step(bench, train=(), **more):
+    return build_steps(graph(bench, train, **more))["base"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"launch": {"ranks": 2, "microbatch": 1}},
+        {"retention": 5},
+        {"retention": None},
+        {"stop_on": {"spike_factor": 3, "window": 10}},
+    ],
+)
+def test_how_a_series_is_kept_is_no_part_of_a_key(bench, more):
+    assert step(bench, **more).unique_id == step(bench).unique_id
+
+
+@pytest.mark.parametrize("train", [{"skip": {"window": 10}}, {"save_steps": 4}, {"stop_at": 6}])
+def test_what_changes_a_result_is_part_of_its_key(bench, train):
+    assert step(bench, train).unique_id != step(bench).unique_id
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"retention": 0}, "base.retention is 0; it must be at least 1"),
+        ({"stop_on": {"spike_factor": 1}}, "base.stop_on.spike_factor is 1"),
+        ({"train": TRAIN | {"skip": {"max_in_a_row": 0}}}, "base.train.skip.max_in_a_row is 0"),
+    ],
+)
+def test_a_rule_without_sense_is_refused_before_any_work(bench, more, says):
+    with pytest.raises(WiringError, match=says):
+        build_steps(graph(bench) | {"base": graph(bench)["base"] | more})
+
+
+def test_a_saved_view_needs_no_lease_and_a_longer_one_waits_for_it(bench):
+    made = step(bench, {"stop_at": 6}).result(bench.workspace)
+    with bench.results.lease(f"series-{made.series}"):
+        view = step(bench, {"stop_at": 3})
+        view.patient = False
+        shown = view.result(bench.workspace)
+        assert shown.series == made.series and shown.steps == made.steps[:2]
+        longer = step(bench)
+        longer.patient = False
+        with pytest.raises(Occupied):
+            longer.result(bench.workspace)
+    whole = step(bench).result(bench.workspace)
+    assert whole.series == made.series and whole.steps[:3] == made.steps
+    assert [s["first_step"] for s in read_segments(whole.series_root)] == [0, 6]
+
+
+def test_dropped_optimizer_states_leave_an_earlier_view_in_use(bench):
+    made = step(bench, {"stop_at": 3}).result(bench.workspace)
+    step(bench, retention=1).result(bench.workspace)
+    folder = made.folder(made.latest)
+    assert not (folder / "optimizer.safetensors").exists()
+    assert made.root.name in bench.results and bench.results.unreadable(made.root.name) == []
+
+
+@pytest.mark.slow
+def test_of_two_processes_that_want_a_series_one_trains_and_the_other_finds_it(bench, tmp_path):
+    (tmp_path / "lab").mkdir()
+    lab = Lab(tmp_path / "lab")
+    trains = {"a": {"save_steps": 3}, "b": {"save_steps": 9}}
+    names = [lab.write(f"{n}.json", **graph(bench, train)) for n, train in trains.items()]
+    lab.run(names[0], "-s", "mix")
+    running = [lab.start(name, "-s", "base") for name in names]
+    ended = [(each.communicate(timeout=300), each.returncode) for each in running]
+    assert [code for _, code in ended] == [0, 0], ended
+    (series,) = (lab.folder / "ws" / "series").iterdir()
+    assert set(history_rows(series)) == set(range(1, 10))
+    assert sum(each["num_updates"] for each in read_segments(series)) == 9

@@ -1,0 +1,185 @@
+import json
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from pipeline.store.series import all_rows, history_rows, read_segments, segment_rows
+from pipeline.train import history, loop, saved
+from pipeline.train.config import Upkeep
+from pipeline.train.saved import Stretch, plan_stretches
+from tests.train.conftest import config
+from tests.train.test_loop import flip, losses, weights
+from tests.train.test_stopping import stopped_after
+
+
+def states(series):
+    """Steps that keep an optimizer's state."""
+    return sorted(int(p.parent.name[4:]) for p in series.glob("step*/optimizer*"))
+
+
+def num_bytes(folder):
+    return sum(each.stat().st_size for each in folder.iterdir())
+
+
+def test_only_the_last_checkpoints_keep_their_optimizer_state(run):
+    made = run(config(15), hooks={"upkeep": Upkeep(retention=3)})
+    assert states(made.series_root) == [0, 9, 12, 15]
+    assert saved.find_checkpoints(made.series_root) == [0, 3, 6, 9, 12, 15]
+    made.verify()
+
+
+def test_retention_changes_no_result(run):
+    kept = run(config(9), series="a" * 64, name="kept", hooks={"upkeep": Upkeep(retention=None)})
+    dropped = run(config(9), series="b" * 64, name="dropped", hooks={"upkeep": Upkeep(1)})
+    assert dropped.content == kept.content
+    assert (states(kept.series_root), states(dropped.series_root)) == ([0, 3, 6, 9], [0, 9])
+
+
+def grows_by_the_weights_alone(made, total):
+    root = made.series_root
+    sizes = {step: num_bytes(root / f"step{step:06d}") for step in range(total + 1)}
+    names = [{p.name for p in (root / f"step{step:06d}").iterdir()} for step in sizes]
+    assert names[1 : total - 1] == [{"model.safetensors", "state.json"}] * (total - 2)
+    model = (root / "step000001" / "model.safetensors").stat().st_size
+    assert all(model < sizes[step] < model + 1000 for step in range(1, total - 1))
+    beside = {path.name for path in root.iterdir() if path.is_file()}
+    assert beside == {"history.jsonl", "segments.jsonl"}
+
+
+def test_a_series_grows_by_the_weights_of_its_checkpoints_alone(run):
+    grows_by_the_weights_alone(run(config(20, save_steps=1)), 20)
+
+
+@pytest.mark.slow
+def test_a_series_of_500_checkpoints_grows_by_their_weights_alone(run):
+    grows_by_the_weights_alone(run(config(500, save_steps=1)), 500)
+
+
+def test_where_no_state_is_kept_training_goes_on_from_the_nearest_that_has_one(run, caplog):
+    fine = run(config(12, save_steps=1), series="a" * 64, name="fine")
+    run(config(12, save_steps=4), series="b" * 64, name="coarse")
+    again = run(config(12, save_steps=2), series="b" * 64, name="again")
+    assert "step 6 is made from step 2: the optimizer's state of step 4 is not kept" in caplog.text
+    by_step = dict(zip(range(13), weights(fine), strict=True))
+    assert weights(again) == [by_step[each.step] for each in again.steps]
+
+
+def test_retention_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="retention is 0; it must be at least 1, or null"):
+        Upkeep(retention=0)
+
+
+def test_stop_at_raised_and_lowered_are_views_of_one_series(run, monkeypatch):
+    made = []
+    update = loop.Run.update
+    monkeypatch.setattr(loop.Run, "update", lambda s, n: (made.append(n), update(s, n))[1])
+    views = [run(config(12, stop_at=at), name=f"to-{at}") for at in (6, 12, 3, 9, 6)]
+    assert made == list(range(1, 13))  # each update once
+    assert [each.steps[-1].step for each in views] == [6, 12, 3, 9, 6]
+    assert views[0].content == views[4].content and losses(views[3]) == losses(views[1])[:9]
+
+
+class Lease:
+    """Counts how often a series was held."""
+
+    def __init__(self):
+        self.times, self.lock = 0, threading.Lock()
+
+    @contextmanager
+    def __call__(self):
+        with self.lock:
+            self.times += 1
+            yield
+
+
+def test_a_view_that_is_saved_needs_no_lease_while_the_series_still_grows(run, monkeypatch):
+    lease, seen = Lease(), {}
+    note = loop.Progress.note
+
+    def looking(self, step, *rest):
+        note(self, step, *rest)
+        if step == 8 and not seen:  # the series is held, and step 3 is saved
+            seen["view"] = run(config(12, stop_at=3), name="view", hooks={"lease": lease})
+
+    monkeypatch.setattr(loop.Progress, "note", looking)
+    whole = run(config(12), name="whole", hooks={"lease": lease})
+    assert lease.times == 1
+    assert weights(seen["view"]) == weights(whole)[:2]
+
+
+def test_who_waits_for_a_series_finds_it_trained(run, monkeypatch):
+    lease, made, views = Lease(), [], {}
+    update = loop.Run.update
+    monkeypatch.setattr(loop.Run, "update", lambda s, n: (made.append(n), update(s, n))[1])
+
+    def work(name):
+        views[name] = run(config(9), name=name, hooks={"lease": lease})
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two")]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert made == list(range(1, 10))
+    assert views["one"].content == views["two"].content
+
+
+def test_a_saved_view_that_is_damaged_is_made_again_under_the_lease(run):
+    whole, lease = run(config(9), name="whole"), Lease()
+    flip(whole, 1)
+    again = run(config(9), name="again", hooks={"lease": lease})
+    assert again.content == whole.content and lease.times == 1
+
+
+def test_stretches_begin_where_training_can_go_on():
+    assert plan_stretches({}, [0, 3, 6]) == [Stretch(0, "", [0, 3, 6])]
+    two = [Stretch(0, "a", [3]), Stretch(6, "b", [9, 12])]
+    assert plan_stretches({0: "a", 6: "b"}, [3, 9, 12]) == two
+    assert plan_stretches({4: "a"}, [0, 6]) == [Stretch(0, "", [0]), Stretch(4, "a", [6])]
+    assert plan_stretches({5: "a"}, [5, 6]) == [Stretch(5, "a", [5, 6])]
+    assert plan_stretches({0: "a"}, []) == []
+    assert [Stretch(*each) for each in json.loads(json.dumps(two))] == two
+
+
+# ---------------------------------------------------------------------------- segments
+
+
+def causes(series):
+    return [(s["first_step"], s.get("last_step"), s.get("cause")) for s in read_segments(series)]
+
+
+def test_every_segment_is_on_record_with_its_cause(run, monkeypatch, tmp_path):
+    series = tmp_path / "series" / ("ab" * 32)
+    run(config(12, stop_at=3), name="first")
+    stopped_after(run, monkeypatch, 4, config(12))
+    save = loop.Run.save
+    monkeypatch.setattr(loop.Run, "save", lambda *_: (_ for _ in ()).throw(OSError("a fault")))
+    with pytest.raises(OSError, match="a fault"):
+        run(config(12))
+    monkeypatch.setattr(loop.Run, "save", save)
+    run(config(12))
+    assert causes(series) == [
+        (0, 3, "finished"),
+        (3, 5, "stopped"),
+        (5, 6, "failed"),
+        (5, 12, "finished"),
+    ]
+    failed, last = read_segments(series)[2:]
+    assert failed["reason"] == "OSError: a fault" and failed["num_updates"] == 1
+    assert last["rolled_back_from"] == 6 and last["threads"] == 1 and last["device"] == "cpu"
+    assert [row["step"] for row in segment_rows(series, 3)] == [6]
+    assert [row["step"] for row in segment_rows(series, 4)] == list(range(6, 13))
+    assert len(list(all_rows(series))) == 13 and len(history_rows(series)) == 12
+
+
+def test_a_killed_segment_is_noted_by_the_one_that_goes_on(tmp_path):
+    history.begin_segment(tmp_path, 0, ranks=2)
+    path = tmp_path / "segments.jsonl"
+    path.write_text(path.read_text() + '{"segment": 1, "cau')  # a kill in the midst of its end
+    assert causes(tmp_path) == [(0, None, None)]
+    assert history.begin_segment(tmp_path, 0, ranks=1) == 2
+    assert causes(tmp_path) == [(0, 0, "killed"), (0, None, None)]
+    history.end_segment(tmp_path, "finished")
+    history.end_segment(tmp_path, "failed", "nothing is under way any more")
+    assert causes(tmp_path) == [(0, 0, "killed"), (0, 0, "finished")]
