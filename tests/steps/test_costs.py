@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_said_with_a_launch_that_does():
 
 def test_a_series_that_is_larger_than_the_disk_that_was_asked_for_is_said():
     [warning] = foretold(SEVEN, {"steps.base.train.save_steps": 500})["base"].warnings
-    assert warning == "base writes 79 TB of checkpoints, and needs.disk is 40TB"
+    assert warning == "base writes 26 TB of checkpoints, and needs.disk is 16TB"
 
 
 @pytest.mark.parametrize(
