@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.core.artifacts import Checkpoints, TokenMix
 from pipeline.core.errors import MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.tokens.order import Piece, TokenBatches
+from pipeline.tokens.order import FEISTEL, Feistel, Piece, TokenBatches
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import NextToken
@@ -26,6 +26,7 @@ def pretrain(
     launch: Launch,
     upkeep: Upkeep = UPKEEP,
     lease: Lease = nullcontext,
+    order: Feistel = FEISTEL,
 ) -> Checkpoints:
     """Train a model from its start values; what the series holds already is not trained again.
 
@@ -48,7 +49,7 @@ def pretrain(
         Training(
             model=model,
             objective=NextToken(config.z_loss),
-            batches=_Instances(mix, config.batch_size, config.seed),
+            batches=_Instances(mix, config.batch_size, config.seed, order),
             config=config,
             launch=launch,
             upkeep=upkeep,
@@ -67,9 +68,10 @@ class _Instances:
     mix: TokenMix
     batch_size: int
     seed: int
+    order: Feistel
 
     def __call__(self) -> _Named:
-        return _Named(TokenBatches(self.mix, self.batch_size, self.seed))
+        return _Named(TokenBatches(self.mix, self.batch_size, self.seed, self.order))
 
 
 @dataclass(frozen=True)
