@@ -83,6 +83,7 @@ class Pretrain(TrainingStep):
         model: OlmoConfig,
         train: TrainConfig,
         order: Feistel = FEISTEL,
+        mask_documents: bool = False,
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
@@ -99,6 +100,7 @@ class Pretrain(TrainingStep):
             upkeep=Upkeep(retention, stop_on),
             lease=self.series_lease,
             order=order,
+            mask_documents=mask_documents,
         )
 
     def shape(self) -> OlmoConfig:

@@ -27,8 +27,13 @@ def pretrain(
     upkeep: Upkeep = UPKEEP,
     lease: Lease = nullcontext,
     order: Feistel = FEISTEL,
+    mask_documents: bool = False,
 ) -> Checkpoints:
     """Train a model from its start values; what the series holds already is not trained again.
+
+    Args:
+        order: how the instances of the mix are numbered and shuffled.
+        mask_documents: no token attends to another document than its own (`NextToken`).
 
     Source: Groeneveld et al. 2024, "OLMo", section 3; allenai/OLMo, `olmo/train.py`.
 
@@ -48,7 +53,7 @@ def pretrain(
     return train(
         Training(
             model=model,
-            objective=NextToken(config.z_loss),
+            objective=NextToken(config.z_loss, mix.end_id if mask_documents else None),
             batches=_Instances(mix, config.batch_size, config.seed, order),
             config=config,
             launch=launch,
