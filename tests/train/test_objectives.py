@@ -124,6 +124,7 @@ def packed():
     return documents
 
 
+@pytest.mark.filterwarnings("default")  # those that torch.compile meets in torch
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_masked_documents_have_the_hidden_states_and_gradients_of_each_alone(compiled):
     documents = packed()
