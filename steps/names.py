@@ -23,6 +23,8 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
+from pipeline.tokens.olmo_order import OlmoShuffle
+from pipeline.tokens.order import Feistel
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
 from pipeline.train.launches import Launch, Slurm, Torchrun
 from steps.wiring import COMPONENTS
@@ -63,5 +65,7 @@ COMPONENTS[Schedule] = {
     "cosine": Cosine,
     "warmup_stable_decay": WarmupStableDecay,
 }
+
+COMPONENTS[Feistel] = {"feistel": Feistel, "olmo": OlmoShuffle}
 
 COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}

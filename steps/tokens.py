@@ -21,8 +21,8 @@ from pipeline.data.document import MetadataField
 from pipeline.tokens import importing, tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.importing import TokenFiles, import_tokens
-from pipeline.tokens.mixing import check_proportions, mix_tokens
-from pipeline.tokens.order import inspect_order
+from pipeline.tokens.mixing import check_proportions, check_repeats, mix_tokens
+from pipeline.tokens.order import FEISTEL, Feistel, inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
@@ -102,22 +102,27 @@ class Mix(PipelineStep):
         tokens: Annotated[dict[str, Tokens], NOT_EMPTY],
         sequence_length: Positive,
         proportions: dict[str, float] | None = None,
+        repeats: dict[str, float] | None = None,
         num_instances: Positive | None = None,
     ) -> TokenMix:
         return mix_tokens(
             tokens,
             sequence_length=sequence_length,
             proportions=proportions,
+            repeats=repeats,
             num_instances=num_instances,
             out=self.out,
         )
 
     def check(self, path: str) -> None:
-        """Raises ValueError for proportions that are not of its parts."""
-        if self.kwargs["proportions"] is not None:
-            check_proportions(
-                self.kwargs["proportions"], self.kwargs["tokens"], f"{path}.proportions"
-            )
+        """Raises ValueError for proportions or repeats that are not of its parts, or for both."""
+        proportions, repeats = self.kwargs["proportions"], self.kwargs["repeats"]
+        if proportions is not None and repeats is not None:
+            raise ValueError(f"{path}.repeats and proportions are both given; it must be one")
+        if proportions is not None:
+            check_proportions(proportions, self.kwargs["tokens"], f"{path}.proportions")
+        if repeats is not None:
+            check_repeats(repeats, self.kwargs["tokens"], f"{path}.repeats")
 
     def longest_row(self) -> tuple[str, int]:
         """The parameter that bounds the tokens of a row, and what it is."""
@@ -138,6 +143,7 @@ class InspectOrder(PipelineStep):
         num_steps: Positive,
         first_step: Count = 0,
         world_size: Positive = 1,
+        order: Feistel = FEISTEL,
     ) -> OrderTable:
         return inspect_order(
             mix,
@@ -146,6 +152,7 @@ class InspectOrder(PipelineStep):
             num_steps=num_steps,
             first_step=first_step,
             world_size=world_size,
+            order=order,
             out=self.out,
         )
 

@@ -8,6 +8,7 @@ from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
 from pipeline.model.config import OlmoConfig
+from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
 from pipeline.train.foretelling import Job
 from pipeline.train.launches import Launch
@@ -81,6 +82,8 @@ class Pretrain(TrainingStep):
         mix: TokenMix,
         model: OlmoConfig,
         train: TrainConfig,
+        order: Feistel = FEISTEL,
+        mask_documents: bool = False,
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
@@ -96,6 +99,8 @@ class Pretrain(TrainingStep):
             launch=launch,
             upkeep=Upkeep(retention, stop_on),
             lease=self.series_lease,
+            order=order,
+            mask_documents=mask_documents,
         )
 
     def shape(self) -> OlmoConfig:

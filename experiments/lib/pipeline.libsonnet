@@ -215,6 +215,9 @@ local scores(size, end) = {
         type: 'mix',
         tokens: { [name]: ref(name + '_tokens') for name in domains },
         sequence_length: max_length,
+        // how often each part is read, as in { code: 2, documentation: 1.5 }: upsampling, in place
+        // of proportions
+        repeats: std.get(size, 'repeats'),
         proportions: std.get(size, 'proportions'),
       },
       order: {

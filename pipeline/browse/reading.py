@@ -15,7 +15,8 @@ from pipeline.core.errors import CorruptShard
 from pipeline.store.lineage import lineage
 from pipeline.store.results import Results
 from pipeline.tokens.batches import ExampleBatches, PairBatches
-from pipeline.tokens.order import TokenBatches
+from pipeline.tokens.olmo_order import OlmoShuffle
+from pipeline.tokens.order import FEISTEL, Feistel, TokenBatches
 
 MOST_TEXT = 400  # characters of a document shown in a table
 DATA = ("mix", "examples", "pairs")  # the arguments that hold what training reads
@@ -83,11 +84,19 @@ def batches_of(results: Results, id: str) -> Read:
     assert isinstance(config, dict)
     size, seed = int(str(config["batch_size"])), int(str(config["seed"]))
     if isinstance(data, TokenMix):
-        return TokenBatches(data, size, seed)
+        return TokenBatches(data, size, seed, _order_of(made.args))
     if isinstance(data, Examples):
         return ExampleBatches(data, size, seed)
     assert isinstance(data, Pairs)
     return PairBatches(data, size, seed)
+
+
+def _order_of(args: dict[str, Any]) -> Feistel:
+    """The order that a run was given; runs of before there was a choice have no such argument."""
+    form = args.get("order", {"is": "Feistel"})
+    if form["is"] == OlmoShuffle.__name__:
+        return OlmoShuffle(form["seed"])
+    return FEISTEL
 
 
 def _trained(results: Results, id: str) -> Checkpoints:
@@ -110,6 +119,6 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
     num_epochs = -(-last * order.batch_instances // order.num_instances)
     for instance in instances:
         for epoch in range(num_epochs):
-            step, row = order.when(instance, epoch)
-            if step < last:
-                yield {"result": id, "step": step + 1, "row": row, "epoch": epoch}
+            found = order.when(instance, epoch)
+            if found is not None and found[0] < last:
+                yield {"result": id, "step": found[0] + 1, "row": found[1], "epoch": epoch}

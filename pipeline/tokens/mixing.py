@@ -86,6 +86,20 @@ def check_proportions(
         raise ValueError(f"{path} are 0 for every part; one must be above 0")
 
 
+def check_repeats(
+    repeats: Mapping[str, float], parts: Iterable[str], path: str = "repeats"
+) -> None:
+    """Raises ValueError for one of no part or below 0, or where no part is read."""
+    names = sorted(parts)
+    for name, value in repeats.items():
+        if name not in names:
+            raise ValueError(f"{path}.{name} is of no part{nearest(name, names)}")
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{path}.{name} is {value:g}; it must be finite and at least 0")
+    if not any(repeats.get(name, 1) for name in names):
+        raise ValueError(f"{path} are 0 for every part; one must be above 0")
+
+
 def apportion(weights: Mapping[str, Fraction], total: int) -> dict[str, int]:
     """Split `total` by the weights to whole numbers, none off its share by one or more.
 
@@ -109,11 +123,8 @@ def _weights(
     label = "proportions" if proportions is not None else "repeats"
     if proportions is not None:
         check_proportions(proportions, held)
-    if given.keys() - held.keys():
-        raise ValueError(f"{label} names {sorted(given)}; the parts are {sorted(held)}")
-    for name, value in given.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{label} of {name!r} is {value}; it must be finite and at least 0")
+    else:
+        check_repeats(given, held)
     exact = {name: Fraction(repr(value)) for name, value in given.items()}  # 0.1 is a tenth
     if proportions is None:
         exact = {name: exact.get(name, Fraction(1)) for name in held}

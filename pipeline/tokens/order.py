@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -149,22 +149,23 @@ class MixReader:
         return self._parts
 
     def locate(self, instance: int) -> tuple[int, int]:
-        """The part of an instance of the mix, and the number of the instance in the part."""
+        """The part of an instance of the mix, and the offset of its first token in the part."""
         if not 0 <= instance < self.num_instances:
             raise ValueError(
                 f"instance is {instance}; it must be from 0 to {self.num_instances - 1}"
             )
         place = int(np.searchsorted(self._ends, instance, side="right"))
         part = self.mix.parts[place]
-        return place, (instance - int(self._ends[place]) + part.num_drawn) % part.num_instances
+        number = (instance - int(self._ends[place]) + part.num_drawn) % part.num_instances
+        return place, number * self.mix.sequence_length
 
     def read(self, instances: IntArray) -> IntArray:
         """The token ids of instances, one a row."""
         length = self.mix.sequence_length
         rows = np.empty((len(instances), length), np.int64)
         for row, instance in zip(rows, instances, strict=True):
-            place, number = self.locate(int(instance))
-            self.parts[place].read(number * length, row)
+            place, first = self.locate(int(instance))
+            self.parts[place].read(first, row)
         return rows
 
     def holding(self, document: str) -> list[int]:
@@ -183,9 +184,9 @@ class MixReader:
     def pieces(self, instance: int) -> Iterator[Piece]:
         """The documents an instance holds, in order."""
         length = self.mix.sequence_length
-        place, number = self.locate(instance)
+        place, first = self.locate(instance)
         name = self.mix.parts[place].name
-        for source, document, start, end in self.parts[place].pieces(number * length, length):
+        for source, document, start, end in self.parts[place].pieces(first, length):
             yield Piece(name, source, document, start, end)
 
 
@@ -245,17 +246,56 @@ class _PartReader:
         return table, table["start"].to_numpy(), table["end"].to_numpy()
 
 
+class AnyOrder(Protocol):
+    """What tells which instances a step reads, and back; `num_instances` are read in an epoch."""
+
+    @property
+    def num_instances(self) -> int: ...
+
+    @property
+    def batch_instances(self) -> int: ...
+
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
+        """Instances read by `rank` at `step`, from 0."""
+        ...
+
+    def when(self, instance: int, epoch: int = 0) -> tuple[int, int] | None:
+        """Step and row that read an instance in an epoch; None where the epoch leaves it out."""
+        ...
+
+
+@dataclass(frozen=True)
+class Feistel:
+    """The order of a keyed permutation, and the base of others: how to read and order a mix."""
+
+    VERSION: ClassVar[str] = "001"
+
+    def reader(self, mix: TokenMix) -> MixReader:
+        """The instances of a mix by the numbers that this order gives them."""
+        return MixReader(mix)
+
+    def order(self, num_instances: int, batch_instances: int, seed: int) -> AnyOrder:
+        """The order of so many instances; `seed` is the run's."""
+        return Order(num_instances, batch_instances, seed)
+
+
+FEISTEL = Feistel()
+
+
 class TokenBatches:
     """Batches of a mix, in the order of a seed.
 
     Args:
         batch_instances: of one optimizer step, over all ranks.
+        order: how instances are numbered and shuffled.
     """
 
-    def __init__(self, mix: TokenMix, batch_instances: int, seed: int) -> None:
+    def __init__(
+        self, mix: TokenMix, batch_instances: int, seed: int, order: Feistel = FEISTEL
+    ) -> None:
         self.mix = mix
-        self.reader = MixReader(mix)
-        self.order = Order(self.reader.num_instances, batch_instances, seed)
+        self.reader = order.reader(mix)
+        self.order = order.order(self.reader.num_instances, batch_instances, seed)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
         """Token ids read by `rank` at `step`.
@@ -294,6 +334,7 @@ def inspect_order(
     out: Path,
     first_step: int = 0,
     world_size: int = 1,
+    order: Feistel = FEISTEL,
 ) -> OrderTable:
     """Tell which documents `num_steps` steps read: a row a document in an instance.
 
@@ -304,7 +345,7 @@ def inspect_order(
         raise ValueError(f"num_steps is {num_steps}; it must be at least 1")
     if world_size < 1:
         raise ValueError(f"world_size is {world_size}; it must be at least 1")
-    batches = TokenBatches(mix, batch_instances, seed)
+    batches = TokenBatches(mix, batch_instances, seed, order)
     with ShardWriter(Path(out), "order.parquet", ORDER) as writer:
         for step in range(first_step, first_step + num_steps):
             rows = [

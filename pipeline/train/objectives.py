@@ -50,10 +50,16 @@ def num_read(batch: Batch) -> int:
 class NextToken:
     """Cross-entropy of every token but the first of a row, a mean over the batch.
 
+    With an `end_id` no token attends to another document than its own, which ends with that id.
+    As in the original, rotary positions still run over the whole row (attention sees differences
+    only), and the first token of a document is still predicted from the end of the one before.
+
+    Source: allenai/OLMo, `get_document_lengths` and `OLMoBlock._scaled_dot_product_attention`.
     Differs: allenai/OLMo since v0.4.0 divides by B*T though there are B*(T-1) labels.
     """
 
     z_loss: float = 0.0
+    end_id: int | None = None
 
     name: ClassVar[str] = "next_token"
     rows_per_item: ClassVar[int] = 1
@@ -67,9 +73,17 @@ class NextToken:
 
     def total(self, model: Olmo, batch: Batch) -> Tensor:
         ids_BT = batch["input_ids"]
-        hidden_ND = model(ids_BT)[:, :-1].flatten(0, 1)
+        seen_BTT = None if self.end_id is None else within_documents(ids_BT, self.end_id)
+        hidden_ND = model(ids_BT, seen_BTT=seen_BTT)[:, :-1].flatten(0, 1)
         targets_N = ids_BT[:, 1:].flatten()
         return summed_loss(hidden_ND, _projection(model), targets_N, self.z_loss, model.compiled)
+
+
+def within_documents(ids_BT: Tensor, end_id: int) -> Tensor:
+    """True where the first T may attend to the second: not later, and of its own document."""
+    ended_BT = (ids_BT == end_id).long()
+    numbers_BT = ended_BT.cumsum(1) - ended_BT  # an end is of the document that it ends
+    return (numbers_BT[:, :, None] == numbers_BT[:, None]).tril()
 
 
 @dataclass(frozen=True)

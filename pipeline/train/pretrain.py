@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.core.artifacts import Checkpoints, TokenMix
 from pipeline.core.errors import MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.tokens.order import Piece, TokenBatches
+from pipeline.tokens.order import FEISTEL, Feistel, Piece, TokenBatches
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
 from pipeline.train.loop import Training, train
 from pipeline.train.objectives import NextToken
@@ -26,8 +26,14 @@ def pretrain(
     launch: Launch,
     upkeep: Upkeep = UPKEEP,
     lease: Lease = nullcontext,
+    order: Feistel = FEISTEL,
+    mask_documents: bool = False,
 ) -> Checkpoints:
     """Train a model from its start values; what the series holds already is not trained again.
+
+    Args:
+        order: how the instances of the mix are numbered and shuffled.
+        mask_documents: no token attends to another document than its own (`NextToken`).
 
     Source: Groeneveld et al. 2024, "OLMo", section 3; allenai/OLMo, `olmo/train.py`.
 
@@ -47,8 +53,8 @@ def pretrain(
     return train(
         Training(
             model=model,
-            objective=NextToken(config.z_loss),
-            batches=_Instances(mix, config.batch_size, config.seed),
+            objective=NextToken(config.z_loss, mix.end_id if mask_documents else None),
+            batches=_Instances(mix, config.batch_size, config.seed, order),
             config=config,
             launch=launch,
             upkeep=upkeep,
@@ -67,9 +73,10 @@ class _Instances:
     mix: TokenMix
     batch_size: int
     seed: int
+    order: Feistel
 
     def __call__(self) -> _Named:
-        return _Named(TokenBatches(self.mix, self.batch_size, self.seed))
+        return _Named(TokenBatches(self.mix, self.batch_size, self.seed, self.order))
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ def test_what_must_hold_something_is_not_empty(graph, path):
             "mix.proportions.pros is of no part; did you mean 'prose'?",
         ),
         ("mix.proportions", {"code": 1}, "mix.proportions.prose is missing"),
+        ("mix.repeats", {"code": 2}, "mix.repeats and proportions are both given"),
         ("mix.proportions", {"code": 0, "prose": 0}, "mix.proportions are 0 for every part"),
         (
             "quality.taggers",

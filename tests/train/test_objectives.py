@@ -12,6 +12,7 @@ from pipeline.train.objectives import (
     num_read,
     sequence_logprobs,
     token_losses,
+    within_documents,
 )
 from tests.model.fakes import TINY, tiny_model
 
@@ -108,3 +109,49 @@ def test_tokens_read_are_all_but_the_fill_and_those_learned_are_of_the_loss():
     assert Masked().num_learned(batch) == DpoLoss().num_learned(batch) == 3
     whole = {"input_ids": ids}
     assert (num_read(whole), NextToken().num_learned(whole)) == (10, 8)
+
+
+END = 9
+
+
+def packed():
+    """A row of documents of 5, 1 and 4 tokens and the beginning of a fourth; no end in a text."""
+    generator = torch.Generator().manual_seed(5)
+    lengths = [5, 1, 4, 6]
+    documents = [torch.randint(10, TINY.vocab_size, (n,), generator=generator) for n in lengths]
+    for each in documents[:-1]:
+        each[-1] = END
+    return documents
+
+
+@pytest.mark.filterwarnings("default")  # those that torch.compile meets in torch
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_masked_documents_have_the_hidden_states_and_gradients_of_each_alone(compiled):
+    documents = packed()
+    row = torch.cat(documents)[None]
+    together, alone = tiny_model(3), tiny_model(3)
+    forward = torch.compile(together) if compiled else together
+    hidden = forward(row, seen_BTT=within_documents(row, END))
+    expected = torch.cat([alone(each[None]) for each in documents], dim=1)
+    torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1))
+    (hidden * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for a, b in zip(together.parameters(), alone.parameters(), strict=True):
+        if b.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_masking_documents_still_predicts_the_first_token_after_an_end():
+    documents, model = packed(), tiny_model(3)
+    row = torch.cat(documents)[None]
+    batch = {"input_ids": row}
+    hidden = torch.cat([model(each[None]) for each in documents], dim=1)[0, :-1]
+    expected = F.cross_entropy(model.logits(hidden), row[0, 1:], reduction="sum")
+    assert NextToken(end_id=END).total(model, batch).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
+    assert NextToken(end_id=END).weight(batch) == NextToken().weight(batch) == row.numel() - 1
+    assert (
+        NextToken(end_id=END).total(model, batch).item() != NextToken().total(model, batch).item()
+    )

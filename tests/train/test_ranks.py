@@ -13,6 +13,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.store.series import read_segments
+from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.train import saved
 from pipeline.train.config import Launch
 from pipeline.train.pretrain import pretrain
@@ -34,6 +35,17 @@ def test_ranks_and_accumulation_change_the_curve_by_rounding_only(run):
     for number, launch in enumerate(launches):
         made = run(config(9), launch, series=f"{number}" * 64, name=f"{number}")
         assert losses(made) == pytest.approx(plain, rel=2e-5), launch
+
+
+def test_masked_documents_in_the_order_of_olmo_are_trained_on_alike_by_ranks(run):
+    hooks = {"order": OlmoShuffle(6198), "mask_documents": True}
+    plain = losses(run(config(9), series="a" * 64, name="plain", hooks=hooks))
+    made = losses(run(config(9), of(2), series="b" * 64, name="two", hooks=hooks))
+    assert made == pytest.approx(plain, rel=2e-5)
+    unmasked = losses(
+        run(config(9), series="c" * 64, name="three", hooks={**hooks, "mask_documents": False})
+    )
+    assert plain != pytest.approx(unmasked, rel=2e-5)
 
 
 def test_a_series_goes_on_from_any_number_of_ranks_to_any_other(run):
