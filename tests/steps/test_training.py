@@ -1,5 +1,7 @@
 """Training steps: which of their arguments are in the key, and who holds a series when."""
 
+import time
+
 import pytest
 
 from pipeline.store.leases import Occupied
@@ -93,7 +95,11 @@ def test_of_two_processes_that_want_a_series_one_trains_and_the_other_finds_it(b
     trains = {"a": {"save_steps": 3}, "b": {"save_steps": 9}}
     names = [lab.write(f"{n}.json", **graph(bench, train)) for n, train in trains.items()]
     lab.run(names[0], "-s", "mix")
-    running = [lab.start(name, "-s", "base") for name in names]
+    running = [lab.start(names[0], "-s", "base")]
+    while not any(lab.folder.glob("ws/series/*/segments.jsonl")):
+        assert running[0].poll() is None
+        time.sleep(0.01)
+    running.append(lab.start(names[1], "-s", "base"))
     ended = [(each.communicate(timeout=300), each.returncode) for each in running]
     assert [code for _, code in ended] == [0, 0], ended
     (series,) = (lab.folder / "ws" / "series").iterdir()
