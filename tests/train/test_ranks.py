@@ -146,7 +146,7 @@ def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_p
 def test_the_norm_of_the_parameters_is_that_of_all_ranks_together(run):
     norms = []
     for ranks in (1, 2):
-        made = run(config(2), of(ranks), series=f"{ranks}" * 64, name=f"{ranks}")
+        made = run(config(9, stop_at=2), of(ranks), series=f"{ranks}" * 64, name=f"{ranks}")
         rows = history_rows(made.series_root)
         norms.append([rows[step]["param_norm"] for step in (1, 2)])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
