@@ -6,6 +6,9 @@ count the whole machine, whoever uses it. Without the former, energy is processo
 `WATTS_A_CORE`: an assumption, as the thermal design power of server processors is 5 to 15 W a core;
 the environment variable OLMO_WATTS_A_CORE sets another value. Memory, disks, cooling and idle cores
 are not counted.
+
+CO2-equivalent is energy times PUE times grid intensity, by default those of the OLMo paper; the
+environment variables OLMO_PUE and OLMO_GRID_INTENSITY (kg a kWh) set a place's own.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ class EnergyMeter:
         self._seconds = _processor_seconds()
 
     def record(self) -> dict[str, Any]:
-        """`energy_kwh`, and how it was found, for the record of a result."""
+        """Energy, CO2-equivalent and how they were found, for the record of a result."""
         joules, by = 0.0, []
         if self._packages:
             now = _packages()
@@ -39,13 +42,21 @@ class EnergyMeter:
                 joules += _counted(path, before, now.get(path, before)) / 1e6
             by.append("RAPL")
         else:
-            watts = _watts_a_core()
+            watts = _set("OLMO_WATTS_A_CORE", WATTS_A_CORE)
             joules += (_processor_seconds() - self._seconds) * watts
             by.append(f"processor time at {watts:g} W a core")
         if self._gpus:
             joules += sum(_gpus()) / 1e3 - sum(self._gpus) / 1e3
             by.append("NVML")
-        return {"energy_kwh": joules / JOULES_A_KWH, "energy_by": ", ".join(by)}
+        kwh = joules / JOULES_A_KWH
+        pue, intensity = _set("OLMO_PUE", PUE), _set("OLMO_GRID_INTENSITY", INTENSITY)
+        return {
+            "energy_kwh": kwh,
+            "energy_by": ", ".join(by),
+            "co2_kilograms": co2_kilograms(kwh, pue, intensity),
+            "pue": pue,
+            "grid_intensity": intensity,
+        }
 
 
 def co2_kilograms(kwh: float, pue: float = PUE, intensity: float = INTENSITY) -> float:
@@ -56,11 +67,12 @@ def co2_kilograms(kwh: float, pue: float = PUE, intensity: float = INTENSITY) ->
     return kwh * pue * intensity
 
 
-def _watts_a_core() -> float:
+def _set(variable: str, default: float) -> float:
+    """What an environment variable says, if it is a number."""
     try:
-        return float(os.environ.get("OLMO_WATTS_A_CORE", WATTS_A_CORE))
+        return float(os.environ.get(variable, default))
     except ValueError:
-        return WATTS_A_CORE
+        return default
 
 
 def _processor_seconds() -> float:

@@ -83,6 +83,8 @@ def _headline(made: Made) -> str:
         parts.append(f"{record['seconds']:.1f} s")
     if is_number(record.get("energy_kwh")):
         parts.append(f"{record['energy_kwh']:.3g} kWh")
+    if is_number(record.get("co2_kilograms")):
+        parts.append(f"{record['co2_kilograms']:.3g} kg CO2e")
     started = moment(record.get("started"))
     if started is not None:
         parts.append(f"{started:%Y-%m-%d %H:%M:%S} UTC")

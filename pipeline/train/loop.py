@@ -33,11 +33,11 @@ from pipeline.train.distributed import Ranks
 from pipeline.train.launches import Joining
 from pipeline.train.launching import run_ranks
 from pipeline.train.objectives import Batch, Objective, num_read
-from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer
+from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer, parameter_norm
 from pipeline.train.processor import kept_memory, precision_of_products
 from pipeline.train.progress import Progress
 from pipeline.train.sharding import build_model, reduce_gradients
-from pipeline.train.speed import Speed
+from pipeline.train.speed import Speed, peak_memory
 from pipeline.train.spikes import Watch
 from pipeline.train.writing import CheckpointWriter
 
@@ -279,8 +279,11 @@ class Run:
             scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
             torch.autograd.backward(scaled)
             total += loss.detach()
-        known = torch.stack((total, gradient_norm(self.model.parameters()).double()))
-        loss_here, norm = known.tolist()  # a card has nothing to do while both are waited for
+        norms = gradient_norm(self.model.parameters()), parameter_norm(self.model.parameters())
+        known = torch.stack((total, *(each.double() for each in norms)))
+        loss_here, norm, param_norm = (
+            known.tolist()
+        )  # a card has nothing to do while both are waited for
         mean = ranks.summed(loss_here)[0] / weight
         skipped = self._is_left_out(update, mean, norm)
         rate = config.schedule(update)
@@ -298,10 +301,12 @@ class Run:
             "loss": mean if math.isfinite(mean) else None,
             "lr": rate,
             "grad_norm": norm if math.isfinite(norm) else None,
+            "param_norm": param_norm if math.isfinite(param_norm) else None,  # before the update
             "num_tokens_read": self.num_read,
             "num_tokens_learned": self.num_learned,
             **({"skipped": skipped} if config.skip else {}),
             **self.speed.row(read_here, time.perf_counter() - started, length),
+            "peak_memory": peak_memory(ranks.device),
         }
 
     def _is_left_out(self, update: int, loss: float, norm: float) -> bool:

@@ -1,4 +1,4 @@
-"""AdamW with OLMo's parameter groups, and the global norm of the gradients."""
+"""AdamW with OLMo's parameter groups, and global norms of gradients and parameters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,16 @@ def make_optimizer(model: Olmo, config: AdamW) -> torch.optim.AdamW:
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The global L2 norm of the gradients over all ranks, in float32, not yet waited for."""
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return _global_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def parameter_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The global L2 norm of the parameters over all ranks, in float32, not yet waited for."""
+    return _global_norm([p.detach() for p in parameters])
+
+
+def _global_norm(tensors: list[Tensor]) -> Tensor:
+    norm = torch.nn.utils.get_total_norm(tensors)
     whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return whole
 

@@ -1,7 +1,9 @@
-"""How fast an update was; none of it is in a result."""
+"""How fast an update was and what memory it took; none of it is in a result."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,14 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     card = find_card(torch.cuda.get_device_name(device))
     return card.peak_flops if card else None
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process held so far: of a card allocated, else of RAM resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,17 @@ def test_without_counters_energy_is_processor_time_at_a_stated_power(powercap, m
     seconds = iter([5.0, 41.0])
     monkeypatch.setattr(energy, "_processor_seconds", lambda: next(seconds))
     monkeypatch.setenv("OLMO_WATTS_A_CORE", "20")
+    monkeypatch.setenv("OLMO_PUE", "1.2")
+    monkeypatch.setenv("OLMO_GRID_INTENSITY", "0.1")
     assert EnergyMeter().record() == {
         "energy_kwh": pytest.approx(36 * 20 / 3.6e6),
         "energy_by": "processor time at 20 W a core",
+        "co2_kilograms": pytest.approx(36 * 20 / 3.6e6 * 1.2 * 0.1),
+        "pue": 1.2,
+        "grid_intensity": 0.1,
     }
     monkeypatch.setenv("OLMO_WATTS_A_CORE", "many")
-    assert energy._watts_a_core() == energy.WATTS_A_CORE
+    assert energy._set("OLMO_WATTS_A_CORE", energy.WATTS_A_CORE) == energy.WATTS_A_CORE
 
 
 def test_counters_of_processors_are_added_and_begin_anew_at_their_end(powercap):
@@ -58,4 +63,7 @@ def test_gpus_are_counted_beside_the_processors(powercap, monkeypatch):
     powercap("intel-rapl:0", 0)
     meter = EnergyMeter()
     counted[1] = 9000
-    assert meter.record() == {"energy_kwh": pytest.approx(4 / 3.6e6), "energy_by": "RAPL, NVML"}
+    record = meter.record()
+    assert record["energy_kwh"] == pytest.approx(4 / 3.6e6)
+    assert record["energy_by"] == "RAPL, NVML"
+    assert record["co2_kilograms"] == pytest.approx(4 / 3.6e6 * energy.PUE * energy.INTENSITY)

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
-from pipeline.store.series import read_segments
+from pipeline.store.series import history_rows, read_segments
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.train import saved
 from pipeline.train.config import Launch
@@ -141,3 +141,12 @@ def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_p
     causes = [each["cause"] for each in read_segments(series)]
     assert causes[-1] == "finished" and causes.count("killed") >= 2
     assert cut_off  # some kill fell into the writing of a checkpoint
+
+
+def test_the_norm_of_the_parameters_is_that_of_all_ranks_together(run):
+    norms = []
+    for ranks in (1, 2):
+        made = run(config(9, stop_at=2), of(ranks), series=f"{ranks}" * 64, name=f"{ranks}")
+        rows = history_rows(made.series_root)
+        norms.append([rows[step]["param_norm"] for step in (1, 2)])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)

@@ -1,8 +1,10 @@
 import json
+import math
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.model.config import OLMO_1B
 from pipeline.train.speed import Speed, peak_flops
@@ -35,4 +37,16 @@ def test_speeds_stand_in_the_history_of_the_series_and_in_no_result(run):
     lines = (made.series_root / "history.jsonl").read_text().splitlines()
     assert all(json.loads(line)["tokens_per_second"] > 0 for line in lines)
     table = pq.read_table(made.root / "history.parquet")
-    assert not {"seconds", "tokens_per_second", "mfu"} & set(table.column_names)
+    assert not {"seconds", "tokens_per_second", "mfu", "peak_memory"} & set(table.column_names)
+
+
+def test_memory_and_the_norm_of_the_parameters_that_an_update_began_with_are_told(run):
+    made = run(config(stop_at=2, save_steps=1))
+    lines = (made.series_root / "history.jsonl").read_text().splitlines()
+    for line, before in zip(map(json.loads, lines), made.steps, strict=False):
+        folder = made.series_root / f"step{before.step:06d}"
+        tensors = load_file(folder / "model.safetensors").values()
+        norm = math.sqrt(sum(each.double().square().sum().item() for each in tensors))
+        assert line["param_norm"] == pytest.approx(norm, rel=1e-5)
+        assert line["peak_memory"] > 2**20
+    assert len(lines) == 2
