@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from pipeline.core.artifacts import ReadingOrder
 from pipeline.core.engine import Engine, Local
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.rules import Sample
@@ -24,6 +25,7 @@ from pipeline.data.sources.rows import Source
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.importing import TokenFiles
+from pipeline.tokens.order import Feistel
 from pipeline.train.config import TrainConfig
 from pipeline.train.launches import Launch
 from pipeline.train.small import Small, kept_step
@@ -170,6 +172,9 @@ class _Rehearsal:
             elif each == "part" and hint is bool:  # of the documents that files are about
                 made[each] = True
                 self._note(path, config.get(each, default), True)
+            elif hint == Feistel | ReadingOrder and is_reference(config.get(each)):
+                made[each] = "feistel"  # an index file is of the whole mix
+                self._note(path, config[each], made[each])
             elif each in config:
                 made[each] = _walk(hint, config[each], path, self._change)
             elif each in self.limits and default is not inspect.Parameter.empty:
