@@ -1,8 +1,9 @@
 """The same graph in small: an experiment changed by the types of its values, not by its steps.
 
 A source is cut, a model has two narrow layers, a schedule a few updates; every step and every edge
-stays. What a value is follows from the type that its step or component declares for it, and for a
-plain number from its name, which says the same everywhere in this house.
+stays, but to an index file, which orders the whole mix. What a value is follows from the type that
+its step or component declares for it, and for a plain number from its name, which says the same
+everywhere in this house.
 """
 
 from __future__ import annotations

@@ -55,18 +55,16 @@ def import_order(path: Path | str, *, out: Path) -> ReadingOrder:
             for place, block in _blocks(np.memmap(path, INDEX, "r")):
                 seen.add(place, block)
                 largest = max(largest, int(block.max()))
-                state.update(block)
-                copy.write(block)
+                data = block.tobytes()
+                state.update(data)
+                copy.write(data)
             copy.flush()
             os.fsync(copy.fileno())
         os.replace(temporary, out / FILE)
     finally:
         temporary.unlink(missing_ok=True)
-    sha256 = state.hexdigest()
-    file_made = StoredFile(FILE, size, sha256, sha256)
-    return ReadingOrder.of(
-        out, num_instances=size // INDEX.itemsize, largest=largest, file=file_made
-    )
+    stored = StoredFile(FILE, size, state.hexdigest(), state.hexdigest())
+    return ReadingOrder.of(out, num_instances=size // INDEX.itemsize, largest=largest, file=stored)
 
 
 class _Seen:
