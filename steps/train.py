@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from tango.step import Step
 
-from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
+from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, TokenMix
 from pipeline.model.config import OlmoConfig
+from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
 from pipeline.train.foretelling import Job
@@ -94,7 +95,7 @@ class Pretrain(TrainingStep):
         mix: TokenMix,
         model: OlmoConfig,
         train: TrainConfig,
-        order: Feistel = FEISTEL,
+        order: Feistel | ReadingOrder = FEISTEL,
         mask_documents: bool = False,
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
@@ -111,7 +112,7 @@ class Pretrain(TrainingStep):
             launch=launch,
             upkeep=Upkeep(retention, stop_on),
             lease=self.series_lease,
-            order=order,
+            order=order_of(order),
             mask_documents=mask_documents,
         )
 
