@@ -117,9 +117,9 @@ def test_long_words_and_many_repeats_are_measured_as_in_plain_python(taggers):
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_hostile_texts_are_measured_as_in_plain_python(taggers):
+def test_thirty_thousand_hostile_texts_are_measured_as_in_plain_python(taggers):
     rng = random.Random(2)
-    for _ in range(1000):
+    for _ in range(300):
         texts = ["".join(rng.choices(PIECES, k=rng.randint(0, 60))) for _ in range(100)]
         require_equal(taggers, texts)
 

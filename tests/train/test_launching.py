@@ -45,6 +45,10 @@ FAULTS = {
     "exits": lambda: os._exit(3),
     "hangs": lambda: time.sleep(600),
 }
+FAULTS_APART = [  # of ranks that others started
+    pytest.param(each, marks=pytest.mark.long if each in ("exits", "hangs") else ())
+    for each in FAULTS
+]
 SAYS = {
     "raises": "rank 1: ValueError: three is no even number",
     "is killed": "rank 1 was killed by SIGKILL",
@@ -151,7 +155,7 @@ def test_two_agents_make_one_run_and_leave_nothing_behind(met, series):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FAULTS)
+@pytest.mark.parametrize("how", FAULTS_APART)
 def test_a_rank_of_either_agent_that_fails_ends_both_by_name(how, met, series):
     words, codes = both(Meet(met, 1, how), torchrun(nodes=2), series)
     assert codes == [1, 1]
@@ -223,7 +227,7 @@ def test_tasks_of_srun_are_the_ranks(met, series):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FAULTS)
+@pytest.mark.parametrize("how", FAULTS_APART)
 def test_a_task_of_srun_that_fails_is_named_by_the_others(how, met, series):
     launch = Slurm(ranks=2, threads=1, port=free_port(), timeout_seconds=SECONDS)
     words, codes = both(Meet(met, 1, how), launch, series, (task(0), task(1)))
