@@ -19,7 +19,7 @@ from tango.step import Step
 
 from pipeline.core.stopping import stop_requested, stopping_signals
 from pipeline.store.results import Results
-from pipeline.train.launches import Joining, Launch, Slurm
+from pipeline.train.launches import Joining, Launch, Slurm, SlurmTask
 from steps.base import PipelineStep
 
 LOOK_SECONDS = 1.0
@@ -35,11 +35,16 @@ def spanning(steps: Iterable[Step[Any]]) -> list[PipelineStep]:
 
 
 def is_task_beside(steps: Iterable[Step[Any]]) -> bool:
-    """Whether srun started this process beside the one that runs the graph, to be a rank."""
-    launches = (each.kwargs["launch"] for each in spanning(steps))
-    return any(isinstance(each, Slurm) for each in launches) and (
-        os.environ.get("SLURM_PROCID", "0") != "0"
-    )
+    """Whether srun started this process beside the one that runs the graph, to be a rank.
+
+    Raises:
+        ValueError: its variables are not those of a task of the launch.
+    """
+    launches = [each.kwargs["launch"] for each in spanning(steps)]
+    tasks = [each for each in launches if isinstance(each, Slurm)]
+    if not tasks or os.environ.get("SLURM_PROCID", "0") == "0":
+        return False
+    return all(SlurmTask.read(each).rank > 0 for each in tasks)
 
 
 def join_trainings(steps: Iterable[Step[Any]], workspace: Any) -> None:

@@ -67,7 +67,9 @@ def require_vocabulary(shape: OlmoConfig, mix: Step[Any], path: str) -> None:
     """Raises ValueError where a tokenizer of the mix is asked for more ids than a model has."""
     for tokens in mix.kwargs.get("tokens", {}).values():
         tokenizer = tokens.kwargs.get("tokenizer") if isinstance(tokens, Step) else None
-        size = tokenizer.kwargs.get("vocab_size") if isinstance(tokenizer, Step) else None
+        if not isinstance(tokenizer, Step):
+            continue
+        size = tokenizer.kwargs.get("vocab_size")
         if size is not None and shape.vocab_size < size:
             raise ValueError(
                 f"{path}.model.vocab_size is {shape.vocab_size}; it must be at least "

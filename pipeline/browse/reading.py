@@ -60,7 +60,10 @@ def batch(results: Results, id: str, step: int, limit: int) -> View:
 
 
 def where(results: Results, document: str, limit: int) -> View:
-    """The optimizer steps, from 1, at which each training result read a document, by its id.
+    """The optimizer steps, from 1, at which each training result read a document.
+
+    Args:
+        document: its id, or its source and id, as in `books/17`.
 
     Raises:
         ValueError: no training result that is here read it.
@@ -126,11 +129,16 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
     except ValueError:  # another kind of result
         return
     batches = batches_of(results, id)
-    instances = batches.holding(document)
     order = batches.order
     num_epochs = -(-last * order.batch_instances // order.num_instances)
-    for instance in instances:
+    cuts = [place for place, sign in enumerate(document) if sign == "/"]
+    named = {document, *(document[place + 1 :] for place in cuts)}
+    for instance in sorted({n for each in named for n in batches.holding(each)}):
         for epoch in range(num_epochs):
             found = order.when(instance, epoch)
             if found is not None and found[0] < last:
-                yield {"result": id, "step": found[0] + 1, "row": found[1], "epoch": epoch}
+                step, row = found
+                for piece in batches.rows(step)[row]:
+                    if document in (piece.id, f"{piece.source}/{piece.id}"):
+                        at = {"step": step + 1, "row": row, "epoch": epoch}
+                        yield {"result": id, "source": piece.source, "id": piece.id, **at}

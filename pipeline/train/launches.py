@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+MOST_NODES = 10_000
 SLURM_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 
 
@@ -117,8 +118,10 @@ class Torchrun(Launch):
     def node_counts(self) -> tuple[int, int]:
         parts = re.fullmatch(r"(\d+)(?::(\d+))?", str(self.nodes))
         least, most = (int(parts[1]), int(parts[2] or parts[1])) if parts else (0, 0)
-        if not 1 <= least <= most:
-            raise ValueError(f"nodes is {self.nodes!r}; it must be a number, or as in '1:4'")
+        if not 1 <= least <= most <= MOST_NODES:
+            raise ValueError(
+                f"nodes is {self.nodes!r}; it must be a number, or as in '1:4', up to {MOST_NODES}"
+            )
         return least, most
 
     @property
@@ -188,7 +191,7 @@ class SlurmTask:
         ):
             if number >= most:
                 raise ValueError(f"{name} is {number}; it must be below {most}")
-        port = launch.port or 20000 + job % 20000
+        port = launch.port or 10000 + job % 20000  # below those that systems give away
         return cls(rank, size, local, f"{first_host(nodes)}:{port}")
 
 
@@ -200,10 +203,10 @@ def _whole(variables: Mapping[str, str], name: str) -> int:
 
 def first_host(nodes: str) -> str:
     """The first machine of Slurm's list, as `gpu[003-010,12],login`."""
-    name = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\]([^,]*))?", nodes.strip())
+    name = re.match(r"(?:[^\[\],]|\[[^\[\]]+\])+", nodes.strip())
     if name is None:
         raise ValueError(f"SLURM_NODELIST is {nodes!r}; it must name a machine")
-    return name[1] + (name[2] or "") + (name[3] or "")
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", name[0])
 
 
 @dataclass(frozen=True)

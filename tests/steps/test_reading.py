@@ -89,6 +89,15 @@ def test_where_is_the_inverse_of_batch(olmo):
         assert status == 0 and {(each["step"], each["row"]) for each in found} == times
 
 
+def test_where_takes_the_source_too_and_tells_it(olmo):
+    read_first = read(olmo, 1)["read"][0]
+    source, id = read_first["source"], read_first["id"]
+    plain = json.loads(olmo("where", id, "--json")[1])["read"]
+    assert {(each["source"], each["id"]) for each in plain} == {(source, id)}
+    assert json.loads(olmo("where", f"{source}/{id}", "--json")[1])["read"] == plain
+    assert olmo("where", f"another/{id}")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [

@@ -14,6 +14,7 @@ from tests.train.test_launching import task
         (Torchrun, {"rendezvous": "node1:70000"}, "rendezvous is 'node1:70000'"),
         (Torchrun, {"nodes": "4:1"}, "nodes is '4:1'; it must be a number, or as in '1:4'"),
         (Torchrun, {"nodes": 0}, "nodes is 0"),
+        (Torchrun, {"nodes": "1:999999999"}, "nodes is '1:999999999'; .* up to 10000"),
         (Torchrun, {"max_restarts": -1}, "max_restarts is -1; it must be at least 0"),
         (Torchrun, {"rendezvous_seconds": 0}, "rendezvous_seconds is 0; it must be at least 1"),
         (Torchrun, {"id": ""}, "id is ''"),
@@ -41,6 +42,7 @@ def test_a_batch_must_be_shared_by_each_number_of_ranks_that_there_may_be():
         ("gpu[003-010,12],login", "gpu003"),
         ("a,b", "a"),
         ("rack[2,5]-ib", "rack2-ib"),
+        ("a[1-2]b[3-4],c", "a1b3"),
     ],
 )
 def test_the_first_machine_of_a_list_of_slurm_is_found(nodes, first):
@@ -50,7 +52,7 @@ def test_the_first_machine_of_a_list_of_slurm_is_found(nodes, first):
 def test_a_task_of_srun_knows_its_place():
     variables = {**task(9, 16), "SLURM_LOCALID": "1", "SLURM_NODELIST": "gpu[3-4]"}
     made = SlurmTask.read(Slurm(nodes=2, ranks=8), variables)
-    assert made == SlurmTask(rank=9, size=16, local=1, address="gpu3:20007")
+    assert made == SlurmTask(rank=9, size=16, local=1, address="gpu3:10007")
     assert SlurmTask.read(Slurm(nodes=2, ranks=8, port=99), variables).address == "gpu3:99"
 
 
@@ -61,6 +63,7 @@ def test_a_task_of_srun_knows_its_place():
         ({"SLURM_NODELIST": ""}, "SLURM_NODELIST is not set"),
         ({"SLURM_NTASKS": "4"}, "SLURM_NTASKS is 4; it must be nodes times ranks, 2"),
         ({"SLURM_PROCID": "x"}, "SLURM_PROCID is 'x'; it must be a whole number"),
+        ({"SLURM_PROCID": "-1"}, "SLURM_PROCID is '-1'; it must be a whole number"),
         ({"SLURM_PROCID": "2"}, "SLURM_PROCID is 2; it must be below 2"),
         ({"SLURM_LOCALID": "2"}, "SLURM_LOCALID is 2; it must be below 2"),
     ],
