@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from pipeline.core.errors import CorruptShard
-from pipeline.core.files import require_inside, write_json
-from pipeline.core.untrusted import read_json
+from pipeline.core.files import write_json
+from pipeline.core.untrusted import built, read_json
 from pipeline.store.sealed import read_sealed, write_sealed
-from pipeline.store.tensors import kind_of
+from pipeline.store.tensors import are_complete, kind_of
 
 RECORD, USERS = "state.json", "users.json"
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class CheckpointRecord(NamedTuple):
@@ -51,19 +53,24 @@ def read_record(folder: Path) -> CheckpointRecord:
     path = Path(folder) / RECORD
     try:
         form = read_sealed(path)
-        sha256 = {name: str(each) for name, each in form["sha256"].items()}
-        for name in sha256:
-            require_inside(name)
-        return CheckpointRecord(
-            step=int(form["step"]),
-            num_tokens_read=int(form["num_tokens_read"]),
-            num_tokens_learned=int(form["num_tokens_learned"]),
-            weights=str(form["weights"]),
-            sha256=sha256,
-            num_skipped=int(form.get("num_skipped", 0)),
-        )
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        return _checked_record({"num_skipped": 0, **form})
+    except (OSError, LookupError, ValueError, TypeError) as error:
         raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+
+
+def _checked_record(form: Mapping[str, Any]) -> CheckpointRecord:
+    """The record that some JSON gives; raises ValueError or LookupError where it gives none."""
+    hints = get_type_hints(CheckpointRecord)
+    record = CheckpointRecord(**{name: built(hints[name], form[name], name) for name in hints})
+    for name, digest in {"weights": record.weights, **record.sha256}.items():
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"the digest of {name} is {digest[:80]!r}; it must be 64 hex digits")
+    if not are_complete(record.sha256):
+        there = ", ".join(sorted(record.sha256)) or "none"
+        raise ValueError(f"its files must be model and optimizer of each rank; there is {there}")
+    if record.num_skipped > record.step:
+        raise ValueError(f"num_skipped is {record.num_skipped}; there are {record.step} steps")
+    return record
 
 
 def checkpoint_files(
@@ -76,9 +83,13 @@ def checkpoint_files(
         with_state: name the optimizer's state too, where it was not dropped.
 
     Raises:
-        CorruptShard: its record is missing or broken, or it is of other weights.
+        CorruptShard: its record is missing or broken, or it is of other weights, or there are
+            tensors beside those that it names.
     """
     record = read_record(folder)
+    strays = {path.name for path in Path(folder).glob("*.safetensors")} - record.sha256.keys()
+    if strays:
+        raise CorruptShard(Path(folder) / min(strays), None, "is not named by the record beside it")
     if weights is not None and record.weights != weights:
         reason = f"is of the weights {record.weights[:12]}, not {weights[:12]}"
         raise CorruptShard(Path(folder) / RECORD, None, reason)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,14 @@ def kind_of(name: str) -> str | None:
     """The kind of a file in a checkpoint; None for what is no tensors."""
     found = _NAME.fullmatch(name)
     return found.group(1) if found else None
+
+
+def are_complete(names: Collection[str]) -> bool:
+    """Whether these are the files of a checkpoint, one of each kind a rank, and no others."""
+    num_ranks = sum(kind_of(name) == "model" for name in names)
+    return num_ranks > 0 and set(names) == {
+        file_name(kind, rank, num_ranks) for kind in KINDS for rank in range(num_ranks)
+    }
 
 
 def tensor_files(folder: Path, kind: str) -> list[Path]:

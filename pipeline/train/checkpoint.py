@@ -19,7 +19,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +163,7 @@ def load_checkpoint(
                 }
     weights, moments = _tensors(model, optimizer)
     _require_weights(weights, folder)
-    _read(folder, weights | moments)
+    _read(weights | moments, [path for kind in KINDS for path in tensor_files(folder, kind)])
     return record
 
 
@@ -175,7 +175,7 @@ def load_weights(model: Olmo, folder: Path) -> None:
     """
     weights = {name: each.detach() for name, each in model.named_parameters()}
     _require_weights(weights, folder)
-    _read(folder, weights)
+    _read(weights, tensor_files(folder, "model"))
 
 
 def _require_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -188,14 +188,23 @@ def _require_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
                 raise CorruptShard(folder, name, reason)
 
 
-def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fill tensors, each rank those rows that it holds, from the files of a checkpoint."""
+def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
+    """Fill tensors, each rank those rows that it holds, from these files and no other."""
+    from torch.distributed.checkpoint.filesystem import FileSystem
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    class Listed(FileSystem):
+        """Lists the files that are to be read, whatever stands beside them."""
+
+        def ls(self, path: str | os.PathLike[str]) -> list[str]:
+            return [os.fspath(each) for each in paths]
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or unin")
-        load(tensors, storage_reader=HuggingFaceStorageReader(os.fspath(folder)))
+        reader = HuggingFaceStorageReader(os.fspath(paths[0].parent))
+        reader.fs = Listed()
+        load(tensors, storage_reader=reader)
 
 
 def clear_temporary(folder: Path) -> None:
