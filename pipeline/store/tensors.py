@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 from safetensors import SafetensorError, safe_open
 
 from pipeline.core.errors import CorruptShard
+from pipeline.core.untrusted import built, parsed
 
 SHARDING, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 KINDS = ("model", "optimizer")
@@ -101,13 +102,15 @@ class TensorFiles:
         try:
             file = self._open.enter_context(safe_open(path, framework=framework))
             note = (file.metadata() or {}).get(SHARDING)
-            places = json.loads(note) if note else {}
+            places = parsed(note.encode()) if note else {}
             for name in file.keys():
                 shape = list(file.get_slice(name).get_shape())
-                offsets = places[name][OFFSETS] if note else [0] * len(shape)
-                if any(offsets[1:]):
+                offsets = [0] * len(shape)
+                if note:
+                    offsets = built(list[int], places[name][OFFSETS], f"{OFFSETS} of {name}")
+                if len(offsets) != len(shape) or any(offsets[1:]):
                     raise ValueError(f"{name} is cut along another dimension than its first")
-                first = int(offsets[0]) if offsets else 0
+                first = offsets[0] if offsets else 0
                 self._parts.setdefault(name, []).append(_Part(first, shape, path, file))
         except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
             raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
