@@ -1,4 +1,5 @@
 import errno
+import shutil
 import threading
 
 import pytest
@@ -7,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.files import file_sha256
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
@@ -14,7 +16,7 @@ from pipeline.store.series import CheckpointRecord, read_record, write_record
 from pipeline.store.tensors import KINDS, kind_of
 from pipeline.train import checkpoint, loop, saved
 from pipeline.train.checkpoint import Held
-from pipeline.train.config import AdamW
+from pipeline.train.config import AdamW, Upkeep
 from pipeline.train.objectives import NextToken
 from pipeline.train.optimizer import make_optimizer
 from tests.small_disk import in_a_child, small_disk
@@ -80,6 +82,7 @@ def as_of_ranks(folder, num_ranks):
     model = Olmo(SHAPE)
     optimizer = make_optimizer(model, AdamW())
     checkpoint.load_checkpoint(model, optimizer, folder)
+    shutil.rmtree(folder)
     counts = {n: getattr(record, n) for n in ("step", "num_tokens_read", "num_tokens_learned")}
     write(folder, checkpoint.take_snapshot(model, optimizer), num_ranks, **counts)
     assert read_record(folder).weights == record.weights
@@ -120,7 +123,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         checkpoint.load_weights(model, folder)
     del snapshot["model"]["embed.weight"]
     write(folder, snapshot, 2)
-    with pytest.raises(CorruptShard, match="its tensors are not those of the model"):
+    with pytest.raises(CorruptShard, match="its model tensors are not those"):
         checkpoint.load_checkpoint(model, optimizer, folder)
 
 
@@ -314,3 +317,56 @@ def test_a_record_that_promises_nothing_or_too_much_is_refused(tmp_path, change,
     write_record(tmp_path, fine._replace(**change))
     with pytest.raises(CorruptShard, match=f"not the record of a checkpoint .*{says}"):
         read_record(tmp_path)
+
+
+def edit_optimizer(folder, change):
+    """Change tensors of the optimizer's state, under a digest that is right."""
+    path, record = folder / "optimizer.safetensors", read_record(folder)
+    with safe_open(path, "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}
+    change(held)
+    save_file(held, path)
+    write_record(folder, record._replace(sha256=record.sha256 | {path.name: file_sha256(path)}))
+
+
+MOMENT = "embed.weight.exp_avg"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: held.pop(MOMENT),
+        lambda held: held.pop(f"{MOMENT}_sq"),
+        lambda held: held.clear(),
+        lambda held: held.update(more=torch.zeros(1)),
+        lambda held: held.update({MOMENT: held[MOMENT][:-1].contiguous()}),
+    ],
+)
+def test_a_state_that_lacks_a_moment_is_refused_and_the_checkpoint_before_used(run, change):
+    whole = run(config(9), series="a" * 64, name="whole")
+    part = run(config(9, stop_at=6), series="b" * 64, name="part")
+    folder = part.folder(part.latest)
+    edit_optimizer(folder, change)
+    with pytest.raises(CorruptShard, match="optimizer tensors are not|must be \\[128, 32\\]"):
+        checkpoint.load_checkpoint(*trained(), folder)
+    made = run(config(9), series="b" * 64, name="made")
+    assert aside(part) == [".damaged-step000006"] and made.content == whole.content
+
+
+def test_a_copy_that_a_user_made_of_a_checkpoint_is_left_alone(run):
+    part = run(config(12, stop_at=6), name="part")
+    names = ("step000006.bak", "step6", "steps", "step0000006")
+    for name in names:
+        shutil.copytree(part.folder(part.latest), part.series_root / name)
+    made = run(config(12), name="made", hooks={"upkeep": Upkeep(retention=1)})
+    assert made.latest.step == 12 and aside(part) == []
+    for name in names:
+        assert len(list((part.series_root / name).iterdir())) == 3
+
+
+def test_each_checkpoint_that_was_set_aside_is_kept(run):
+    made = run(config(6), name="made")
+    for place in range(3):
+        flip(made, 1)
+        run(config(6), name=f"again-{place}")
+    assert aside(made) == [f".damaged-step000003{more}" for more in ("", "-2", "-3")]
