@@ -76,15 +76,16 @@ class DivergedTraining(PipelineError):
     """The loss or the gradient norm is not finite, or the loss is a spike.
 
     Args:
-        documents: source and id of those that the batch read.
+        documents: source and id of those that the batch read; the message names the first few.
     """
 
     def __init__(self, step: int, reason: str, documents: Sequence[tuple[str, str]] = ()) -> None:
+        batch = ""
         if documents:
             named = list(dict.fromkeys(f"{source}/{id}" for source, id in documents))
             more = f" and {len(named) - MAX_NAMES} more" if len(named) > MAX_NAMES else ""
-            reason += f"; its batch read {', '.join(named[:MAX_NAMES])}{more}"
-        super().__init__(f"training diverged at step {step}: {reason}")
+            batch = f"; its batch read {', '.join(named[:MAX_NAMES])}{more}"
+        super().__init__(f"training diverged at step {step}: {reason}{batch}")
         self.step, self.reason, self.documents = step, reason, list(documents)
 
 

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 MAX_BYTES = 256 << 20  # a manifest of half a million shards
 MAX_INT = 1 << 63
@@ -38,14 +38,29 @@ def read_json(path: Path) -> Any:
 
 def read_plain_file(path: Path) -> bytes:
     """The bytes of a plain file; raises OSError or ValueError as `read_json` does."""
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with open(number, "rb") as file:
-        found = os.fstat(number)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no plain file")
-        if found.st_size > MAX_BYTES:
-            raise ValueError(f"it has {found.st_size} bytes; at most {MAX_BYTES} are read")
+    with open_plain_file(path) as file:
+        num_bytes = os.fstat(file.fileno()).st_size
+        if num_bytes > MAX_BYTES:
+            raise ValueError(f"it has {num_bytes} bytes; at most {MAX_BYTES} are read")
         return file.read(MAX_BYTES + 1)
+
+
+def open_plain_file(path: Path, *, to_add: bool = False) -> BinaryIO:
+    """Open a plain file, of any size.
+
+    Args:
+        to_add: open it to read it and to write after its end; it is made where it is missing.
+
+    Raises:
+        OSError: it is missing, a link, or not readable.
+        ValueError: it is no plain file.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT if to_add else os.O_RDONLY
+    number = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise ValueError("it is no plain file")
+    return open(number, "r+b" if to_add else "rb")
 
 
 def parsed(text: bytes) -> Any:

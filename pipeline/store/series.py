@@ -13,21 +13,48 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_type_hints
 
 from pipeline.core.errors import CorruptShard
-from pipeline.core.files import require_inside, write_json
-from pipeline.core.untrusted import read_json
+from pipeline.core.files import write_json
+from pipeline.core.untrusted import built, open_plain_file, parsed, read_json
 from pipeline.store.sealed import read_sealed, write_sealed
-from pipeline.store.tensors import kind_of
+from pipeline.store.tensors import are_complete, kind_of
 
 RECORD, USERS = "state.json", "users.json"
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
+_NO_LINE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+_ROW = {
+    "step": int,
+    "loss": float | None,
+    "lr": float | None,
+    "grad_norm": float | None,
+    "num_tokens_read": int | None,
+    "num_tokens_learned": int | None,
+    "segment": int,
+    "seconds": float | None,
+    "skipped": bool,
+}
+_SEGMENT = {
+    "segment": int,
+    "began": float,
+    "first_step": int,
+    "rolled_back_from": int,
+    "ended": float,
+    "last_step": int,
+    "cause": str,
+    "reason": str,
+    "documents": list[list[str]],
+    "num_updates": int,
+    "seconds": float,
+}
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class CheckpointRecord(NamedTuple):
@@ -51,19 +78,24 @@ def read_record(folder: Path) -> CheckpointRecord:
     path = Path(folder) / RECORD
     try:
         form = read_sealed(path)
-        sha256 = {name: str(each) for name, each in form["sha256"].items()}
-        for name in sha256:
-            require_inside(name)
-        return CheckpointRecord(
-            step=int(form["step"]),
-            num_tokens_read=int(form["num_tokens_read"]),
-            num_tokens_learned=int(form["num_tokens_learned"]),
-            weights=str(form["weights"]),
-            sha256=sha256,
-            num_skipped=int(form.get("num_skipped", 0)),
-        )
-    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        return _checked_record({"num_skipped": 0, **form})
+    except (OSError, LookupError, ValueError, TypeError) as error:
         raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+
+
+def _checked_record(form: Mapping[str, Any]) -> CheckpointRecord:
+    """The record that some JSON gives; raises ValueError or LookupError where it gives none."""
+    hints = get_type_hints(CheckpointRecord)
+    record = CheckpointRecord(**{name: built(hints[name], form[name], name) for name in hints})
+    for name, digest in {"weights": record.weights, **record.sha256}.items():
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"the digest of {name} is {digest[:80]!r}; it must be 64 hex digits")
+    if not are_complete(record.sha256):
+        there = ", ".join(sorted(record.sha256)) or "none"
+        raise ValueError(f"its files must be model and optimizer of each rank; there is {there}")
+    if record.num_skipped > record.step:
+        raise ValueError(f"num_skipped is {record.num_skipped}; there are {record.step} steps")
+    return record
 
 
 def checkpoint_files(
@@ -76,9 +108,13 @@ def checkpoint_files(
         with_state: name the optimizer's state too, where it was not dropped.
 
     Raises:
-        CorruptShard: its record is missing or broken, or it is of other weights.
+        CorruptShard: its record is missing or broken, or it is of other weights, or there are
+            tensors beside those that it names.
     """
     record = read_record(folder)
+    strays = {path.name for path in Path(folder).glob("*.safetensors")} - record.sha256.keys()
+    if strays:
+        raise CorruptShard(Path(folder) / min(strays), None, "is not named by the record beside it")
     if weights is not None and record.weights != weights:
         reason = f"is of the weights {record.weights[:12]}, not {weights[:12]}"
         raise CorruptShard(Path(folder) / RECORD, None, reason)
@@ -114,15 +150,11 @@ def all_rows(series: Path) -> Iterator[dict[str, Any]]:
 
     A line that a kill cut off or a fault changed is no line: its update is made again.
     """
-    path = Path(series) / HISTORY
-    if path.exists():
-        with open(path, "rb") as file:
-            for line in file:
-                with suppress(ValueError, LookupError, TypeError, AttributeError):
-                    row = json.loads(line)
-                    if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
-                        int(row["step"])
-                        yield row
+    for line in _lines(Path(series) / HISTORY):
+        with suppress(*_NO_LINE):
+            row = parsed(line)
+            if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
+                yield _checked(row, _ROW, ("step", "loss"))
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
@@ -140,14 +172,25 @@ def read_segments(series: Path) -> list[dict[str, Any]]:
 
     One that has no `cause` is under way, or was killed.
     """
-    path = Path(series) / SEGMENTS
     found: dict[int, dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        with suppress(ValueError, LookupError, TypeError, AttributeError):
-            said = json.loads(line)
-            number = int(said["segment"])
-            found[number] = {**found.get(number, {}), **said}
+    for place, line in enumerate(_lines(Path(series) / SEGMENTS), 1):
+        with suppress(*_NO_LINE):
+            said = _checked(parsed(line), _SEGMENT, ("segment",))
+            number = said["segment"]
+            if number <= place and ("first_step" in said or number in found):
+                found[number] = found.get(number, {}) | said
     return [found[number] for number in sorted(found)]
+
+
+def _checked(
+    form: dict[str, Any], hints: Mapping[str, Any], required: Iterable[str]
+) -> dict[str, Any]:
+    """What a line says, its known fields of their types; raises ValueError or LookupError."""
+    return form | {
+        name: built(hint, form[name], name)
+        for name, hint in hints.items()
+        if name in form or name in required
+    }
 
 
 def last_whole_step(series: Path) -> int:
@@ -168,18 +211,47 @@ def complete_history(series: Path, table: Path) -> None:
     known = history_rows(series)
     try:
         rows = [row for row in pq.read_table(table).to_pylist() if row["step"] not in known]
-    except (pa.ArrowInvalid, OSError, LookupError) as error:
+    except (pa.ArrowInvalid, OSError, LookupError, TypeError) as error:
         raise CorruptShard(table, None, f"not a history ({error})") from error
     add_lines(Path(series) / HISTORY, map(history_line, rows))
 
 
 def add_lines(path: Path, lines: Iterable[str]) -> None:
     """Add whole lines to a file, whose last one a kill may have cut off."""
-    begun = path.exists() and not path.read_bytes().endswith(b"\n")
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(["\n"] * begun + list(lines))
+    with open_lines(path, to_add=True) as file:
+        begun = file.seek(0, os.SEEK_END) > 0
+        if begun:
+            file.seek(-1, os.SEEK_END)
+            begun = file.read() != b"\n"
+        file.write("".join(["\n"] * begun + list(lines)).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def open_lines(path: Path, *, to_add: bool = False) -> Iterator[BinaryIO]:
+    """A file of lines in a series, opened as `open_plain_file` does.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        CorruptShard: it is a link or no plain file: what is written would go elsewhere.
+    """
+    try:
+        file = open_plain_file(path, to_add=to_add)
+    except ValueError as error:
+        raise CorruptShard(path, None, str(error)) from error
+    except OSError as error:
+        if path.is_symlink():
+            raise CorruptShard(path, None, "it is a link") from error
+        raise
+    with file:
+        yield file
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file; none where it is missing."""
+    with suppress(FileNotFoundError), open_lines(path) as file:
+        yield from file
 
 
 def note_user(series: Path, id: str) -> None:

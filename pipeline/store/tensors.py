@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 from safetensors import SafetensorError, safe_open
 
 from pipeline.core.errors import CorruptShard
+from pipeline.core.untrusted import built, parsed
 
 SHARDING, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 KINDS = ("model", "optimizer")
@@ -36,6 +37,14 @@ def kind_of(name: str) -> str | None:
     """The kind of a file in a checkpoint; None for what is no tensors."""
     found = _NAME.fullmatch(name)
     return found.group(1) if found else None
+
+
+def are_complete(names: Collection[str]) -> bool:
+    """Whether these are the files of a checkpoint, one of each kind a rank, and no others."""
+    num_ranks = sum(kind_of(name) == "model" for name in names)
+    return num_ranks > 0 and set(names) == {
+        file_name(kind, rank, num_ranks) for kind in KINDS for rank in range(num_ranks)
+    }
 
 
 def tensor_files(folder: Path, kind: str) -> list[Path]:
@@ -93,13 +102,15 @@ class TensorFiles:
         try:
             file = self._open.enter_context(safe_open(path, framework=framework))
             note = (file.metadata() or {}).get(SHARDING)
-            places = json.loads(note) if note else {}
+            places = parsed(note.encode()) if note else {}
             for name in file.keys():
                 shape = list(file.get_slice(name).get_shape())
-                offsets = places[name][OFFSETS] if note else [0] * len(shape)
-                if any(offsets[1:]):
+                offsets = [0] * len(shape)
+                if note:
+                    offsets = built(list[int], places[name][OFFSETS], f"{OFFSETS} of {name}")
+                if len(offsets) != len(shape) or any(offsets[1:]):
                     raise ValueError(f"{name} is cut along another dimension than its first")
-                first = int(offsets[0]) if offsets else 0
+                first = offsets[0] if offsets else 0
                 self._parts.setdefault(name, []).append(_Part(first, shape, path, file))
         except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
             raise CorruptShard(path, None, f"not readable safetensors ({error})") from error

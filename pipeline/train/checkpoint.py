@@ -19,7 +19,8 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,9 +141,12 @@ def make_way(folder: Path) -> None:
 
 
 def set_aside(folder: Path, reason: str) -> None:
-    """Take a checkpoint out of its series, under another name beside the others."""
+    """Take a checkpoint out of its series, under a name beside the others that is free."""
     aside = folder.with_name(f".damaged-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    for number in count(2):
+        if not os.path.lexists(aside):
+            break
+        aside = folder.with_name(f".damaged-{folder.name}-{number}")
     os.replace(folder, aside)
     logger.warning("%s is not used and stands in %s: %s", folder.name, aside, reason)
 
@@ -153,17 +157,14 @@ def load_checkpoint(
     """Set parameters and optimizer state from a checkpoint; all ranks call it. Gives its record."""
     record = read_record(folder)
     optimizer.state.clear()
-    with TensorFiles(tensor_files(folder, "optimizer")) as files:
-        for name, parameter in model.named_parameters():
-            if f"{name}.{STATE[0]}" in files:
-                updates = float(record.step - record.num_skipped)
-                state: dict[str, Any] = {"step": torch.tensor(updates, device=parameter.device)}
-                optimizer.state[parameter] = state | {
-                    each: torch.zeros_like(parameter) for each in STATE
-                }
+    updates = record.step - record.num_skipped
+    for parameter in model.parameters() if updates else ():
+        state: dict[str, Any] = {"step": torch.tensor(float(updates), device=parameter.device)}
+        optimizer.state[parameter] = state | {each: torch.zeros_like(parameter) for each in STATE}
     weights, moments = _tensors(model, optimizer)
-    _require_weights(weights, folder)
-    _read(folder, weights | moments)
+    for kind, tensors in zip(KINDS, (weights, moments), strict=True):
+        _require(kind, {name: tuple(each.shape) for name, each in tensors.items()}, folder)
+    _read(weights | moments, [path for kind in KINDS for path in tensor_files(folder, kind)])
     return record
 
 
@@ -174,28 +175,52 @@ def load_weights(model: Olmo, folder: Path) -> None:
         CorruptShard: its tensors are not those of the model.
     """
     weights = {name: each.detach() for name, each in model.named_parameters()}
-    _require_weights(weights, folder)
-    _read(folder, weights)
+    _require("model", {name: tuple(each.shape) for name, each in weights.items()}, folder)
+    _read(weights, tensor_files(folder, "model"))
 
 
-def _require_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+def require_state(folder: Path) -> None:
+    """Raises CorruptShard unless the optimizer's state is both moments of each parameter.
+
+    Of a checkpoint that no update was made for, it is empty.
+    """
+    record = read_record(folder)
     with TensorFiles(tensor_files(folder, "model")) as files:
-        if files.names != sorted(weights):
-            raise CorruptShard(folder, None, "its tensors are not those of the model")
-        for name, tensor in weights.items():
-            if files.shape(name) != tensor.shape:
-                reason = f"is {list(files.shape(name))}; must be {list(tensor.shape)}"
+        shapes = {name: files.shape(name) for name in files.names}
+    moments = {f"{name}.{each}": shape for name, shape in shapes.items() for each in STATE}
+    _require("optimizer", moments if record.step > record.num_skipped else {}, folder)
+
+
+def _require(kind: str, wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raises CorruptShard unless the files of a kind hold tensors of these names and shapes."""
+    with TensorFiles(tensor_files(folder, kind)) as files:
+        if files.names != sorted(wanted):
+            differing = min(set(files.names) ^ wanted.keys())
+            reason = f"its {kind} tensors are not those of the model: {differing} is in one alone"
+            raise CorruptShard(folder, None, reason)
+        for name, shape in wanted.items():
+            if files.shape(name) != shape:
+                reason = f"is {list(files.shape(name))}; must be {list(shape)}"
                 raise CorruptShard(folder, name, reason)
 
 
-def _read(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fill tensors, each rank those rows that it holds, from the files of a checkpoint."""
+def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
+    """Fill tensors, each rank those rows that it holds, from these files and no other."""
+    from torch.distributed.checkpoint.filesystem import FileSystem
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
+    class Listed(FileSystem):
+        """Lists the files that are to be read, whatever stands beside them."""
+
+        def ls(self, path: str | os.PathLike[str]) -> list[str]:
+            return [os.fspath(each) for each in paths]
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or unin")
-        load(tensors, storage_reader=HuggingFaceStorageReader(os.fspath(folder)))
+        reader = HuggingFaceStorageReader(os.fspath(paths[0].parent))
+        reader.fs = Listed()
+        load(tensors, storage_reader=reader)
 
 
 def clear_temporary(folder: Path) -> None:

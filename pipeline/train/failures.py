@@ -8,17 +8,21 @@ killed, that before one that is silent, and that before those that lost another.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch.distributed as dist
 
 from pipeline.core.errors import DivergedTraining, PipelineError
+from pipeline.core.untrusted import built, read_json
+
+logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5.0  # in which the others meet the failure of one
 LOST = (
@@ -38,7 +42,7 @@ class Failure:
 
     Args:
         lost: whether it was another rank that did not answer.
-        step, reason: of DivergedTraining.
+        step, reason, documents: of DivergedTraining.
         trace: its traceback, as text; empty for a rank that was killed.
     """
 
@@ -48,6 +52,7 @@ class Failure:
     lost: bool = False
     step: int | None = None
     reason: str = ""
+    documents: list[list[str]] = field(default_factory=list)
     trace: str = ""
 
     @classmethod
@@ -61,6 +66,7 @@ class Failure:
             lost=_is_lost(error),
             step=diverged.step if diverged else None,
             reason=diverged.reason if diverged else "",
+            documents=[list(each) for each in diverged.documents] if diverged else [],
             trace="".join(traceback.format_exception(error)),
         )
 
@@ -89,7 +95,9 @@ class Failure:
     def told(self) -> PipelineError:
         """As the error of the run, with the rank named; `__cause__` has the traceback."""
         if self.kind == DivergedTraining.__name__ and self.step is not None:
-            error: PipelineError = DivergedTraining(self.step, self.reason)
+            error: PipelineError = DivergedTraining(
+                self.step, self.reason, [(source, id) for source, id in self.documents]
+            )
         elif self.kind:
             error = PipelineError(f"rank {self.rank}: {self.kind}: {self.message}")
         else:
@@ -114,9 +122,19 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def failures_in(folder: Path) -> list[Failure]:
-    """Those that ranks wrote down, the first first."""
+    """Those that ranks wrote down, the first first; what is none of a rank's is left out."""
     paths = sorted(Path(folder).glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    found = []
+    for path in paths:
+        try:
+            failure: Failure = built(Failure, read_json(path), path.name)
+            if any(len(each) != 2 for each in failure.documents):
+                raise ValueError("a document is not a source and an id")
+        except (OSError, ValueError) as error:
+            logger.warning("%s is not how a rank ended: %s", path, error)
+        else:
+            found.append(failure)
+    return found
 
 
 def first_failure(found: Iterable[Failure], size: int, timeout_seconds: int) -> Failure | None:

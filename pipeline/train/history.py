@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -21,6 +22,7 @@ from pipeline.store.series import (
     SEGMENTS,
     add_lines,
     history_rows,
+    open_lines,
     read_segments,
     segment_rows,
 )
@@ -41,13 +43,12 @@ def added_rows(series: Path) -> Iterator[IO[str]]:
     Steps made again after a resume are added again: the last line of a step counts.
     """
     path = Path(series) / LINES
-    if path.exists():
-        with open(path, "r+b") as file:
-            held = file.read()
-            file.truncate(held.rfind(b"\n") + 1)
-    with open(path, "a", encoding="utf-8") as file:
-        yield file
-        sync(file)
+    with open_lines(path, to_add=True) as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+        with io.TextIOWrapper(file, encoding="utf-8") as text:
+            yield text
+            sync(text)
 
 
 def sync(file: IO[str]) -> None:
@@ -128,7 +129,7 @@ def noting_failure(series: Path) -> Iterator[None]:
             cause, reason = "stopped", str(error)
         elif isinstance(error, DivergedTraining):
             cause, reason, documents = "diverged", error.reason, error.documents
-        with suppress(OSError):  # on a full disk: the error itself counts
+        with suppress(OSError, CorruptShard):  # on a full disk: the error itself counts
             end_segment(series, cause, reason, documents)
         raise
 

@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from pipeline.core.engine import end_with_parent
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.stopping import (
     Stopped,
     end_children,
@@ -40,6 +40,7 @@ from pipeline.core.stopping import (
     stop_requested,
     stopping_signals,
 )
+from pipeline.core.untrusted import built, read_json
 from pipeline.train.distributed import Ranks
 from pipeline.train.failures import (
     GRACE_SECONDS,
@@ -103,12 +104,18 @@ def _meeting(series: Path, joins: bool) -> Iterator[Path]:
 
 
 def open_attempt(series: Path) -> str | None:
-    """Which run of a series other processes may join now, if there is one."""
+    """Which run of a series other processes may join now, if there is one.
+
+    Raises:
+        CorruptShard: what says so is no such file.
+    """
+    path = Path(series) / MEETING / OPEN
     try:
-        text = (Path(series) / MEETING / OPEN).read_text(encoding="utf-8")
+        attempt: str = built(dict[str, str], read_json(path), path.name)["attempt"]
     except FileNotFoundError:
         return None
-    attempt: str = json.loads(text)["attempt"]
+    except (OSError, ValueError, LookupError) as error:
+        raise CorruptShard(path, None, f"names no run to join ({error})") from error
     return attempt
 
 
@@ -205,7 +212,20 @@ def _local_rank(
     torch.set_num_threads(threads)
     ranks = Ranks(rank, launch.ranks, rank)
     address = (folder / "rendezvous").absolute().as_uri()
-    _note_stop(folder, _work(work, ranks, launch, folder, address, alone=True))
+    with _told_once():
+        _note_stop(folder, _work(work, ranks, launch, folder, address, alone=True))
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Within, an error that is raised on purpose ends a rank's process without a word.
+
+    It was written down, and the process that started the ranks tells of it.
+    """
+    try:
+        yield
+    except PipelineError:
+        sys.exit(1)
 
 
 def _note_stop(folder: Path, signum: int | None) -> None:
@@ -338,7 +358,8 @@ def _agents_rank(
     rank, size, local = (int(os.environ[each]) for each in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     Failure.path_of(folder, rank).unlink(missing_ok=True)  # of an attempt before this one
     ranks = Ranks(rank, size, local)
-    _note_stop(here, _work(work, ranks, launch, folder, "env://", alone=alone))
+    with _told_once():
+        _note_stop(here, _work(work, ranks, launch, folder, "env://", alone=alone))
 
 
 def _run_task(work: Work, launch: Slurm, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.store.series import (
     read_record,
 )
 from pipeline.store.tensors import kind_of
-from pipeline.train.checkpoint import folder_of, set_aside, stopped_folder
+from pipeline.train.checkpoint import folder_of, require_state, set_aside, stopped_folder
 from pipeline.train.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -134,26 +135,38 @@ def find_checkpoints(series: Path, *, thorough: bool = True) -> list[int]:
         thorough: check every digest; else the records, and that no file is missing or cut off.
     """
     found = []
-    for folder in sorted(Path(series).glob("step[0-9]*")):
+    for step, folder in _folders(series):
         try:
-            step = read_record(folder).step
-            if folder != folder_of(series, step):
-                raise CorruptShard(folder, None, f"says that it is of step {step}")
             if thorough:
                 _require_whole(folder, step)
             else:
-                _require_readable(folder)
+                _require_readable(folder, step)
         except (CorruptShard, OSError) as error:
             set_aside(folder, str(error))
             continue
         found.append(step)
-    return sorted(found)
+    return found
+
+
+def _folders(series: Path) -> list[tuple[int, Path]]:
+    """The checkpoints of a series by their names, first step first; no copy under another name."""
+    steps = [
+        int(path.name.removeprefix("step"))
+        for path in Path(series).glob("step*")
+        if re.fullmatch(r"step[0-9]{6,18}", path.name)
+    ]
+    named = {step: folder_of(series, step) for step in sorted(steps)}
+    return [(step, folder) for step, folder in named.items() if folder.exists()]
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether the digests of a checkpoint are right; if not, it is set aside."""
+    """Whether training can go on from a checkpoint: its digests are right, and its state is there.
+
+    If not, it is set aside.
+    """
     try:
         _require_whole(folder)
+        require_state(folder)
     except (CorruptShard, OSError) as error:
         set_aside(folder, str(error))
         return False
@@ -170,7 +183,7 @@ def drop_stopped(series: Path) -> None:
     """Remove the state of a stopped run once the series has gone on."""
     folder = stopped_folder(series)
     if folder.exists():
-        last = max((_step(each) for each in Path(series).glob("step[0-9]*")), default=0)
+        last = max((step for step, _ in _folders(series)), default=0)
         if read_record(folder).step <= last:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -191,8 +204,8 @@ def drop_states(series: Path, retention: int | None, up_to: int) -> None:
     """Remove the optimizer's state from all but the last `retention` checkpoints up to a step."""
     if retention is None:
         return
-    for folder in sorted(Path(series).glob("step[0-9]*"), key=_step)[::-1]:
-        if 0 < _step(folder) <= up_to:
+    for step, folder in reversed(_folders(series)):
+        if 0 < step <= up_to:
             if retention <= 0 and any(
                 kind_of(path.name) == "optimizer" for path in folder.iterdir()
             ):
@@ -200,21 +213,23 @@ def drop_states(series: Path, retention: int | None, up_to: int) -> None:
             retention -= 1
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step"))
-
-
 def _require_whole(folder: Path, step: int | None = None, *, with_state: bool = True) -> None:
     """Raises CorruptShard where a digest is not the recorded one, or the record of another step."""
-    if step is not None and read_record(folder).step != step:
-        raise CorruptShard(folder, None, f"is not of step {step}")
+    _require_step(folder, step)
     for name, sha256 in checkpoint_files(folder, with_state=with_state).items():
         if sha256 is not None and file_sha256(folder / name) != sha256:
             raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
 
 
-def _require_readable(folder: Path) -> None:
+def _require_step(folder: Path, step: int | None) -> None:
+    said = read_record(folder).step
+    if step is not None and said != step:
+        raise CorruptShard(folder, None, f"says that it is of step {said}")
+
+
+def _require_readable(folder: Path, step: int) -> None:
     """Raises CorruptShard where a file is missing, or not as long as its header says."""
+    _require_step(folder, step)
     for name, sha256 in checkpoint_files(folder).items():
         if sha256 is not None:
             try:

@@ -20,6 +20,8 @@ from pipeline.store.results import Results, result_id
 from pipeline.store.series import CheckpointRecord, write_record
 from pipeline.tokens.format import TokenShardWriter
 
+WEIGHTS = "c" * 64
+
 
 class Maker:
     """Results of every shape, made by hand under keys of their own."""
@@ -105,7 +107,7 @@ class Maker:
                 data = weights if weights and name.startswith("model") else None
                 (place / name).write_bytes(data or f"{name} {step}".encode() * 50)
                 files[name] = StoredFile.of(place, name).sha256
-            write_record(place, CheckpointRecord(step, step, step, "w", files))
+            write_record(place, CheckpointRecord(step, step, step, WEIGHTS, files))
 
         def write(work):
             schema = pa.schema([("step", pa.int64()), ("loss", pa.float64())])
@@ -117,7 +119,7 @@ class Maker:
                 model={},
                 tokenizer="t",
                 objective="next_token",
-                steps=[Checkpoint(checkpoint_name(s), s, s, s, "w") for s in steps],
+                steps=[Checkpoint(checkpoint_name(s), s, s, s, WEIGHTS) for s in steps],
                 history=StoredFile(shard.path, shard.num_bytes, shard.content, shard.sha256),
             )
 

@@ -157,11 +157,12 @@ def test_a_checkpoint_with_other_weights_is_never_replaced(tmp_path, maker):
     id = maker.checkpoints()
     Remote(url).push(maker.results, [id])
     folder = there.series("a" * 64) / "step000004"
-    write_record(folder, CheckpointRecord(4, 4, 4, "v" * 64, {}))
+    files = dict.fromkeys(("model.safetensors", "optimizer.safetensors"), "0" * 64)
+    write_record(folder, CheckpointRecord(4, 4, 4, "e" * 64, files))
     [refused] = Remote(url).pull(there, [id])
     assert refused.state == "refused"
-    assert re.search("step000004.*weights are vvv", refused.reason)
-    assert id not in there and json.loads((folder / "state.json").read_text())["weights"][0] == "v"
+    assert re.search("step000004.*weights are eee", refused.reason)
+    assert id not in there and json.loads((folder / "state.json").read_text())["weights"][0] == "e"
 
 
 def test_discarded_data_is_not_pushed_and_comes_back_from_the_remote(url, tmp_path, maker):

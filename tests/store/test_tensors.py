@@ -52,3 +52,15 @@ def test_a_header_that_does_not_place_its_tensors_is_refused(tmp_path, note):
     save_file({"a": WHOLE["a"]}, path, {"DCP_SHARDING_INFO": note})
     with pytest.raises(CorruptShard, match="model.safetensors: not readable safetensors"):
         TensorFiles([path], "np")
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["[" * 200_000, "[]", '{"a": 1}', '{"a": {"saved_offsets": ["0", 0]}}']
+    + ['{"a": {"saved_offsets": [-2, 0]}}', '{"a": {"saved_offsets": [0]}}'],
+)
+def test_a_note_of_a_stranger_is_refused_by_the_name_of_its_file(tmp_path, note):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros((2, 2), np.float32)}, path, metadata={"DCP_SHARDING_INFO": note})
+    with pytest.raises(CorruptShard, match="model.safetensors: not readable safetensors"):
+        TensorFiles([path], "np")

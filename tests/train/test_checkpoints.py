@@ -1,18 +1,22 @@
 import errno
+import shutil
 import threading
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.files import file_sha256
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
-from pipeline.store.series import CheckpointRecord, read_record
-from pipeline.store.tensors import kind_of
+from pipeline.store.series import CheckpointRecord, read_record, write_record
+from pipeline.store.tensors import KINDS, kind_of
 from pipeline.train import checkpoint, loop, saved
 from pipeline.train.checkpoint import Held
-from pipeline.train.config import AdamW
+from pipeline.train.config import AdamW, Upkeep
 from pipeline.train.objectives import NextToken
 from pipeline.train.optimizer import make_optimizer
 from tests.small_disk import in_a_child, small_disk
@@ -78,6 +82,7 @@ def as_of_ranks(folder, num_ranks):
     model = Olmo(SHAPE)
     optimizer = make_optimizer(model, AdamW())
     checkpoint.load_checkpoint(model, optimizer, folder)
+    shutil.rmtree(folder)
     counts = {n: getattr(record, n) for n in ("step", "num_tokens_read", "num_tokens_learned")}
     write(folder, checkpoint.take_snapshot(model, optimizer), num_ranks, **counts)
     assert read_record(folder).weights == record.weights
@@ -118,7 +123,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         checkpoint.load_weights(model, folder)
     del snapshot["model"]["embed.weight"]
     write(folder, snapshot, 2)
-    with pytest.raises(CorruptShard, match="its tensors are not those of the model"):
+    with pytest.raises(CorruptShard, match="its model tensors are not those"):
         checkpoint.load_checkpoint(model, optimizer, folder)
 
 
@@ -255,3 +260,113 @@ def held_by(rank, num_ranks, shape, num_rows):
 def test_every_row_is_written_by_one_rank(shape, num_rows, parts):
     said = [in_a_child(lambda r=r: held_by(r, 4, shape, num_rows)) for r in range(4)]
     assert [each.get("made", each) for each in said] == parts
+
+
+def stray(folder, name, value=7.0):
+    """Put tensors named as the model's beside those of a checkpoint."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        made = {each: torch.full_like(file.get_tensor(each), value) for each in file.keys()}
+    save_file(made, folder / name)
+
+
+def test_only_the_files_of_a_checkpoint_are_read_whatever_stands_beside_them(tmp_path):
+    model, optimizer = trained()
+    folder = tmp_path / "step000001"
+    write(folder, checkpoint.take_snapshot(model, optimizer), 1)
+    stray(folder, "aaa.safetensors")
+    wanted = weights_digest(model.state_dict())
+    for load in (
+        lambda made, its: checkpoint.load_checkpoint(made, its, folder),
+        lambda made, its: checkpoint.load_weights(made, folder),
+    ):
+        other, others = trained(seed=1)
+        load(other, others)
+        assert weights_digest(other.state_dict()) == wanted
+
+
+@pytest.mark.parametrize("name", ["aaa.safetensors", "model-00001-of-00002.safetensors"])
+def test_a_checkpoint_with_a_stray_file_is_set_aside_and_the_one_before_used(run, name, caplog):
+    whole = run(config(9), series="a" * 64, name="whole")
+    part = run(config(9, stop_at=6), series="b" * 64, name="part")
+    stray(part.folder(part.latest), name)
+    made = run(config(9), series="b" * 64, name="made")
+    assert f"{name}: is not named by the record beside it" in caplog.text
+    assert aside(part) == [".damaged-step000006"] and made.content == whole.content
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"sha256": {}}, "its files must be model and optimizer of each rank; there is none"),
+        ({"sha256": {"model.safetensors": "0" * 64}}, "must be model and optimizer of each rank"),
+        ({"sha256": {"aaa.safetensors": "0" * 64}}, "must be model and optimizer of each rank"),
+        ({"sha256": {"model.safetensors": "0"}}, "digest of model.safetensors is '0'; it must be"),
+        ({"weights": ""}, "the digest of weights is ''; it must be 64 hex digits"),
+        ({"num_tokens_read": -1}, "num_tokens_read is -1; it must be from 0"),
+        ({"step": "3"}, "step is '3'; it must be of type int"),
+        ({"num_skipped": 4}, "num_skipped is 4; there are 3 steps"),
+        ({"num_skipped": 10**30}, "num_skipped is 1000000000000.*; it must be from 0"),
+    ],
+)
+def test_a_record_that_promises_nothing_or_too_much_is_refused(tmp_path, change, says):
+    fine = CheckpointRecord(
+        3, 16, 15, "0" * 64, {f"{each}.safetensors": "0" * 64 for each in KINDS}, 1
+    )
+    write_record(tmp_path, fine)
+    assert read_record(tmp_path) == fine
+    write_record(tmp_path, fine._replace(**change))
+    with pytest.raises(CorruptShard, match=f"not the record of a checkpoint .*{says}"):
+        read_record(tmp_path)
+
+
+def edit_optimizer(folder, change):
+    """Change tensors of the optimizer's state, under a digest that is right."""
+    path, record = folder / "optimizer.safetensors", read_record(folder)
+    with safe_open(path, "pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}
+    change(held)
+    save_file(held, path)
+    write_record(folder, record._replace(sha256=record.sha256 | {path.name: file_sha256(path)}))
+
+
+MOMENT = "embed.weight.exp_avg"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: held.pop(MOMENT),
+        lambda held: held.pop(f"{MOMENT}_sq"),
+        lambda held: held.clear(),
+        lambda held: held.update(more=torch.zeros(1)),
+        lambda held: held.update({MOMENT: held[MOMENT][:-1].contiguous()}),
+    ],
+)
+def test_a_state_that_lacks_a_moment_is_refused_and_the_checkpoint_before_used(run, change):
+    whole = run(config(9), series="a" * 64, name="whole")
+    part = run(config(9, stop_at=6), series="b" * 64, name="part")
+    folder = part.folder(part.latest)
+    edit_optimizer(folder, change)
+    with pytest.raises(CorruptShard, match="optimizer tensors are not|must be \\[128, 32\\]"):
+        checkpoint.load_checkpoint(*trained(), folder)
+    made = run(config(9), series="b" * 64, name="made")
+    assert aside(part) == [".damaged-step000006"] and made.content == whole.content
+
+
+def test_a_copy_that_a_user_made_of_a_checkpoint_is_left_alone(run):
+    part = run(config(12, stop_at=6), name="part")
+    names = ("step000006.bak", "step6", "steps", "step0000006")
+    for name in names:
+        shutil.copytree(part.folder(part.latest), part.series_root / name)
+    made = run(config(12), name="made", hooks={"upkeep": Upkeep(retention=1)})
+    assert made.latest.step == 12 and aside(part) == []
+    for name in names:
+        assert len(list((part.series_root / name).iterdir())) == 3
+
+
+def test_each_checkpoint_that_was_set_aside_is_kept(run):
+    made = run(config(6), name="made")
+    for place in range(3):
+        flip(made, 1)
+        run(config(6), name=f"again-{place}")
+    assert aside(made) == [f".damaged-step000003{more}" for more in ("", "-2", "-3")]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import CorruptShard, DivergedTraining, PipelineError
 from pipeline.core.stopping import Stopped, heeding, stop_requested, stopping_signals
+from pipeline.train.failures import Failure, failures_in
 from pipeline.train.launches import Joining, Launch, Slurm, Torchrun
 from pipeline.train.launching import open_attempt, run_ranks
 
@@ -247,3 +248,54 @@ def test_a_slurm_launch_outside_of_srun_names_what_is_missing(met, series, monke
     words = "SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_JOB_ID, SLURM_NODELIST is not set"
     with pytest.raises(ValueError, match=words):
         run_ranks(Meet(met), Slurm(ranks=2), series)
+
+
+# ---------------------------------------------------------------------------- failures
+
+READ = [("s", f"doc-{number}") for number in range(20)]
+
+
+@dataclass(frozen=True)
+class Diverge:
+    """Fails on purpose, in all ranks."""
+
+    def __call__(self, ranks):
+        ranks.wait()
+        raise DivergedTraining(5, "the loss is nan", READ)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "torchrun"])
+def test_ranks_that_fail_on_purpose_print_no_traceback_and_name_all_documents(kind, series, capfd):
+    launch = torchrun(ranks=2) if kind == "torchrun" else Launch(ranks=2, threads=1)
+    with pytest.raises(DivergedTraining, match="loss is nan; its batch read s/doc-0, ") as caught:
+        run_ranks(Diverge(), launch, series)
+    assert (caught.value.reason, caught.value.documents) == ("the loss is nan", READ)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_failure_crosses_processes_as_it_was(tmp_path):
+    Failure.of(3, DivergedTraining(5, "the loss is nan", READ)).write(tmp_path)
+    (found,) = failures_in(tmp_path)
+    told = found.told()
+    assert (told.step, told.reason, told.documents) == (5, "the loss is nan", READ)
+    assert str(told) == str(DivergedTraining(5, "the loss is nan", READ))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[" * 200_000, '{"rank": 0, "more": 1}', '{"rank": "0", "kind": 1}']
+)
+def test_a_file_that_is_no_failure_hides_none(tmp_path, text, caplog):
+    (tmp_path / "failure-0.json").write_text(text)
+    Failure.of(1, ValueError("a fault")).write(tmp_path)
+    assert [each.message for each in failures_in(tmp_path)] == ["a fault"]
+    assert "failure-0.json is not how a rank ended" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"attempt": 3}', "[" * 200_000])
+def test_a_meeting_that_names_no_run_is_refused_by_its_file(series, text):
+    assert open_attempt(series) is None
+    (series / ".ranks").mkdir(parents=True)
+    (series / ".ranks" / "open.json").write_text(text)
+    with pytest.raises(CorruptShard, match="open.json: names no run to join"):
+        open_attempt(series)

@@ -1,11 +1,19 @@
 import json
+import os
 import threading
 from contextlib import contextmanager
 
 import pytest
 
-from pipeline.core.errors import PipelineError
-from pipeline.store.series import all_rows, history_rows, read_segments, segment_rows
+from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.store.series import (
+    add_lines,
+    all_rows,
+    history_line,
+    history_rows,
+    read_segments,
+    segment_rows,
+)
 from pipeline.train import history, loop, saved
 from pipeline.train.config import Upkeep
 from pipeline.train.saved import Stretch, plan_stretches
@@ -190,3 +198,84 @@ def test_a_killed_segment_is_noted_by_the_one_that_goes_on(tmp_path):
     history.end_segment(tmp_path, "finished")
     history.end_segment(tmp_path, "failed", "nothing is under way any more")
     assert causes(tmp_path) == [(0, 0, "killed"), (0, 0, "finished")]
+
+
+# ---------------------------------------------------------------------------- hostile lines
+
+
+@pytest.mark.parametrize("name", ["history.jsonl", "segments.jsonl"])
+@pytest.mark.parametrize("make", ["link", "pipe"])
+def test_a_link_or_a_pipe_in_a_series_is_neither_read_nor_written(tmp_path, name, make):
+    series, victim = tmp_path / "series", tmp_path / "victim.txt"
+    series.mkdir()
+    victim.write_text("a line\nand a line without an end")
+    (series / name).symlink_to(victim) if make == "link" else os.mkfifo(series / name)
+
+    def add_rows():
+        with history.added_rows(series) as file:
+            file.write("{}\n")
+
+    work = [lambda: history.begin_segment(series, 0), lambda: read_segments(series)]
+    if name == "history.jsonl":
+        work = [add_rows, lambda: list(all_rows(series)), lambda: history.begin_segment(series, 0)]
+    for each in work:
+        with pytest.raises(CorruptShard, match=f"{name}: it is (a link|no plain file)"):
+            each()
+    assert victim.read_text() == "a line\nand a line without an end"
+
+
+HOSTILE = [
+    "[" * 200_000,
+    '{"a":' * 200_000,
+    '{"segment": 9}',
+    '{"segment": 9223372036854775807, "first_step": 0}',
+    '{"segment": 1, "first_step": "0"}',
+    '{"segment": 1, "last_step": []}',
+    '{"segment": 1, "seconds": 1' + "0" * 400 + "}",
+    "9" * 5000,
+    "[]",
+    "null",
+    "\xff\x00",
+]
+
+
+def test_no_line_of_a_stranger_breaks_the_segments_of_a_series(tmp_path):
+    history.begin_segment(tmp_path, 0)
+    with open(tmp_path / "segments.jsonl", "a", encoding="latin-1") as file:
+        file.writelines(f"{each}\n" for each in HOSTILE)
+    assert history.begin_segment(tmp_path, 4) == 2
+    history.end_segment(tmp_path, "finished")
+    assert causes(tmp_path) == [(0, 0, "killed"), (4, 4, "finished")]
+
+
+def test_no_line_of_a_stranger_breaks_the_history_of_a_series(tmp_path):
+    fine = {"step": 1, "loss": 2.0, "segment": 1, "seconds": 0.5}
+    wrong = [
+        {"loss": "x"},
+        {"seconds": "x"},
+        {"segment": "1"},
+        {"step": -1},
+        {"step": 1.5},
+        {"skipped": 1},
+        {"lr": []},
+        {"loss": 10**400},
+    ]
+    rows = [
+        history_line(fine),
+        *(history_line(fine | {"step": 2} | each) for each in wrong),
+        history_line({"step": 2}),
+    ]
+    text = "".join(rows) + "\n".join(HOSTILE) + "\n"
+    (tmp_path / "history.jsonl").write_text(text, encoding="latin-1")
+    assert list(all_rows(tmp_path)) == [fine]
+    history.begin_segment(tmp_path, 0)
+    history.end_segment(tmp_path, "finished")
+    assert history.write_history(tmp_path, 1, tmp_path / "out").num_records == 1
+
+
+def test_lines_are_added_after_one_that_a_kill_cut_off(tmp_path):
+    path = tmp_path / "segments.jsonl"
+    for begun, then in (("", "b\n"), ("a\n", "a\nb\n"), ("a", "a\nb\n")):
+        path.write_text(begun)
+        add_lines(path, ["b\n"])
+        assert path.read_text() == then

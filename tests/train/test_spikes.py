@@ -93,6 +93,7 @@ def test_a_spike_ends_the_step_and_names_what_its_batch_read(run, monkeypatch, t
     assert set(history_rows(series)) == {1, 2, 3, 4}  # nothing of that update is kept
     (segment,) = read_segments(series)
     assert (segment["cause"], segment["last_step"]) == ("diverged", 4)
+    assert "its batch read" not in segment["reason"]  # they are named once
     assert segment["documents"] == [list(each) for each in told.value.documents]
     assert len(segment["documents"]) >= 4  # rows of the batch
 
