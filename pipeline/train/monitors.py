@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -176,13 +177,13 @@ def listening(
             return None
 
     for number, monitor in enumerate(monitors):
-        begun = guarded(number, lambda each=monitor: each.begin(series, first_step, facts))
+        begun = guarded(number, partial(monitor.begin, series, first_step, facts))
         if begun is not None:
             listeners[number] = begun
 
     def tell(row: Row) -> None:
         for number, listener in list(listeners.items()):
-            guarded(number, lambda each=listener: each.update(row))
+            guarded(number, partial(listener.update, row))
 
     try:
         yield tell
