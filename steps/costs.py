@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,10 +40,10 @@ class Assumptions:
             raise ValueError(f"gpu is {self.gpu!r}; it must be one of {known}")
         if not 0 < self.mfu <= 1:
             raise ValueError(f"mfu is {self.mfu}; it must be above 0 and at most 1")
-        if self.pue < 1:
+        if not 1 <= self.pue < math.inf:
             raise ValueError(f"pue is {self.pue}; it must be at least 1")
-        if self.intensity < 0:
-            raise ValueError(f"intensity is {self.intensity}; it must not be negative")
+        if not 0 <= self.intensity < math.inf:
+            raise ValueError(f"intensity is {self.intensity}; it must be finite and not negative")
 
 
 @dataclass(frozen=True)
@@ -190,8 +191,7 @@ def _notes(foretold: Sequence[Foretold]) -> Iterator[str]:
         )
     if not all(each.full_rows for each in foretold):
         yield "≤: as if every row were as long as the longest may be"
-    if any(len(each.job.config.kept_steps) > 1 for each in foretold):
-        yield "a checkpoint is its weights + the optimizer's state"
+    yield "a checkpoint is its weights + the optimizer's state"
 
 
 def _sent(effort: Effort) -> str:

@@ -1,8 +1,9 @@
 """The same graph in small: an experiment changed by the types of its values, not by its steps.
 
 A source is cut, a model has two narrow layers, a schedule a few updates; every step and every edge
-stays. What a value is follows from the type that its step or component declares for it, and for a
-plain number from its name, which says the same everywhere in this house.
+stays, but to an index file, which orders the whole mix. What a value is follows from the type that
+its step or component declares for it, and for a plain number from its name, which says the same
+everywhere in this house.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from pipeline.core.artifacts import ReadingOrder
 from pipeline.core.engine import Engine, Local
 from pipeline.core.fingerprints import OutsideFile
 from pipeline.data.rules import Sample
@@ -24,6 +26,7 @@ from pipeline.data.sources.rows import Source
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.importing import TokenFiles
+from pipeline.tokens.order import Feistel
 from pipeline.train.config import TrainConfig
 from pipeline.train.launches import Launch
 from pipeline.train.small import Small, kept_step
@@ -170,6 +173,9 @@ class _Rehearsal:
             elif each == "part" and hint is bool:  # of the documents that files are about
                 made[each] = True
                 self._note(path, config.get(each, default), True)
+            elif hint == Feistel | ReadingOrder and is_reference(config.get(each)):
+                made[each] = "feistel"  # an index file is of the whole mix
+                self._note(path, config[each], made[each])
             elif each in config:
                 made[each] = _walk(hint, config[each], path, self._change)
             elif each in self.limits and default is not inspect.Parameter.empty:

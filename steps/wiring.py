@@ -164,6 +164,7 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
     """The typed value for a piece of JSON, or WiringError."""
     if is_reference(value):
         return _reference(hint, value, path, built)
+    hint = _written_hint(hint)
     members = hint_members(hint)
     if hint in COMPONENTS:
         return _component(COMPONENTS[hint], _with_kind(hint, value), path, built)
@@ -192,7 +193,7 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
         if isinstance(value, dict):
             inner = args[1] if args else Any
             return {n: _value(inner, v, f"{path}.{n}", built) for n, v in value.items()}
-    elif isinstance(hint, type) and issubclass(hint, Artifact):
+    elif _is_artifact(hint):
         raise WiringError(
             f"{path} is {value!r}; it must be a reference to a step that makes {shown_hint(hint)}"
         )
@@ -281,6 +282,7 @@ def described(hint: Any, value: Any) -> Any:
     """The class of the component that a piece of JSON describes; None where it is no component."""
     if is_reference(value) or not isinstance(value, (dict, str)):
         return None
+    hint = _written_hint(hint)
     if hint in COMPONENTS:
         value = _with_kind(hint, value)
         return COMPONENTS[hint].get(str(value if isinstance(value, str) else value.get("type")))
@@ -298,6 +300,16 @@ def component(hint: Any, value: Any, path: str) -> Any:
         WiringError: a type, field or value is wrong.
     """
     return _value(hint, value, path, {})
+
+
+def _written_hint(hint: Any) -> Any:
+    """What is written in the place of a component or an artifact: the component."""
+    kinds = [each for each in hint_members(hint) if not _is_artifact(each)]
+    return kinds[0] if len(kinds) == 1 and kinds[0] in COMPONENTS else hint
+
+
+def _is_artifact(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Artifact)
 
 
 def _with_kind(hint: Any, value: Any) -> Any:
@@ -356,8 +368,7 @@ def _reference(hint: Any, value: dict[str, Any], path: str, built: dict[str, Ste
     if "key" in value:
         name = made.__name__ if made else "its result"
         raise WiringError(f"{path}.key is {value['key']!r}; {name} has no keys: leave it out")
-    wanted = [each for each in hint_members(hint) if isinstance(each, type)]
-    artifacts = [each for each in wanted if issubclass(each, Artifact)]
+    artifacts = [each for each in hint_members(hint) if _is_artifact(each)]
     if hint is not Any and (
         not artifacts or made is None or not issubclass(made, tuple(artifacts))
     ):

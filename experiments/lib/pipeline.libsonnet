@@ -88,17 +88,19 @@ local benchmarks(size) = {
 // the first; all above them is shared.
 local branch(size, seed, end) =
   local launch = std.get(size, 'adaptation_launch', size.launch);
+  // as in { retention: 3, stop_on: { spike_factor: 3 } }, of every training; it changes no result
+  local upkeep = std.get(size, 'upkeep', {});
   local train(values) = values + (if seed == null then {} else { seed: seed });
   local models = { [name]: ref(name + end) for name in ['base', 'sft', 'dpo'] };
   {
-    ['base' + end]: on(size, 'training') + {
+    ['base' + end]: on(size, 'training') + upkeep + {
       type: 'pretrain',
       mix: ref('mix'),
       model: size.model,
       train: train(size.pretrain),
       launch: size.launch,
     },
-    ['sft' + end]: on(size, 'adaptation') + {
+    ['sft' + end]: on(size, 'adaptation') + upkeep + {
       type: 'sft',
       checkpoints: models.base,
       examples: ref('examples'),
@@ -110,7 +112,7 @@ local branch(size, seed, end) =
       checkpoints: models.sft,
       pairs: ref('pairs'),
     },
-    ['dpo' + end]: on(size, 'adaptation') + {
+    ['dpo' + end]: on(size, 'adaptation') + upkeep + {
       type: 'dpo',
       checkpoints: models.sft,
       pairs: ref('reference' + end),

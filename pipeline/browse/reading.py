@@ -10,11 +10,19 @@ from typing import Any
 
 from pipeline.browse.ids import decoder
 from pipeline.browse.views import Block, Facts, View, grid
-from pipeline.core.artifacts import Artifact, Checkpoints, Examples, Pairs, TokenMix
+from pipeline.core.artifacts import (
+    Artifact,
+    Checkpoints,
+    Examples,
+    Pairs,
+    ReadingOrder,
+    TokenMix,
+)
 from pipeline.core.errors import CorruptShard
-from pipeline.store.lineage import lineage
+from pipeline.store.lineage import Made, lineage
 from pipeline.store.results import Results
 from pipeline.tokens.batches import ExampleBatches, PairBatches
+from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import FEISTEL, Feistel, TokenBatches
 
@@ -84,16 +92,20 @@ def batches_of(results: Results, id: str) -> Read:
     assert isinstance(config, dict)
     size, seed = int(str(config["batch_size"])), int(str(config["seed"]))
     if isinstance(data, TokenMix):
-        return TokenBatches(data, size, seed, _order_of(made.args))
+        return TokenBatches(data, size, seed, _order_of(results, made))
     if isinstance(data, Examples):
         return ExampleBatches(data, size, seed)
     assert isinstance(data, Pairs)
     return PairBatches(data, size, seed)
 
 
-def _order_of(args: dict[str, Any]) -> Feistel:
+def _order_of(results: Results, made: Made) -> Feistel:
     """The order that a run was given; runs of before there was a choice have no such argument."""
-    form = args.get("order", {"is": "Feistel"})
+    if "order" in made.inputs:
+        indices = Artifact.load(results.folder(made.inputs["order"]))
+        assert isinstance(indices, ReadingOrder)
+        return OlmoReplay(indices)
+    form: Any = made.args.get("order", {"is": "Feistel"})
     if form["is"] == OlmoShuffle.__name__:
         return OlmoShuffle(form["seed"])
     return FEISTEL

@@ -212,6 +212,26 @@ class TokenMix(Artifact):
 
 
 @dataclass(frozen=True)
+class ReadingOrder(Artifact):
+    """The numbers of instances in the order they are read: raw little-endian uint32, none twice.
+
+    It is a permutation of all up to its largest where that is `num_instances - 1`.
+    """
+
+    num_instances: int
+    largest: int
+    file: StoredFile
+
+    def check(self) -> None:
+        if self.file.num_bytes != 4 * self.num_instances or self.num_instances < 1:
+            raise ValueError(
+                f"num_instances is {self.num_instances}; its file has {self.file.num_bytes} bytes"
+            )
+        if self.largest < self.num_instances - 1:
+            raise ValueError(f"largest is {self.largest}, of {self.num_instances} without repeats")
+
+
+@dataclass(frozen=True)
 class OrderTable(Artifact):
     """Who reads what and when: Parquet rows step, rank, row, part, source, id, start, end."""
 

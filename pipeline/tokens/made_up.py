@@ -1,4 +1,4 @@
-"""A small tokenizer in the place of a published one, with ids over the same range; and ids."""
+"""In the place of what was published: a small tokenizer with as many ids, token ids, indices."""
 
 from __future__ import annotations
 
@@ -62,3 +62,9 @@ def write_made_up_tokens(path: Path) -> None:
     """Write a file of two-byte ids that every byte-level tokenizer has, none of them special."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes((2 + np.arange(NUM_IDS) % (NUM_BYTES - 2)).astype("<u2").tobytes())
+
+
+def write_made_up_indices(path: Path) -> None:
+    """Write a reading order, as ai2-olmo does, of instances from the first on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(np.arange(NUM_IDS, dtype="<u4").tobytes())

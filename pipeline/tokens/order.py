@@ -278,6 +278,9 @@ class Feistel:
         """The order of so many instances; `seed` is the run's."""
         return Order(num_instances, batch_instances, seed)
 
+    def require_steps(self, num_steps: int, batch_instances: int) -> None:
+        """Raises ValueError where the order ends before so many steps; most never end."""
+
 
 FEISTEL = Feistel()
 
@@ -345,6 +348,7 @@ def inspect_order(
         raise ValueError(f"num_steps is {num_steps}; it must be at least 1")
     if world_size < 1:
         raise ValueError(f"world_size is {world_size}; it must be at least 1")
+    order.require_steps(first_step + num_steps, batch_instances)
     batches = TokenBatches(mix, batch_instances, seed, order)
     with ShardWriter(Path(out), "order.parquet", ORDER) as writer:
         for step in range(first_step, first_step + num_steps):

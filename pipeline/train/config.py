@@ -14,6 +14,7 @@ from pipeline.train.spikes import SkipRule, SpikeRule
 
 Precision = Literal["fp32", "bf16"]
 Lease = Callable[[], AbstractContextManager[Any]]  # held while a series is written to
+MOST_CHECKPOINTS = 100_000
 WARMUP_START = 0.1  # of the peak: OLMo's warm-up does not begin at nothing
 
 
@@ -31,7 +32,7 @@ class AdamW:
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}; both must lie in [0, 1)")
-        if self.eps <= 0 or self.weight_decay < 0:
+        if not (0 < self.eps < math.inf and 0 <= self.weight_decay < math.inf):
             raise ValueError(
                 f"eps is {self.eps}, weight_decay is {self.weight_decay}; must be > 0 and >= 0"
             )
@@ -58,7 +59,7 @@ class Schedule:
     VERSION: ClassVar[str] = "001"
 
     def __post_init__(self) -> None:
-        if self.peak_lr <= 0:
+        if not 0 < self.peak_lr < math.inf:
             raise ValueError(f"peak_lr is {self.peak_lr}; it must be positive")
         if not 0 <= self.warmup_steps < self.total_steps:
             raise ValueError(
@@ -176,7 +177,7 @@ class TrainConfig:
         for name in ("batch_size", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.clip_warmup_steps < 0 or self.clip_warmup_factor < 1:
+        if self.clip_warmup_steps < 0 or not 1 <= self.clip_warmup_factor < math.inf:
             raise ValueError(
                 f"clip_warmup_steps is {self.clip_warmup_steps}, clip_warmup_factor is "
                 f"{self.clip_warmup_factor}; they must be >= 0 and >= 1"
@@ -184,14 +185,19 @@ class TrainConfig:
         total = self.schedule.total_steps
         if self.stop_at is not None and not 1 <= self.stop_at <= total:
             raise ValueError(f"stop_at is {self.stop_at}; it must lie in 1 to total_steps, {total}")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive or null")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
-        if self.z_loss < 0:
-            raise ValueError(f"z_loss is {self.z_loss}; it must not be negative")
+        if not 0 <= self.z_loss < math.inf:
+            raise ValueError(f"z_loss is {self.z_loss}; it must be finite and not negative")
+        if self.num_kept > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"save_steps is {self.save_steps}, which keeps {self.num_kept} checkpoints of "
+                f"{self.last_step} updates; at most {MOST_CHECKPOINTS} are kept"
+            )
 
     def norm_limit(self, update: int) -> float | None:
         """The norm that gradients of an update are scaled down to.
@@ -213,7 +219,12 @@ class TrainConfig:
     @property
     def kept_steps(self) -> list[int]:
         """The updates after which a checkpoint is kept; 0 is the start."""
-        return sorted({0, *range(self.save_steps, self.last_step, self.save_steps), self.last_step})
+        return [0, *range(self.save_steps, self.last_step, self.save_steps), self.last_step]
+
+    @property
+    def num_kept(self) -> int:
+        """The number of checkpoints that are kept."""
+        return 2 + (self.last_step - 1) // self.save_steps
 
 
 @dataclass(frozen=True)

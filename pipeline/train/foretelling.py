@@ -131,7 +131,7 @@ class Job:
 
     @property
     def num_checkpoints(self) -> int:
-        return len(self.config.kept_steps)
+        return self.config.num_kept
 
     @property
     def series_bytes(self) -> int:

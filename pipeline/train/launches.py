@@ -183,6 +183,11 @@ class SlurmTask:
             raise ValueError(
                 f"SLURM_NTASKS is {size}; it must be nodes times ranks, {launch.world_sizes[0]}"
             )
+        for name, number, most in zip(
+            SLURM_VARIABLES[::2], (rank, local), (size, launch.ranks), strict=True
+        ):
+            if number >= most:
+                raise ValueError(f"{name} is {number}; it must be below {most}")
         port = launch.port or 20000 + job % 20000
         return cls(rank, size, local, f"{first_host(nodes)}:{port}")
 

@@ -39,7 +39,9 @@ def pretrain(
     Source: Groeneveld et al. 2024, "OLMo", section 3; allenai/OLMo, `olmo/train.py`.
 
     Raises:
-        MismatchedInputs: the model is too small for the ids or the sequences of the mix.
+        MismatchedInputs: the model is too small for the ids or the sequences of the mix, or the
+            order is of other data.
+        ValueError: the order ends before the training does.
     """
     for name, held, must in (
         ("rows of the vocabulary", model.vocab_size, mix.vocab_size),
@@ -51,11 +53,14 @@ def pretrain(
                 f"TokenMix {mix.content[:12]}",
                 f"the model has {held} {name}, the mix needs {must}",
             )
+    order.require_steps(config.last_step, config.batch_size)
+    batches = _Instances(mix, config.batch_size, config.seed, order)
+    batches()  # an order that is not of this mix fails here, before a rank is started
     return train(
         Training(
             model=model,
             objective=NextToken(config.z_loss, mix.end_id if mask_documents else None),
-            batches=_Instances(mix, config.batch_size, config.seed, order),
+            batches=batches,
             config=config,
             launch=launch,
             upkeep=upkeep,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from pipeline.core.artifacts import Checkpoint, checkpoint_name
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.store.series import (
     checkpoint_files,
@@ -58,8 +58,13 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
 
     A series may hold terabytes: digested is what training goes on from, and all of it only where
     nothing is to be made, as when one checkpoint was found damaged where it was read.
+
+    Raises:
+        PipelineError: the series has passed `stop_at` and did not save it: to make it would be to
+            train again what was trained, and to write over its history.
     """
     last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
+    _require_not_passed(series, config, last)
     while True:
         there = [step for step in find_checkpoints(series, thorough=False) if step <= last]
         missing = [step for step in config.kept_steps if step not in there]
@@ -74,6 +79,19 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
         if all([is_whole(series / each.folder) for each in stretches if each.folder]):
             _warn_of_dropped(there, stretches)
             return stretches
+
+
+def _require_not_passed(series: Path, config: TrainConfig, last: int) -> None:
+    stop, name = config.stop_at, checkpoint_name(config.last_step)
+    if stop is None or stop >= last or stop % config.save_steps == 0:
+        return
+    if not any(Path(series).glob(f"*{name}*")):  # saved, or saved and found damaged
+        known = [s for s in find_checkpoints(series, thorough=False) if s <= last]
+        near = sorted(sorted(known, key=lambda each: abs(each - stop))[:2])
+        raise PipelineError(
+            f"stop_at is {stop}; the series has gone on to step {last} and did not save that one, "
+            f"but {' and '.join(map(str, near))}"
+        )
 
 
 def _can_go_on(series: Path, step: int) -> bool:

@@ -22,7 +22,7 @@ class SpikeRule:
     window: int = 100
 
     def __post_init__(self) -> None:
-        if self.spike_factor <= 1:
+        if not 1 < self.spike_factor < math.inf:
             raise ValueError(f"spike_factor is {self.spike_factor}; it must be above 1")
         if self.window < 1:
             raise ValueError(f"window is {self.window}; it must be at least 1")

@@ -1,4 +1,5 @@
-"""What ai2-olmo's own data set and iterator read, of the same files, is what our order reads.
+"""What ai2-olmo's own data set and iterator read, of the same files, is what our orders read: the
+one made of its seed, and the one in the index file that it writes.
 
 Shards are files of raw ids, as `import_tokens` copies them.
 """
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.tokens.mixing import mix_tokens
+from pipeline.tokens.olmo_indices import OlmoReplay, import_order
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import TokenBatches
 from tests.tokens.test_mixing import write_tokens
@@ -52,3 +54,8 @@ def test_each_rank_reads_the_rows_of_the_reference(olmo, tmp_path, world, epoch)
         theirs = json.loads(done.stdout.splitlines()[-1])
         ours = [batches.at(epoch * num_steps + step, rank, world) for step in range(num_steps)]
         assert np.concatenate(ours).tolist() == theirs[: num_steps * BATCH // world]
+        written = import_order(tmp_path / "work" / "global_indices.npy", out=tmp_path / "order")
+        assert written.num_instances == 84 // world * world
+        replay = TokenBatches(mix, BATCH, 1, OlmoReplay(written))
+        replayed = [replay.at(step, rank, world) for step in range(num_steps)]
+        assert np.array_equal(replayed, ours)

@@ -106,7 +106,9 @@ def test_without_gpus_the_table_is_short_and_tells_no_time():
         (["--gpu", "T4"], "--gpu is 'T4'; it must be one of H100 PCIe, "),
         (["--mfu", "0"], "--mfu is 0.0; it must be above 0 and at most 1"),
         (["--pue", "0.5"], "--pue is 0.5; it must be at least 1"),
-        (["--intensity", "-1"], "--intensity is -1.0; it must not be negative"),
+        (["--pue", "nan"], "--pue is nan; it must be at least 1"),
+        (["--intensity", "inf"], "--intensity is inf; it must be finite and not negative"),
+        (["--intensity", "-1"], "--intensity is -1.0; it must be finite and not negative"),
     ],
 )
 def test_a_bad_assumption_is_a_line(option, says, capsys):

@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from pipeline.browse.reading import batches_of
+from pipeline.core.errors import MismatchedInputs
+from pipeline.tokens.olmo_order import FileReader
 from steps.cli.__main__ import main
-from steps.wiring import build_steps
+from steps.wiring import WiringError, build_steps
 from tests.steps.conftest import Bench, ref
 
 UPDATES = 8  # of two rows: more than an epoch of this mix
@@ -16,29 +19,41 @@ UPDATES = 8  # of two rows: more than an epoch of this mix
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("reading"))
+    return bench, run_graph(bench, base=pretrain(UPDATES))["base"].unique_id
+
+
+def pretrain(updates, **more):
     model = {"d_model": 32, "n_layers": 1, "n_heads": 2, "mlp_hidden_size": 64}
-    schedule = {"type": "linear", "peak_lr": 1e-3, "warmup_steps": 1, "total_steps": UPDATES}
-    base = {
+    schedule = {"type": "linear", "peak_lr": 1e-3, "warmup_steps": 1, "total_steps": updates}
+    return {
         "type": "pretrain",
         "mix": ref("mix"),
         "model": {**model, "vocab_size": 280, "max_sequence_length": 16},
-        "train": {"batch_size": 2, "seed": 5, "save_steps": UPDATES, "schedule": schedule},
+        "train": {"batch_size": 2, "seed": 5, "save_steps": updates, "schedule": schedule},
+        **more,
     }
-    built = build_steps({**bench.config(), "base": base})
+
+
+def run_graph(bench, **steps):
+    built = build_steps({**bench.config(), **steps})
     bench.workspace.register_run(built.values(), "first")
     for step in built.values():
         step.result(bench.workspace)
-    return bench, built["base"].unique_id
+    return built
 
 
-@pytest.fixture
-def olmo(trained, capsys):
+def olmo_of(bench, capsys):
     def run(command, *arguments):
-        status = main([command, "-w", str(trained[0].results.root), *arguments])
+        status = main([command, "-w", str(bench.results.root), *arguments])
         said = capsys.readouterr()
         return status, said.out, said.err
 
     return run
+
+
+@pytest.fixture
+def olmo(trained, capsys):
+    return olmo_of(trained[0], capsys)
 
 
 def read(olmo, step):
@@ -95,3 +110,87 @@ def test_where_names_a_run_whose_data_is_gone(trained, tmp_path, capsys):
         shutil.rmtree(folder)
     assert main(["where", "-w", str(tmp_path / "w"), "d1"]) != 0
     assert id in capsys.readouterr().err
+
+
+SHUFFLED = {"type": "olmo", "seed": 6198}
+
+
+def num_instances(bench):
+    return FileReader(bench.results.load(run_graph(bench)["mix"].unique_id)).num_instances
+
+
+def import_indices(bench, indices):
+    path = bench.root / "global_indices.npy"
+    path.write_bytes(np.asarray(indices, "<u4").tobytes())
+    return {"type": "import_order", "path": str(path)}
+
+
+def shuffled(size):
+    indices = np.arange(size, dtype=np.uint32)
+    np.random.Generator(np.random.PCG64(6198)).shuffle(indices)
+    return indices
+
+
+def test_batch_and_where_follow_a_replayed_file_and_the_seed_that_made_it(bench, capsys):
+    size = num_instances(bench)
+    updates = 6
+    indices = import_indices(bench, shuffled(size))
+    built = run_graph(
+        bench,
+        indices=indices,
+        replayed=pretrain(updates, order=ref("indices")),
+        shuffled=pretrain(updates, order=SHUFFLED),
+    )
+    (bench.root / "global_indices.npy").unlink()
+    olmo = olmo_of(bench, capsys)
+    wanted = {}
+    for step in range(1, updates + 1):
+        rows = {}
+        for name in ("replayed", "shuffled"):
+            status, out, _ = olmo("batch", name, "--at", str(step), "--json", "-n", "1000")
+            assert status == 0
+            rows[name] = json.loads(out)["read"]
+        assert rows["replayed"] == rows["shuffled"]
+        for row in rows["replayed"]:
+            wanted.setdefault(row["id"], set()).add((step, row["row"]))
+    for document, times in wanted.items():
+        found = json.loads(olmo("where", document, "--json", "-n", "1000")[1])["read"]
+        for name in ("replayed", "shuffled"):
+            own = [each for each in found if each["result"] == built[name].unique_id]
+            assert {(each["step"], each["row"]) for each in own} == times
+    ends = [bench.results.load(built[name].unique_id) for name in ("replayed", "shuffled")]
+    assert ends[0].latest.weights == ends[1].latest.weights
+
+
+def test_a_file_that_ends_before_the_training_or_is_of_other_data_ends_it_unmade(bench):
+    size = num_instances(bench)
+    order = ref("indices")
+    indices = import_indices(bench, range(4))
+    with pytest.raises(ValueError, match="num_steps is 3; the index file has 4 instances"):
+        run_graph(bench, indices=indices, base=pretrain(3, order=order))
+    indices = import_indices(bench, [0, size, 1, 2])
+    fault = f"of {size} instances.* the index at place 1 is {size}"
+    with pytest.raises(MismatchedInputs, match=fault):
+        run_graph(bench, indices=indices, base=pretrain(2, order=order))
+    for folder in (bench.results.root / "series").glob("*"):
+        assert not list(folder.glob("step*"))
+
+
+def test_inspected_is_the_order_of_the_file(bench):
+    size = num_instances(bench)
+    inspected = {**bench.config()["order"], "num_steps": size // 2}
+    built = run_graph(
+        bench,
+        indices=import_indices(bench, shuffled(size)),
+        by_file={**inspected, "order": ref("indices")},
+        by_seed={**inspected, "order": SHUFFLED},
+    )
+    made = [bench.results.load(built[name].unique_id) for name in ("by_file", "by_seed")]
+    assert made[0].content == made[1].content
+
+
+def test_an_order_is_a_component_or_a_step_that_imports_one(bench):
+    with pytest.raises(WiringError, match=r"must be Feistel \| ReadingOrder"):
+        build_steps({**bench.config(), "base": pretrain(2, order=ref("mix"))})
+    with pytest.raises(WiringError, match="base.order.type is 'olmoo', which is not known.*'olmo'"):
+        build_steps({**bench.config(), "base": pretrain(2, order={"type": "olmoo"})})

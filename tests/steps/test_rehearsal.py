@@ -4,10 +4,12 @@ import steps  # noqa: F401  registers every step
 from pipeline.data.sources.cut import Cut
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.model.config import OlmoConfig
+from pipeline.tokens.order import FEISTEL
 from pipeline.train.config import TrainConfig
 from steps.rehearsal import Size, components, in_words, outside, rehearsed
 from steps.wiring import WiringError, build_steps
 from tests.steps.fakes import written
+from tests.steps.lab import ref
 
 SIZES = ("tiny", "olmo1b", "olmo7b")
 SIZE = Size()
@@ -70,6 +72,15 @@ def test_an_engine_of_other_machines_becomes_workers_here():
     assert small["code"]["engine"] == small["code_quality"]["engine"]
     assert small["code"]["engine"] == {"type": "local", "workers": 2}
     assert build_steps(small)["code_kept"].kwargs["engine"].workers == 1
+
+
+def test_an_index_file_of_the_whole_data_orders_no_small_mix(tmp_path):
+    (tmp_path / "i").write_bytes(bytes(4))
+    config = written("tiny") | {"indices": {"type": "import_order", "path": str(tmp_path / "i")}}
+    config["base"]["order"] = ref("indices")
+    small, changed = rehearsed(config, SIZE)
+    assert ("steps.base.order", ref("indices"), "feistel") in changed
+    assert build_steps(small)["base"].kwargs["order"] == FEISTEL
 
 
 def test_what_was_cut_is_told_by_name():

@@ -9,6 +9,7 @@ import torch
 import steps  # noqa: F401  registers every step
 from pipeline.model.config import OLMO_1B, OLMO_7B
 from pipeline.model.olmo import Olmo
+from pipeline.train.spikes import SpikeRule
 from steps import needs
 from steps.cli.experiment import read_experiment
 from steps.needs import lacking, num_bytes
@@ -106,6 +107,35 @@ def test_what_a_step_needs_is_in_no_key_and_is_checked(graphs):
     ):
         with pytest.raises(WiringError, match=message):
             build_steps({"a": {**plain, **fault}})
+
+
+def upkept(upkeep, path):
+    """Tiny with an `upkeep`, trained with two seeds."""
+    path.write_text(
+        f"local p = import '{EXPERIMENTS}/lib/pipeline.libsonnet';\n"
+        f"local tiny = import '{EXPERIMENTS}/lib/tiny.libsonnet';\n"
+        f"{{ steps: p.graph(tiny {{ {upkeep} }}, seeds=[1, 2]) }}\n"
+    )
+    return build_steps(read_experiment(str(path))["steps"])
+
+
+def test_a_size_says_how_its_trainings_are_kept_and_no_id_moves(tmp_path):
+    said = "upkeep: { retention: null, stop_on: { spike_factor: 3, window: 50 } }"
+    without, kept = upkept("", tmp_path / "a.jsonnet"), upkept(said, tmp_path / "b.jsonnet")
+    assert {name: step.unique_id for name, step in without.items()} == {
+        name: step.unique_id for name, step in kept.items()
+    }
+    assert {name for name, step in kept.items() if "stop_on" in step.kwargs} == {
+        stage + end for stage in ("base", "sft", "dpo") for end in ("", "_seed_2")
+    }
+    for name in ("base", "sft", "dpo", "base_seed_2", "sft_seed_2", "dpo_seed_2"):
+        given = [(s[name].kwargs["retention"], s[name].kwargs["stop_on"]) for s in (without, kept)]
+        assert given == [(2, None), (None, SpikeRule(3, 50))]
+
+
+def test_a_misspelled_upkeep_is_told_with_its_step(tmp_path):
+    with pytest.raises(WiringError, match=r"steps\.base\.retentoin.*'retention'"):
+        upkept("upkeep: { retentoin: 3 }", tmp_path / "x.jsonnet")
 
 
 def test_sizes_are_read_with_their_units():

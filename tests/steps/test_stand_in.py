@@ -7,6 +7,7 @@ import steps  # noqa: F401  registers every step
 from pipeline.eval.benchmarks import OlmoEvalWheel
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.importing import TokenFiles
+from pipeline.tokens.olmo_indices import import_order
 from steps.rehearsal import Size, rehearsed
 from steps.stand_in import Supply, cuts_in_words, missing_in_words, supply
 from steps.wiring import build_steps
@@ -117,6 +118,14 @@ def test_token_files_are_made_small_wherever_they_are(tmp_path):
     built = TokenFiles(**made)
     assert (built.source, built.dtype, found.made_up) == ("olmo", "uint16", ["t"])
     assert Path(built.path).stat().st_size == 1 << 17
+
+
+def test_an_index_file_that_is_out_of_reach_is_made_up(tmp_path):
+    far = {"path": "https://x.org/global_indices.npy", "revision": "1"}
+    config = {"o": {"type": "import_order", "path": far}}
+    found = supplied(tmp_path, config=config, make_up=True)
+    made = import_order(found.values["steps.o.path"]["path"], out=tmp_path / "o")
+    assert found.made_up == ["o"] and made.largest == made.num_instances - 1
 
 
 def test_names_from_an_experiment_are_escaped_in_what_is_printed():

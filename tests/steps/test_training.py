@@ -66,6 +66,12 @@ def test_a_rule_without_sense_is_refused_before_any_work(bench, more, says):
         build_steps(graph(bench) | {"base": graph(bench)["base"] | more})
 
 
+def test_a_vocabulary_that_is_too_small_is_refused_before_any_work(bench):
+    small = MODEL | {"vocab_size": 100}
+    with pytest.raises(WiringError, match=r"base.model.vocab_size is 100; .* steps.tokenizer"):
+        build_steps(graph(bench, model=small))
+
+
 def test_a_saved_view_needs_no_lease_and_a_longer_one_waits_for_it(bench):
     made = step(bench, {"stop_at": 6}).result(bench.workspace)
     with bench.results.lease(f"series-{made.series}"):

@@ -43,6 +43,24 @@ def test_an_impossible_value_is_named(changes, message):
         config(**changes)
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_numbers_that_are_not_finite_are_refused(value):
+    for name in ("max_grad_norm", "z_loss", "clip_warmup_factor"):
+        with pytest.raises(ValueError, match=name):
+            config(**{name: value})
+    with pytest.raises(ValueError, match="peak_lr"):
+        Linear(value, 1, 5)
+    with pytest.raises(ValueError, match="eps"):
+        AdamW(eps=value)
+
+
+def test_more_checkpoints_than_a_disk_lists_are_refused():
+    schedule = Linear(1e-3, 1, 10**9)
+    assert config(schedule=schedule, save_steps=10**5).num_kept == 10_001
+    with pytest.raises(ValueError, match="save_steps is 1, which keeps 1000000001 checkpoints"):
+        config(schedule=schedule, save_steps=1)
+
+
 def test_impossible_parts_are_named():
     with pytest.raises(ValueError, match="warmup_steps is 5"):
         Linear(1e-3, 5, 5)
@@ -57,6 +75,7 @@ def test_kept_steps_begin_at_the_start_and_end_at_the_end(save_steps, stop_at):
     kept = config(60, save_steps=save_steps, stop_at=stop_at).kept_steps
     assert kept[0] == 0 and kept[-1] == stop_at and kept == sorted(set(kept))
     assert all(step % save_steps == 0 for step in kept[:-1])
+    assert config(60, save_steps=save_steps, stop_at=stop_at).num_kept == len(kept)
 
 
 def test_the_clipping_norm_is_larger_while_it_warms_up():

@@ -61,6 +61,8 @@ def test_a_task_of_srun_knows_its_place():
         ({"SLURM_NODELIST": ""}, "SLURM_NODELIST is not set"),
         ({"SLURM_NTASKS": "4"}, "SLURM_NTASKS is 4; it must be nodes times ranks, 2"),
         ({"SLURM_PROCID": "x"}, "SLURM_PROCID is 'x'; it must be a whole number"),
+        ({"SLURM_PROCID": "2"}, "SLURM_PROCID is 2; it must be below 2"),
+        ({"SLURM_LOCALID": "2"}, "SLURM_LOCALID is 2; it must be below 2"),
     ],
 )
 def test_what_srun_did_not_say_or_says_otherwise_is_named(change, says):

@@ -3,12 +3,13 @@
 import itertools
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
-from pipeline.train import chunked_loss, memory
+from pipeline.train import chunked_loss, loop, memory
 from pipeline.train.config import Linear, TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.train.foretelling import Job
@@ -40,22 +41,21 @@ class Same:
 
 
 def made_run(shape, rows, ranks, precision, **launch):
-    """A run of random batches that has made no update."""
-    run = Run(
-        Training(
-            shape,
-            NextToken(),
-            partial(Same, shape, rows),
-            TrainConfig(
-                batch_size=rows,
-                schedule=Linear(peak_lr=1e-3, warmup_steps=1, total_steps=9),
-                precision=precision,
-            ),
-            Launch(ranks=ranks.size, **launch),
-            series=None,
+    """A run of random batches that has made no update; bf16 is bf16, however slow it is here."""
+    training = Training(
+        shape,
+        NextToken(),
+        partial(Same, shape, rows),
+        TrainConfig(
+            batch_size=rows,
+            schedule=Linear(peak_lr=1e-3, warmup_steps=1, total_steps=9),
+            precision=precision,
         ),
-        ranks,
+        Launch(ranks=ranks.size, **launch),
+        series=None,
     )
+    with mock.patch.object(loop, "precision_of_products", lambda wanted, device: wanted):
+        run = Run(training, ranks)
     run.go_to(0)
     return run
 
@@ -105,9 +105,10 @@ def test_an_update_takes_the_memory_that_is_foretold(recomputed, microbatch, tie
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("vocab", [8192, 50304])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("microbatch", [None, 1])
+@pytest.mark.parametrize(
+    ("vocab", "precision", "microbatch"),
+    [(8192, "fp32", None), (8192, "bf16", 1), (50304, "bf16", None)],
+)
 def test_the_benchmarks_shape_takes_the_memory_that_is_foretold(vocab, precision, microbatch):
     shape = replace(BENCHMARKED, vocab_size=vocab)
     way = {"precision": precision, "microbatch": microbatch}
@@ -122,7 +123,7 @@ def _note_allocated(shape, precision, launch, out, ranks):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "precision, launch", [("fp32", {}), ("bf16", {"microbatch": 1}), ("bf16", {"shard_within": 2})]
+    "precision, launch", [("bf16", {}), ("bf16", {"microbatch": 1}), ("bf16", {"shard_within": 2})]
 )
 def test_ranks_that_share_a_model_take_the_memory_that_is_foretold(tmp_path, precision, launch):
     ranks = 4 if "shard_within" in launch else 2

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.store.series import all_rows, history_rows, read_segments, segment_rows
 from pipeline.train import history, loop, saved
 from pipeline.train.config import Upkeep
@@ -78,6 +79,12 @@ def test_stop_at_raised_and_lowered_are_views_of_one_series(run, monkeypatch):
     assert made == list(range(1, 13))  # each update once
     assert [each.steps[-1].step for each in views] == [6, 12, 3, 9, 6]
     assert views[0].content == views[4].content and losses(views[3]) == losses(views[1])[:9]
+
+
+def test_a_step_that_the_series_passed_without_saving_it_is_refused(run):
+    run(config(12))
+    with pytest.raises(PipelineError, match="stop_at is 7; .* on to step 12 .*, but 6 and 9"):
+        run(config(12, stop_at=7), name="passed")
 
 
 class Lease:

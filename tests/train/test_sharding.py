@@ -1,10 +1,8 @@
 """However many ranks there are and whatever each holds, the loss is that of one rank."""
 
-import json
-
 import pytest
 
-from pipeline.train import history
+from pipeline.store.series import read_segments
 from pipeline.train.launches import Launch, Torchrun
 from pipeline.train.pretrain import pretrain
 from tests.train.conftest import SHAPE, config
@@ -47,7 +45,8 @@ def plain(tmp_path_factory, mix):
 def test_ranks_have_the_loss_of_one_however_they_share_the_model(launch, run, plain, tmp_path):
     made = run(config(), launch, series="b" * 64)
     assert losses(made) == pytest.approx(plain, rel=1e-5)
-    lines = (tmp_path / "series" / ("b" * 64) / history.SEGMENTS).read_text().splitlines()
-    for each in map(json.loads, lines):  # what ran is on record
+    segments = read_segments(tmp_path / "series" / ("b" * 64))
+    assert segments
+    for each in segments:  # what ran is on record
         assert each["launch"] == launch.TYPE and each["world_size"] == launch.ranks
         assert each["shard_within"] == launch.shard_within
