@@ -20,6 +20,7 @@ from pipeline.core.errors import MissingDependency
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]  # of the history
+LARGEST = 700.0  # nats whose exponential is a float
 
 
 class Listener(Protocol):
@@ -141,8 +142,7 @@ class _WandbRun:
 def scalars(row: Row) -> dict[str, float]:
     """The numbers of a row of the history by name; what is not known is left out.
 
-    Perplexity is the exponential of the loss where that is a mean over tokens. Tokens by source are
-    `tokens_by_source/<source>`.
+    Tokens by source are `tokens_by_source/<source>`.
     """
     found: dict[str, float] = {}
     for name, value in row.items():
@@ -150,17 +150,21 @@ def scalars(row: Row) -> dict[str, float]:
             found |= {f"{name}/{each}": float(number) for each, number in value.items()}
         elif isinstance(value, (int, float)) and name != "step":
             found[name] = float(value)
-    loss = found.get("loss", math.inf)
-    if loss < math.log(1e300):
-        found["perplexity"] = math.exp(loss)
     return found
+
+
+def perplexity(row: Row) -> dict[str, float]:
+    """Of a loss that is a mean over tokens: its exponential; nothing where that is not known."""
+    loss = row["loss"]
+    return {} if loss is None or loss > LARGEST else {"perplexity": math.exp(loss)}
 
 
 @contextmanager
 def listening(
     monitors: Sequence[Monitor], series: Path, first_step: int, facts: dict[str, Any]
 ) -> Iterator[Callable[[Row], None]]:
-    """Begin monitors, and end them; gives what tells each a row."""
+    """Begin monitors, and end them; gives what tells each a row, and the perplexity with it."""
+    of_tokens = facts["objective"] != "dpo"
     listeners: dict[int, Listener] = {}
 
     def guarded(number: int, act: Callable[[], Any]) -> Any:
@@ -182,6 +186,7 @@ def listening(
             listeners[number] = begun
 
     def tell(row: Row) -> None:
+        row = row | perplexity(row) if of_tokens else row
         for number, listener in list(listeners.items()):
             guarded(number, partial(listener.update, row))
 

@@ -11,7 +11,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_rows
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.train.config import Launch, Upkeep
-from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases, scalars
+from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases, listening, scalars
 from pipeline.train.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 from tests.train.conftest import ONE, SHAPE, config
@@ -173,6 +173,17 @@ def test_wandb_gets_the_numbers_of_each_update_and_a_resumed_run_goes_on(run, mo
         given.append((fake.given["id"], fake.given["mode"], fake.given["dir"]))
     assert given == [(made.series[:32], "offline", str(made.series_root))] * 2
     assert fake.given["config"]["train"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize(("objective", "loss", "told"), [("masked", 0.0, 1.0), ("dpo", 0.5, None)])
+def test_a_loss_over_pairs_has_no_perplexity(tmp_path, heard, objective, loss, told):
+    class Last(Ear):
+        def update(self, row):
+            heard.append(row.get("perplexity"))
+
+    with listening([Last()], tmp_path, 0, {"objective": objective}) as tell:
+        tell({"step": 1, "loss": loss})
+    assert heard[1:-1] == [told]
 
 
 def test_what_is_not_known_is_no_number():
