@@ -27,6 +27,7 @@ from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import Feistel
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
 from pipeline.train.launches import Launch, Slurm, Torchrun
+from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases
 from steps.wiring import COMPONENTS
 
 COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
@@ -67,5 +68,7 @@ COMPONENTS[Schedule] = {
 }
 
 COMPONENTS[Feistel] = {"feistel": Feistel, "olmo": OlmoShuffle}
+
+COMPONENTS[Monitor] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}

@@ -13,11 +13,13 @@ from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
 from pipeline.train.foretelling import Job
 from pipeline.train.launches import Launch
+from pipeline.train.monitors import Monitor
 from pipeline.train.spikes import SpikeRule
 from steps.base import PipelineStep
 from steps.ranges import Positive, Range
 
 ONE_PROCESS = Launch()
+NO_MONITORS: list[Monitor] = []
 Retention = Positive | None  # checkpoints that keep an optimizer's state
 
 
@@ -25,7 +27,8 @@ class TrainingStep(PipelineStep):
     """What training steps share: an argument `train`, and a model whose shape is known.
 
     Of their arguments, these change no result: `launch`; `retention`, how many of the last
-    checkpoints keep their optimizer's state (null: all); `stop_on`, a spike that stops the run.
+    checkpoints keep their optimizer's state (null: all); `stop_on`, a spike that stops the run;
+    `monitors`, which are told of every update.
     """
 
     SERIES = True
@@ -102,6 +105,7 @@ class Pretrain(TrainingStep):
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
+        monitors: list[Monitor] = NO_MONITORS,
     ) -> Checkpoints:
         from pipeline.train.pretrain import pretrain
 
@@ -112,7 +116,7 @@ class Pretrain(TrainingStep):
             series=self.series,
             out=self.out,
             launch=launch,
-            upkeep=Upkeep(retention, stop_on),
+            upkeep=Upkeep(retention, stop_on, tuple(monitors)),
             lease=self.series_lease,
             order=order_of(order),
             mask_documents=mask_documents,
@@ -143,6 +147,7 @@ class Sft(TrainingStep):
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
+        monitors: list[Monitor] = NO_MONITORS,
     ) -> Checkpoints:
         from pipeline.train.sft import sft
 
@@ -153,7 +158,7 @@ class Sft(TrainingStep):
             series=self.series,
             out=self.out,
             launch=launch,
-            upkeep=Upkeep(retention, stop_on),
+            upkeep=Upkeep(retention, stop_on, tuple(monitors)),
             lease=self.series_lease,
         )
 
@@ -196,6 +201,7 @@ class Dpo(TrainingStep):
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
+        monitors: list[Monitor] = NO_MONITORS,
     ) -> Checkpoints:
         from pipeline.train.dpo import dpo
 
@@ -207,6 +213,6 @@ class Dpo(TrainingStep):
             series=self.series,
             out=self.out,
             launch=launch,
-            upkeep=Upkeep(retention, stop_on),
+            upkeep=Upkeep(retention, stop_on, tuple(monitors)),
             lease=self.series_lease,
         )

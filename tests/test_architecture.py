@@ -22,6 +22,7 @@ PLANNED = [
     "config",
     "foretelling",
     "launches",
+    "monitors",
     "small",
     "spikes",
 ]  # of train: plans read them

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pipeline.train.launches import Launch as Launch
+from pipeline.train.monitors import Monitor
 from pipeline.train.spikes import SkipRule, SpikeRule
 
 Precision = Literal["fp32", "bf16"]
@@ -234,10 +235,12 @@ class Upkeep:
         retention: so many of the last checkpoints keep their optimizer's state, so that training
             can go on from them (two, should the last be damaged); null for all. Weights stay.
         stop_on: the spike of the loss that stops a run; null for none.
+        monitors: are told of every update.
     """
 
     retention: int | None = 2
     stop_on: SpikeRule | None = None
+    monitors: tuple[Monitor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.retention is not None and self.retention < 1:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, ch
 from pipeline.train.distributed import Ranks
 from pipeline.train.launches import Joining
 from pipeline.train.launching import run_ranks
+from pipeline.train.monitors import Row, listening
 from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer, parameter_norm
 from pipeline.train.processor import kept_memory, precision_of_products
@@ -53,6 +55,13 @@ class NamesDocuments(Protocol):
     """Batches that can say which documents all ranks together read at a step, from 0."""
 
     def documents(self, step: int) -> Sequence[Piece]: ...
+
+
+@runtime_checkable
+class CountsSources(Protocol):
+    """Batches of several sources that can say how much of each all ranks together read."""
+
+    def tokens_by_source(self, step: int) -> Counter[str]: ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ def train(
         DivergedTraining: a loss or gradient norm is not finite, or a loss is a spike; nothing of
             that step is kept.
         PipelineError: a checkpoint was not written; those before it stand.
+        MissingDependency: the package of a monitor is not installed.
         Stopped: this process was asked to; the next call goes on after the last update made.
     """
     config, launch, series = training.config, training.launch, Path(training.series)
@@ -122,6 +132,8 @@ def _make_missing(training: Training) -> None:
     stretches = saved.plan(series, training.config)
     if not stretches:
         return
+    for monitor in training.upkeep.monitors:
+        monitor.require()
     launch = training.launch
     with history.noting_failure(series):
         run_ranks(partial(_train, training, None if launch.SPANS else stretches), launch, series)
@@ -154,7 +166,8 @@ def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ran
             with history.added_rows(series) if first_rank else nullcontext() as rows:
                 segment = run.begin_segment() if first_rank else 0
                 try:
-                    run.make(stretch.saves, writer, segment, rows, progress)
+                    with run.monitored(first_rank) as tell:
+                        run.make(stretch.saves, writer, segment, rows, progress, tell)
                 except DivergedTraining as error:
                     if first_rank:
                         history.end_segment(series, "diverged", error.reason, error.documents)
@@ -193,8 +206,12 @@ class Run:
         self.step, self.num_skipped = step, record.num_skipped
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
         rules = self.training.upkeep.stop_on, self.config.skip
-        rows = history_rows(self.training.series) if any(rules) else {}
-        before = [rows[each] for each in range(1, self.step + 1)] if rows else []
+        told = any(rules) or (self.step > 0 and self.ranks.rank == 0)
+        rows = history_rows(self.training.series) if told else {}
+        by_source = rows.get(self.step, {}).get("tokens_by_source")
+        self.by_source = Counter[str](by_source or {})
+        self.num_counted = 0 if by_source is None else self.step  # steps that it counts
+        before = [rows[each] for each in range(1, self.step + 1)] if any(rules) else []
         self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
 
     def begin_segment(self) -> int:
@@ -209,6 +226,17 @@ class Run:
             **asdict(self.training.launch),
         )
 
+    def monitored(self, first_rank: bool) -> AbstractContextManager[Callable[[Row], None]]:
+        """The monitors begun, in the first rank; gives what tells them a row."""
+        training = self.training
+        facts = {
+            "objective": self.objective.name,
+            "model": asdict(training.model),
+            "train": asdict(self.config),
+        }
+        told = training.upkeep.monitors if first_rank else ()
+        return listening(told, training.series, self.step, facts)
+
     def make(
         self,
         saves: list[int],
@@ -216,6 +244,7 @@ class Run:
         segment: int,
         rows: IO[str] | None,
         progress: Progress,
+        tell: Callable[[Row], None],
     ) -> None:
         """Make the updates up to the last of `saves`, and save each; or fewer, if asked to stop.
 
@@ -229,8 +258,10 @@ class Run:
                 writer.check()
                 row = self.update(self.step + 1) | {"segment": segment}
                 if rows is not None:
+                    row |= self.seen()
                     rows.write(history_line(row))
                     rows.flush()
+                tell(row)
                 loss = math.nan if row["loss"] is None else row["loss"]
                 progress.note(self.step, loss, self.num_read)
             if rows is not None:
@@ -244,6 +275,15 @@ class Run:
                 writer.wait()
                 raise Stopped(stop_requested() or signal.SIGTERM)
         writer.wait()
+
+    def seen(self) -> dict[str, dict[str, int]]:
+        """Tokens of each source that were read up to this step, where batches can say so."""
+        if not isinstance(self.batches, CountsSources):
+            return {}
+        for step in range(self.num_counted, self.step):
+            self.by_source += self.batches.tokens_by_source(step)
+        self.num_counted = self.step
+        return {"tokens_by_source": dict(self.by_source)}
 
     def save(self, writer: CheckpointWriter, folder: Path) -> None:
         """Begin to write the state as it is now."""

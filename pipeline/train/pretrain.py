@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,13 @@ class _Named:
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]:
         return {"input_ids": self.batches.at(step, rank, world_size)}
+
+    def tokens_by_source(self, step: int) -> Counter[str]:
+        """Tokens that all ranks read at a step of each part of the mix, by its name."""
+        reader, mix = self.batches.reader, self.batches.mix
+        places = (reader.locate(int(each))[0] for each in self.batches.order.at(step))
+        seen = Counter(mix.parts[place].name for place in places)
+        return Counter({name: mix.sequence_length * times for name, times in seen.items()})
 
     def documents(self, step: int) -> list[Piece]:
         return self.batches.documents(step)

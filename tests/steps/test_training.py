@@ -40,6 +40,7 @@ def step(bench, train=(), **more):
         {"retention": 5},
         {"retention": None},
         {"stop_on": {"spike_factor": 3, "window": 10}},
+        {"monitors": [{"type": "tensorboard"}, {"type": "wandb", "project": "olmo"}]},
     ],
 )
 def test_how_a_series_is_kept_is_no_part_of_a_key(bench, more):
@@ -56,6 +57,7 @@ def test_what_changes_a_result_is_part_of_its_key(bench, train):
     [
         ({"retention": 0}, "base.retention is 0; it must be at least 1"),
         ({"stop_on": {"spike_factor": 1}}, "base.stop_on.spike_factor is 1"),
+        ({"monitors": [{"type": "wandb"}]}, "base.monitors.0..project"),
         ({"train": TRAIN | {"skip": {"max_in_a_row": 0}}}, "base.train.skip.max_in_a_row is 0"),
     ],
 )
