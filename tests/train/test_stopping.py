@@ -60,7 +60,7 @@ def test_a_stop_at_the_update_of_a_kept_checkpoint_keeps_it(run, tmp_path, monke
 def test_a_shorter_view_leaves_what_a_longer_run_was_stopped_at(run, tmp_path, monkeypatch):
     series = tmp_path / "series" / ("b" * 64)
     stopped_after(run, monkeypatch, 6, config(9, save_steps=4), series="b" * 64)
-    part = run(config(9, save_steps=4, stop_at=2), series="b" * 64, name="part")
+    part = run(config(9, save_steps=2, stop_at=2), series="b" * 64, name="part")
     assert [each.step for each in part.steps] == [0, 2] and saved.find_stopped(series) == 7
     resumed = run(config(9, save_steps=4), series="b" * 64, name="resumed")
     whole = run(config(9, save_steps=4), series="a" * 64, name="whole")
