@@ -5,7 +5,7 @@
                     state.json              step, tokens read and learned, digests
 
 One rank writes these; of two, each writes `model-00001-of-00002.safetensors` and the like with its
-rows (pipeline/store/tensors.py). No rank ever holds more than its own part, and nothing is pickled.
+rows (pipeline/store/tensors.py). No rank ever holds more than its own part; no file is a pickle.
 
 The files are those of torch.distributed.checkpoint's Hugging Face storage, and its reader and
 planner give each rank its rows back, whatever the number of ranks was. Its writer is not used: it

@@ -129,7 +129,7 @@ def is_saved(series: Path, config: TrainConfig) -> bool:
 
 
 def find_checkpoints(series: Path, *, thorough: bool = True) -> list[int]:
-    """Steps whose checkpoints are whole; a damaged one is set aside.
+    """Steps whose weights are whole; a checkpoint whose are not is set aside.
 
     Args:
         thorough: check every digest; else the records, and that no file is missing or cut off.
@@ -142,10 +142,25 @@ def find_checkpoints(series: Path, *, thorough: bool = True) -> list[int]:
             else:
                 _require_readable(folder, step)
         except (CorruptShard, OSError) as error:
-            set_aside(folder, str(error))
-            continue
+            if not _weights_stay(folder, str(error)):
+                continue
         found.append(step)
     return found
+
+
+def _weights_stay(folder: Path, reason: str) -> bool:
+    """Whether the weights of a damaged checkpoint are good; if not, it is set aside.
+
+    Results rely on the weights alone: what is damaged of the optimizer's state is dropped.
+    """
+    try:
+        _require_whole(folder, with_state=False)
+    except (CorruptShard, OSError):
+        set_aside(folder, reason)
+        return False
+    drop_state(folder)
+    logger.warning("the optimizer's state of %s is dropped, its weights stay: %s", folder, reason)
+    return True
 
 
 def _folders(series: Path) -> list[tuple[int, Path]]:
@@ -162,13 +177,16 @@ def _folders(series: Path) -> list[tuple[int, Path]]:
 def is_whole(folder: Path) -> bool:
     """Whether training can go on from a checkpoint: its digests are right, and its state is there.
 
-    If not, it is set aside.
+    If not, it is set aside, but for good weights under the name of their step.
     """
     try:
         _require_whole(folder)
         require_state(folder)
     except (CorruptShard, OSError) as error:
-        set_aside(folder, str(error))
+        if folder == stopped_folder(folder.parent):
+            set_aside(folder, str(error))
+        else:
+            _weights_stay(folder, str(error))
         return False
     return True
 

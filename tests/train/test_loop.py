@@ -153,7 +153,7 @@ def test_a_run_that_goes_on_digests_what_it_goes_on_from(run):
     flip(begun, 2, "optimizer.safetensors")
     whole = run(config(9, save_steps=3), series="b" * 64, name="whole")
     made = run(config(9, save_steps=3), name="made")
-    assert aside(begun) == [".damaged-step000003", ".damaged-step000006"]
+    assert aside(begun) == [".damaged-step000003"]  # of step 6 the weights stay
     assert weights(made) == weights(whole)
 
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_was_cut_off_is_made_again(run, name):
     path = begun.folder(begun.steps[1]) / name
     path.write_bytes(path.read_bytes()[:-1])
     made = run(config(9, save_steps=3), name="made")
-    assert aside(begun) == [".damaged-step000003"]
+    assert aside(begun) == [".damaged-step000003"] * (not name.startswith("optimizer"))
     assert weights(made)[:3] == weights(begun)
 
 
