@@ -1,6 +1,7 @@
 """What training read: the documents of an optimizer step, and the steps that read a document.
 
-Both follow from a result of training alone: its key names the data, the batch size and the seed.
+Both follow from the key of a training alone, which names the data, the batch size and the seed. A
+training that was not finished, as it diverged or was killed, has its key where it is in the making.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.store.lineage import Made, lineage
 from pipeline.store.results import Results
+from pipeline.store.series import history_rows, read_users
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle
@@ -32,7 +34,9 @@ Read = TokenBatches | ExampleBatches | PairBatches
 
 
 def batch(results: Results, id: str, step: int, limit: int) -> View:
-    """The documents that optimizer step `step`, from 1, of a training result read.
+    """The documents that optimizer step `step`, from 1, of a training read.
+
+    Of one that was not finished, the step after its last can be asked for: that at which it failed.
 
     Args:
         limit: rows shown; `start` and `end` are token offsets in the document.
@@ -40,13 +44,13 @@ def batch(results: Results, id: str, step: int, limit: int) -> View:
     Raises:
         ValueError: the result is not of training, or the step is not one of its steps.
     """
-    made = _trained(results, id)
-    if not 1 <= step <= made.latest.step:
-        raise ValueError(f"--at is {step}; it must be from 1 to {made.latest.step}, the last step")
+    last = _last_step(results, id)
+    if not 1 <= step <= last:
+        raise ValueError(f"--at is {step}; it must be from 1 to {last}, the last step")
     batches = batches_of(results, id)
     read = batches.at(step - 1)
     ids = read["input_ids"] if isinstance(read, dict) else read
-    decode = decoder(results, made.tokenizer)
+    decode = decoder(results, _data_of(results, lineage(results, id)[-1]).tokenizer)
     rows: list[dict[str, Any]] = []
     for row, pieces in enumerate(batches.rows(step - 1)):
         begin = 0
@@ -89,8 +93,7 @@ def where(results: Results, document: str, limit: int) -> View:
 def batches_of(results: Results, id: str) -> Read:
     """The batches of a training result, as it read them."""
     made = lineage(results, id)[-1]
-    argument = next(name for name in DATA if name in made.inputs)
-    data = Artifact.load(results.folder(made.inputs[argument]))
+    data = _data_of(results, made)
     config = made.args["train"]
     assert isinstance(config, dict)
     size, seed = int(str(config["batch_size"])), int(str(config["seed"]))
@@ -98,8 +101,24 @@ def batches_of(results: Results, id: str) -> Read:
         return TokenBatches(data, size, seed, _order_of(results, made))
     if isinstance(data, Examples):
         return ExampleBatches(data, size, seed)
-    assert isinstance(data, Pairs)
     return PairBatches(data, size, seed)
+
+
+def _data_of(results: Results, made: Made) -> TokenMix | Examples | Pairs:
+    argument = next(name for name in DATA if name in made.inputs)
+    data = Artifact.load(results.folder(made.inputs[argument]))
+    assert isinstance(data, TokenMix | Examples | Pairs)
+    return data
+
+
+def _last_step(results: Results, id: str) -> int:
+    """The last step of a training result; of a training that was not finished, the next one."""
+    if results.folder(id).exists():
+        return _trained(results, id).latest.step
+    for series in results.series_root.glob("*"):
+        if id in read_users(series):
+            return max(history_rows(series), default=0) + 1
+    raise ValueError(f"{id} has trained nothing so far")
 
 
 def _order_of(results: Results, made: Made) -> Feistel:

@@ -77,6 +77,7 @@ def _made(results: Results, id: str, names: dict[str, str]) -> Made:
     kind = ID.fullmatch(id)
     assert kind is not None  # `folder` refuses any other
     key, record = _object(folder / KEY), _object(folder / RECORD)
+    key = key or _object(results.root / "work" / id / KEY)  # of a step that was not finished
     args = key.get("args")
     inputs = dict(_inputs(args)) if isinstance(args, dict) else {}
     kept = {n: v for n, v in args.items() if n not in inputs} if isinstance(args, dict) else {}

@@ -112,6 +112,23 @@ def test_what_was_not_read_is_a_clear_fault(olmo, arguments, fault):
     assert status and not out and fault in err
 
 
+def test_batch_tells_of_a_training_that_was_not_finished(trained, tmp_path, capsys):
+    bench, id = trained
+    shutil.copytree(bench.results.root, tmp_path / "w", symlinks=True)
+    work, (series,) = tmp_path / "w" / "work" / id, (tmp_path / "w" / "series").iterdir()
+    work.mkdir(parents=True)
+    shutil.move(tmp_path / "w" / "cache" / id / "key.json", work)
+    shutil.rmtree(tmp_path / "w" / "cache" / id)
+    lines = (series / "history.jsonl").read_text().splitlines(keepends=True)
+    (series / "history.jsonl").write_text("".join(lines[:4]))  # it failed at the fifth update
+    whole, part = olmo_of(bench, capsys), ("-w", str(tmp_path / "w"), "--json")
+    for step in (1, 5):
+        assert main(["batch", "base", "--at", str(step), *part]) == 0
+        assert json.loads(capsys.readouterr().out) == read(whole, step)
+    assert main(["batch", "base", "--at", "6", *part]) != 0
+    assert "it must be from 1 to 5, the last step" in capsys.readouterr().err
+
+
 def test_where_names_a_run_whose_data_is_gone(trained, tmp_path, capsys):
     bench, id = trained
     shutil.copytree(bench.results.root, tmp_path / "w", symlinks=True)
