@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = 64 << 20  # of float32 logits in one chunk, where the rows are few
-MAX_CHUNKS = 8  # for each, the gradient of the whole matrix is read and written once
+from pipeline.train.memory import CHUNK_BYTES, MAX_CHUNKS
 
 
 def summed_loss(

@@ -35,7 +35,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.train.config import Precision
 
 CHUNK_BYTES = 64 << 20  # of float32 logits in one chunk of the loss, where the rows are few
-MAX_CHUNKS = 8
+MAX_CHUNKS = 8  # for each, the gradient of the whole matrix is read and written once
 FLOAT = 4
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
-from pipeline.train import chunked_loss, loop, memory
+from pipeline.train import loop
 from pipeline.train.config import Linear, TrainConfig
 from pipeline.train.distributed import Ranks
 from pipeline.train.foretelling import Job
@@ -160,11 +160,6 @@ ONE_CARD = [
 def test_what_one_card_took_is_foretold_to_four_per_cent(shape, rows, way, gigabytes):
     peak = Pass(shape, rows, 2048, **way).peak()
     assert peak.total / 1e9 == pytest.approx(gigabytes, rel=0.04)
-
-
-def test_the_loss_is_cut_as_the_formula_says():
-    assert memory.CHUNK_BYTES == chunked_loss.CHUNK_BYTES
-    assert memory.MAX_CHUNKS == chunked_loss.MAX_CHUNKS
 
 
 def test_sharding_splits_what_each_parameter_takes():
