@@ -182,7 +182,7 @@ class Rounds:
             begun = False
             if running.poll() is None:
                 kills.append(self._kill(workspace, running, chance))
-                below = kills[-1].kind == BELOW
+                below = below or kills[-1].kind == BELOW  # it may be ending of an earlier one
             elif running.returncode == 0:
                 break
             else:

@@ -2,11 +2,11 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +81,8 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_of_them(mix, tmp_path):
         assert segment["cause"] == "failed" and "was not written" in segment["reason"]
 
 
+ROOT = Path(__file__).parents[2]
+
 KILLED = """
     import os, time
     from pathlib import Path
@@ -124,14 +126,15 @@ def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_p
     script = tmp_path / "killed.py"
     text = textwrap.dedent(KILLED).format(root=str(tmp_path), mix=str(mix.root), ranks=ranks)
     script.write_text(text)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     series, draw = tmp_path / "series" / ("b" * 64), random.Random(0)
     for _ in range(4):
         before = len(read_segments(series))
-        child = subprocess.Popen([sys.executable, script])
+        child = subprocess.Popen([sys.executable, script], env=variables)
         while len(read_segments(series)) == before and child.poll() is None:
             time.sleep(0.01)
         time.sleep(draw.uniform(0.05, 0.4))
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         child.wait()
     time.sleep(2)  # until the ranks saw that they have no parent
     made = run(config(30, save_steps=3), of(ranks), series="b" * 64, name="made")
