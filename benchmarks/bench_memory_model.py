@@ -1,4 +1,4 @@
-"""The memory of an update by the formulas of `pipeline/train/memory.py`, beside what it takes.
+"""The memory of an update by the formulas of `pipeline/train/plan/memory.py`, beside what it takes.
 
     python benchmarks/bench_memory_model.py [--vocab 8192 50304] [--compile] [--recompute] \
         [--microbatch 4 1]
@@ -49,9 +49,9 @@ def resident(name="VmRSS"):
 def measure(way):
     import torch
 
-    from pipeline.train.distributed import Ranks
-    from pipeline.train.memory import Pass
-    from tests.train.test_memory import allocated_over, made_run
+    from pipeline.train.plan.memory import Pass
+    from pipeline.train.ranks.distributed import Ranks
+    from tests.train.plan.test_memory import allocated_over, made_run
 
     torch.set_num_threads(2)
     shape = shape_of(way["vocab"])

@@ -24,7 +24,8 @@ STEPS_OF_A_SOURCE = 8
 AFTER_IMPORTS = """
 import sys, time
 import steps, yaml, rjsonnet
-from steps import drawing, locking, planning
+from steps.plan import drawing, planning
+from steps.graph import locking
 from steps.cli import experiment, plan
 from steps.cli.plan import main
 wall, cpu = time.perf_counter(), time.process_time()

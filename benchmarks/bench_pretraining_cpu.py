@@ -102,11 +102,11 @@ def ours(shape, compiled):
     from pretraining_peers import serve
 
     from pipeline.train.config import Linear, TrainConfig
-    from pipeline.train.distributed import Ranks
-    from pipeline.train.launches import Launch
     from pipeline.train.loop import Run, Training
-    from pipeline.train.objectives import NextToken
     from pipeline.train.processor import kept_memory
+    from pipeline.train.ranks.distributed import Ranks
+    from pipeline.train.ranks.launches import Launch
+    from pipeline.train.stages.objectives import NextToken
 
     torch.set_num_threads(THREADS)
     run = Run(

@@ -33,13 +33,13 @@ import torch.nn.functional as F
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
 from pipeline.model.hf import hf_config
-from pipeline.train.chunked_loss import summed_loss
 from pipeline.train.config import Launch, Linear, TrainConfig
-from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Run, Training
-from pipeline.train.memory import Pass
-from pipeline.train.objectives import NextToken
+from pipeline.train.plan.memory import Pass
+from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.speed import Speed, peak_flops
+from pipeline.train.stages.chunked_loss import summed_loss
+from pipeline.train.stages.objectives import NextToken
 
 DEVICE = Ranks().device
 CUDA = DEVICE.type == "cuda"

@@ -17,7 +17,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from pipeline.train.chunked_loss import summed_loss, token_losses
+from pipeline.train.stages.chunked_loss import summed_loss, token_losses
 
 WAYS = {
     "F.cross_entropy": lambda h, w, t: F.cross_entropy(F.linear(h, w), t, reduction="sum"),

@@ -34,9 +34,9 @@ from safetensors.torch import load_file
 
 from pipeline.model.config import OlmoConfig
 from pipeline.train.config import Launch, Linear, TrainConfig
-from pipeline.train.distributed import Ranks
 from pipeline.train.loop import Training, train
-from pipeline.train.objectives import NextToken
+from pipeline.train.ranks.distributed import Ranks
+from pipeline.train.stages.objectives import NextToken
 
 SHAPE = OlmoConfig(
     d_model=256,

@@ -21,11 +21,11 @@ import torch
 
 from pipeline.model.config import OlmoConfig
 from pipeline.train.config import AdamW, Linear, TrainConfig
-from pipeline.train.launches import Launch
-from pipeline.train.launching import run_ranks
 from pipeline.train.loop import Run, Training
-from pipeline.train.objectives import NextToken
 from pipeline.train.processor import kept_memory
+from pipeline.train.ranks.launches import Launch
+from pipeline.train.ranks.launching import run_ranks
+from pipeline.train.stages.objectives import NextToken
 
 SHAPE = OlmoConfig(
     d_model=256,

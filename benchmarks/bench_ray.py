@@ -49,8 +49,8 @@ def measure(address: str, folder: Path, options: argparse.Namespace) -> dict[str
     import trivial_ours  # noqa: F401  what is run
 
     import steps  # noqa: F401  first: Tango comes without torch then
-    from steps.executor import LocalExecutor
-    from steps.ray_executor import RayExecutor
+    from steps.execution.executor import LocalExecutor
+    from steps.execution.ray_executor import RayExecutor
     from steps.workspace import ResultWorkspace
 
     workspace = ResultWorkspace(str(folder))
@@ -76,7 +76,7 @@ def timed(executor: object, num_steps: int, repeat: int) -> tuple[float, object]
     """Run new steps; the time that it took."""
     from tango.step_graph import StepGraph
 
-    from steps.wiring import build_steps
+    from steps.graph.wiring import build_steps
 
     first = repeat * 1000
     step = {"type": "add", "inputs": [], "seconds": 1.0}

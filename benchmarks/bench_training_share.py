@@ -23,9 +23,9 @@ from bench_pretraining_cpu import SHAPE, THREADS, model_of
 from bench_pretraining_gpu import Random
 
 from pipeline.train.config import Linear, TrainConfig
-from pipeline.train.launches import Launch
 from pipeline.train.loop import Run, Training, train
-from pipeline.train.objectives import NextToken
+from pipeline.train.ranks.launches import Launch
+from pipeline.train.stages.objectives import NextToken
 
 
 @dataclass

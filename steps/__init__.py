@@ -14,20 +14,11 @@ try:
     from rich.markup import escape
     from tango.step_graph import StepGraph
 
-    from steps import (
-        data,
-        evaluate,
-        executor,
-        names,
-        publish,
-        ray_executor,
-        tokens,
-        train,
-        workspace,
-    )
-    from steps.commands import check_asked, check_command
-    from steps.locking import pins_of_command
-    from steps.wiring import WiringError, build_steps, require_ids
+    from steps import data, evaluate, names, publish, tokens, train, workspace
+    from steps.execution import executor, ray_executor
+    from steps.graph.commands import check_asked, check_command
+    from steps.graph.locking import pins_of_command
+    from steps.graph.wiring import WiringError, build_steps, require_ids
 finally:
     if _torch_is_not_needed:
         del sys.modules["torch"]

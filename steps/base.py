@@ -29,7 +29,7 @@ from pipeline.store.memo import FileMemo
 from pipeline.store.provenance import record_provenance
 from pipeline.store.remote import Remote
 from pipeline.store.results import KEY, Results, result_id
-from steps.inputs import make_inputs_readable, mark_damaged_inputs
+from steps.execution.inputs import make_inputs_readable, mark_damaged_inputs
 
 FORMAT_VERSION = "001"
 CODE = Path(__file__).parent

@@ -27,7 +27,7 @@ from pipeline.data.sources.rows import Source
 from pipeline.data.taggers import Tagger
 from pipeline.data.tagging import check_taggers, tag_documents
 from steps.base import PipelineStep
-from steps.ranges import NOT_EMPTY, Count, Positive, Range
+from steps.graph.ranges import NOT_EMPTY, Count, Positive, Range
 
 
 @Step.register("ingest")

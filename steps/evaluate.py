@@ -23,7 +23,7 @@ from pipeline.eval.benchmarks import TaskSource
 from pipeline.eval.tasks import function_questions, ingest_tasks, task_documents
 from pipeline.train.config import check_saved
 from steps.base import PipelineStep
-from steps.ranges import NOT_EMPTY, Count, Positive, Range, Seed
+from steps.graph.ranges import NOT_EMPTY, Count, Positive, Range, Seed
 from steps.train import TrainingStep
 
 Selection = Annotated[list[Count], NOT_EMPTY]

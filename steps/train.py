@@ -11,12 +11,12 @@ from pipeline.model.config import OlmoConfig
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
-from pipeline.train.foretelling import Job
-from pipeline.train.launches import Launch
 from pipeline.train.monitors import Monitor
+from pipeline.train.plan.foretelling import Job
+from pipeline.train.ranks.launches import Launch
 from pipeline.train.spikes import SpikeRule
 from steps.base import PipelineStep
-from steps.ranges import Positive, Range
+from steps.graph.ranges import Positive, Range
 
 ONE_PROCESS = Launch()
 NO_MONITORS: list[Monitor] = []
@@ -107,7 +107,7 @@ class Pretrain(TrainingStep):
         stop_on: SpikeRule | None = None,
         monitors: list[Monitor] = NO_MONITORS,
     ) -> Checkpoints:
-        from pipeline.train.pretrain import pretrain
+        from pipeline.train.stages.pretrain import pretrain
 
         return pretrain(
             mix,
@@ -149,7 +149,7 @@ class Sft(TrainingStep):
         stop_on: SpikeRule | None = None,
         monitors: list[Monitor] = NO_MONITORS,
     ) -> Checkpoints:
-        from pipeline.train.sft import sft
+        from pipeline.train.stages.sft import sft
 
         return sft(
             checkpoints,
@@ -170,7 +170,7 @@ class ReferenceLogprobs(PipelineStep):
     VERSION = "002"
 
     def run(self, checkpoints: Checkpoints, pairs: Pairs) -> Pairs:
-        from pipeline.train.dpo import reference_logprobs
+        from pipeline.train.stages.dpo import reference_logprobs
 
         return reference_logprobs(checkpoints, pairs, out=self.out)
 
@@ -203,7 +203,7 @@ class Dpo(TrainingStep):
         stop_on: SpikeRule | None = None,
         monitors: list[Monitor] = NO_MONITORS,
     ) -> Checkpoints:
-        from pipeline.train.dpo import dpo
+        from pipeline.train.stages.dpo import dpo
 
         return dpo(
             checkpoints,

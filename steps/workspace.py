@@ -31,8 +31,8 @@ from pipeline.store.leases import run_lease
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
 from pipeline.store.sharing import follow_mode
-from steps.logs import RUN_LOG, file_name, log_file
-from steps.references import WiringError, require_name
+from steps.execution.logs import RUN_LOG, file_name, log_file
+from steps.graph.references import WiringError, require_name
 
 OUT_LOG = "out.log"
 MIN_FREE_BYTES = 1 << 16  # for the notes of a run

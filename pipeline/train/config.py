@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from pipeline.train.launches import Launch as Launch
 from pipeline.train.monitors import Monitor
+from pipeline.train.ranks.launches import Launch as Launch
 from pipeline.train.spikes import SkipRule, SpikeRule
 
 Precision = Literal["fp32", "bf16"]

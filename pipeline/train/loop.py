@@ -28,20 +28,20 @@ from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import CheckpointRecord, history_line, history_rows
 from pipeline.tokens.order import Piece
-from pipeline.train import checkpoint, history, saved
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
-from pipeline.train.distributed import Ranks
-from pipeline.train.launches import Joining
-from pipeline.train.launching import run_ranks
 from pipeline.train.monitors import Row, listening
-from pipeline.train.objectives import Batch, Objective, num_read
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer, parameter_norm
 from pipeline.train.processor import kept_memory, precision_of_products
 from pipeline.train.progress import Progress
-from pipeline.train.sharding import build_model, reduce_gradients
+from pipeline.train.ranks.distributed import Ranks
+from pipeline.train.ranks.launches import Joining
+from pipeline.train.ranks.launching import run_ranks
+from pipeline.train.ranks.sharding import build_model, reduce_gradients
+from pipeline.train.series import checkpoint, history, saved
+from pipeline.train.series.writing import CheckpointWriter
 from pipeline.train.speed import Speed, peak_memory
 from pipeline.train.spikes import Watch
-from pipeline.train.writing import CheckpointWriter
+from pipeline.train.stages.objectives import Batch, Objective, num_read
 
 
 class Batches(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pipeline.model.config import OlmoConfig
 from pipeline.train.config import TrainConfig, WarmupStableDecay
-from pipeline.train.launches import Launch
+from pipeline.train.ranks.launches import Launch
 
 S = TypeVar("S")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.model.config import OlmoConfig
-from pipeline.train.cards import find_card
-from pipeline.train.distributed import Ranks
+from pipeline.train.plan.cards import find_card
+from pipeline.train.ranks.distributed import Ranks
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-s", "--step", action="append", help="only this step and what it reads")
     options = parser.parse_args(arguments)
     from steps.cli.experiment import build_experiment, open_results, with_inputs
-    from steps.joining import join_trainings, spanning
+    from steps.execution.joining import join_trainings, spanning
     from steps.workspace import ResultWorkspace
 
     steps = build_experiment(options.experiment, options.overrides)

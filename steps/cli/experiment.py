@@ -99,8 +99,8 @@ def build_experiment(
         SyntaxFault: it is no experiment, or a type, value or reference in it is wrong.
     """
     import steps  # noqa: F401  registers every step, and lets Tango start without torch
-    from steps.locking import pins_beside
-    from steps.wiring import WiringError, build_steps, require_ids
+    from steps.graph.locking import pins_beside
+    from steps.graph.wiring import WiringError, build_steps, require_ids
 
     config = read_experiment(path, overrides)
     import_packages(config.get("include_package"), path)

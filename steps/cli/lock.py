@@ -17,8 +17,8 @@ def main(arguments: list[str]) -> int:
     from steps.cli.experiment import SyntaxFault, build_experiment
 
     steps = build_experiment(options.experiment, with_lock=False)
-    from steps.locking import lock, lock_path, shortened
-    from steps.wiring import WiringError
+    from steps.graph.locking import lock, lock_path, shortened
+    from steps.graph.wiring import WiringError
 
     path = lock_path(options.experiment)
     try:

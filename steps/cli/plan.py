@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
         form.add_argument(f"--{each}", action="store_const", const=each, dest="form")
     options = parser.parse_args(arguments)
     from steps.cli.experiment import SyntaxFault, build_experiment, open_results, with_inputs
-    from steps.costs import Assumptions, as_form, as_table, foretell
+    from steps.plan.costs import Assumptions, as_form, as_table, foretell
 
     said = {name: getattr(options, name) for name in ("gpu", "mfu", "pue", "intensity")}
     try:
@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
     steps = with_inputs(steps, options.step) if options.step else steps
     results = open_results(options.workspace, options.strict, options.experiment)
     from pipeline.store.remote import Remote
-    from steps import locking
     from steps.cli.settings import workspace_settings
-    from steps.drawing import as_dot, as_json, as_mermaid, as_text
-    from steps.planning import plan_steps, summary
+    from steps.graph import locking
+    from steps.plan.drawing import as_dot, as_json, as_mermaid, as_text
+    from steps.plan.planning import plan_steps, summary
 
     url = None if options.workspace else workspace_settings(options.experiment).get("remote")
     remote = Remote(url) if url and options.check else None

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     from pipeline.report.rocrate import write_crate
     from pipeline.store.lineage import lineage
     from pipeline.store.results import Results
-    from steps.defaults import chosen_arguments
+    from steps.graph.defaults import chosen_arguments
 
     results = Results(options.workspace)
     made = lineage(results, _found(results, options.result))

@@ -73,10 +73,10 @@ def _rehearse(config: dict[str, Any], options: argparse.Namespace, scratch: Path
     from pipeline.core.files import write_json
     from pipeline.store.provenance import machine
     from pipeline.train.small import Small
-    from steps.needs import num_gpus
-    from steps.outcome import execute, outcome_table
-    from steps.rehearsal import Size, rehearsed
-    from steps.stand_in import cuts_in_words, missing_in_words, supply
+    from steps.execution.needs import num_gpus
+    from steps.execution.outcome import execute, outcome_table
+    from steps.graph.rehearsal import Size, rehearsed
+    from steps.graph.stand_in import cuts_in_words, missing_in_words, supply
 
     if options.documents < 1:
         raise ValueError(f"--documents is {options.documents}; it must be at least 1")

@@ -101,8 +101,8 @@ def _run(
     from pipeline.core.errors import nearest
     from steps.cli.experiment import import_packages, read_settings
     from steps.cli.settings import seen_from_here, settings_file
-    from steps.joining import is_task_beside, join_trainings
-    from steps.wiring import WiringError
+    from steps.execution.joining import is_task_beside, join_trainings
+    from steps.graph.wiring import WiringError
 
     if settings is None:
         read_settings(experiment)  # a fault in it is a line

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     import steps  # noqa: F401  lets Tango start without torch
     from steps.cli.experiment import build_experiment, open_results
-    from steps.comparing import Comparison
+    from steps.plan.comparing import Comparison
 
     experiment = options.a.rpartition(":")[0] or None
     results = open_results(options.workspace, experiment=experiment)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pipeline.data.taggers import Tagger
-from steps.wiring import COMPONENTS
+from steps.graph.wiring import COMPONENTS
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import pytest
 
 import steps
 from pipeline.store.results import Results
-from steps.ray_executor import RayExecutor, _fault, _options, run_ordered
-from steps.wiring import WiringError, build_steps
+from steps.execution.ray_executor import RayExecutor, _fault, _options, run_ordered
+from steps.graph.wiring import WiringError, build_steps
 from steps.workspace import ResultWorkspace
 
 ROOT = Path(__file__).parent.parent.parent

@@ -22,7 +22,7 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.data.word_classes import class_table, class_table_digest
-from steps.wiring import WiringError, build_steps
+from steps.graph.wiring import WiringError, build_steps
 
 ENGLISH = "This is a sentence that anybody can read.\n"
 GERMAN = "Das ist ein Satz, den nicht jeder lesen kann.\n"

@@ -17,7 +17,7 @@ from pipeline.data.made_up import write_fasttext, write_made_up_classifier
 from pipeline.data.taggers.fasttext_model import FastText
 from pipeline.data.taggers.python_file import PythonFile
 from pipeline.data.tagging import tag_documents
-from steps.wiring import WiringError, build_steps
+from steps.graph.wiring import WiringError, build_steps
 from tests.data.conftest import column, make_documents
 
 TALK = {

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.model.olmo import Olmo
 from pipeline.train.config import Cosine, Linear
-from pipeline.train.objectives import NextToken
 from pipeline.train.optimizer import make_optimizer
+from pipeline.train.stages.objectives import NextToken
 from tests.train.olmo_recipes import (
     GOLDEN,
     LENGTH,

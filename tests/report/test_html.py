@@ -12,7 +12,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.report import tables
 from pipeline.report.html import write_report
 from pipeline.report.markup import shown_table
-from steps.wiring import build_steps
+from steps.graph.wiring import build_steps
 from tests.report.conftest import EVIL, make_inputs, make_scores, score
 from tests.steps.conftest import Bench
 from tests.steps.lab import ref

@@ -6,7 +6,7 @@ import steps  # noqa: F401  registers every step
 from pipeline.report.provenance import provenance_tree, shown_value
 from pipeline.store.finding import find_result
 from pipeline.store.lineage import lineage
-from steps.defaults import chosen_arguments
+from steps.graph.defaults import chosen_arguments
 from tests.steps.made import graph, run
 
 

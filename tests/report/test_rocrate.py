@@ -12,7 +12,7 @@ from pipeline.store.finding import find_result
 from pipeline.store.lineage import lineage
 from pipeline.store.results import Results
 from steps.cli.__main__ import main
-from steps.defaults import chosen_arguments
+from steps.graph.defaults import chosen_arguments
 from tests.steps.made import graph, run
 
 

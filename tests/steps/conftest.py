@@ -3,7 +3,7 @@ import json
 import pytest
 
 import steps  # noqa: F401  registers every step
-from steps.wiring import build_steps
+from steps.graph.wiring import build_steps
 from steps.workspace import ResultWorkspace
 from tests.steps.lab import Lab, ref
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steps.wiring import build_steps
+from steps.graph.wiring import build_steps
 from steps.workspace import ResultWorkspace
 
 

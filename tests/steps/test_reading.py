@@ -10,7 +10,7 @@ from pipeline.browse.reading import batches_of
 from pipeline.core.errors import MismatchedInputs
 from pipeline.tokens.olmo_order import FileReader
 from steps.cli.__main__ import main
-from steps.wiring import WiringError, build_steps
+from steps.graph.wiring import WiringError, build_steps
 from tests.steps.conftest import Bench, ref
 
 UPDATES = 8  # of two rows: more than an epoch of this mix
@@ -44,6 +44,7 @@ def run_graph(bench, **steps):
 
 def olmo_of(bench, capsys):
     def run(command, *arguments):
+        capsys.readouterr()  # what was said before
         status = main([command, "-w", str(bench.results.root), *arguments])
         said = capsys.readouterr()
         return status, said.out, said.err

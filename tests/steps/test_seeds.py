@@ -6,7 +6,7 @@ import pytest
 
 import steps  # noqa: F401  registers every step
 from steps.cli.experiment import read_experiment
-from steps.wiring import build_steps
+from steps.graph.wiring import build_steps
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 BRANCH = ("base", "sft", "reference", "dpo")

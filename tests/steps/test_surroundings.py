@@ -13,9 +13,9 @@ import pytest
 from tango.step_graph import StepGraph
 
 from steps.cli.__main__ import main
-from steps.executor import LocalExecutor
-from steps.running import told
-from steps.wiring import WiringError, build_steps
+from steps.execution.executor import LocalExecutor
+from steps.execution.running import told
+from steps.graph.wiring import WiringError, build_steps
 from steps.workspace import ResultWorkspace
 from tests.small_disk import ROOT, in_a_child, leftovers, small_disk
 from tests.steps.conftest import Bench

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.store.leases import Occupied
 from pipeline.store.series import history_rows, read_segments
-from steps.wiring import WiringError, build_steps
+from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref
 
 MODEL = {

@@ -220,7 +220,7 @@ def test_how_a_step_is_run_is_not_part_of_its_code():
     parts = code_of(Tag, "run", [Gopher]).parts
     assert "pipeline.data.tagging.tag_documents" in parts
     assert not [p for p in parts if p.startswith(("pipeline.core.engine", "pipeline.store"))]
-    assert not [p for p in parts if p.startswith(("steps.base", "steps.wiring"))]
+    assert not [p for p in parts if p.startswith(("steps.base", "steps.graph.wiring"))]
 
 
 def test_training_code_is_read_without_torch():

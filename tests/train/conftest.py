@@ -7,7 +7,7 @@ import pytest
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.train.config import AdamW, Cosine, Launch, TrainConfig
-from pipeline.train.pretrain import pretrain
+from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 
 SHAPE = OlmoConfig(

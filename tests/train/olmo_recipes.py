@@ -10,7 +10,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.model.olmo import Olmo
 from pipeline.train.config import AdamW, Cosine, Launch, Linear, TrainConfig
 from pipeline.train.loop import Training, train
-from pipeline.train.objectives import NextToken
+from pipeline.train.stages.objectives import NextToken
 
 SHAPE = OlmoConfig(
     d_model=64, n_layers=3, n_heads=4, mlp_hidden_size=192, vocab_size=320, max_sequence_length=32

@@ -16,8 +16,8 @@ from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
 from pipeline.model.weights import read_weights
 from pipeline.store.series import HISTORY, history_line, history_rows
-from pipeline.train import history, saved
 from pipeline.train.config import Launch, Linear
+from pipeline.train.series import history, saved
 from tests.train.conftest import ONE, SHAPE, config
 
 
@@ -248,7 +248,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(mix, run, tmp_path):
         f"""
         from pathlib import Path
         from pipeline.core.artifacts import Artifact
-        from pipeline.train.pretrain import pretrain
+        from pipeline.train.stages.pretrain import pretrain
         from tests.train.conftest import ONE, SHAPE, config
         root = Path({str(tmp_path)!r})
         pretrain(Artifact.load(Path({str(mix.root)!r})), SHAPE, config(40, save_steps=4),

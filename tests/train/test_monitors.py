@@ -12,7 +12,7 @@ from pipeline.store.series import history_rows
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.train.config import Launch, Upkeep
 from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases, listening, scalars
-from pipeline.train.pretrain import pretrain
+from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 from tests.train.conftest import ONE, SHAPE, config
 

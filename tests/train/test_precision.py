@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model.olmo import _rotate, rope_tables
 from pipeline.train.config import AdamW
-from pipeline.train.objectives import NextToken
 from pipeline.train.optimizer import make_optimizer
+from pipeline.train.stages.objectives import NextToken
 from tests.model.fakes import tiny_model
 
 BF16 = 2**-8  # of a value: what rounding it to bfloat16 may take, twice over

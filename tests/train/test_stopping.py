@@ -6,8 +6,9 @@ import time
 import pytest
 
 from pipeline.core.stopping import Stopped, stopping_signals
-from pipeline.train import checkpoint, history, loop, saved
+from pipeline.train import loop
 from pipeline.train.config import Launch
+from pipeline.train.series import checkpoint, history, saved
 from tests.train.conftest import config
 from tests.train.test_loop import losses, weights
 

@@ -1,0 +1,1 @@
+"""How several ranks start, divide a model, and end together."""

@@ -1,0 +1,1 @@
+"""Pretraining, SFT and DPO: what each optimizes, and one call for each."""

@@ -1,0 +1,1 @@
+"""From the JSON of an experiment to a graph of typed steps."""

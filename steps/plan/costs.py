@@ -1,0 +1,259 @@
+"""What the training steps of a graph will cost, foretold from the experiment alone, as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tango.step import Step
+
+from pipeline.core.energy import INTENSITY, PUE
+from pipeline.core.terminal import counted, duration, size
+from pipeline.train.plan.cards import CARDS, Card, find_card
+from pipeline.train.plan.foretelling import Effort, Job
+from steps.execution.needs import Needs, num_bytes
+from steps.train import TrainingStep
+
+MFU = 0.5
+CARD = "H100"
+TIGHT = 0.9  # of a card's memory: above it a warning is given though it fits
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What an experiment does not say.
+
+    Args:
+        gpu: the card; by default a step's `gpu_type`, or an H100 where it asks for GPUs.
+    """
+
+    gpu: str | None = None
+    mfu: float = MFU
+    pue: float = PUE
+    intensity: float = INTENSITY
+
+    def __post_init__(self) -> None:
+        if self.gpu is not None and find_card(self.gpu) is None:
+            known = ", ".join(each.name for each in CARDS)
+            raise ValueError(f"gpu is {self.gpu!r}; it must be one of {known}")
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"mfu is {self.mfu}; it must be above 0 and at most 1")
+        if not 1 <= self.pue < math.inf:
+            raise ValueError(f"pue is {self.pue}; it must be at least 1")
+        if not 0 <= self.intensity < math.inf:
+            raise ValueError(f"intensity is {self.intensity}; it must be finite and not negative")
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """The costs of one step.
+
+    Args:
+        effort: null without GPUs, whose speed is not known beforehand.
+        full_rows: whether tokens are counted, or a bound.
+    """
+
+    name: str
+    job: Job
+    effort: Effort | None
+    full_rows: bool
+    warnings: list[str]
+
+
+def foretell(steps: Iterable[Step[Any]], assumed: Assumptions) -> list[Foretold]:
+    """The costs of every training step whose model's shape the graph tells, in their order."""
+    found = []
+    for step in steps:
+        if isinstance(step, TrainingStep) and (job := step.job()) is not None:
+            card = _card(step, assumed)
+            effort = (
+                Effort(job, card, assumed.mfu, assumed.pue, assumed.intensity) if card else None
+            )
+            warnings = [f"{step.name} {each}" for each in _warnings(step, job, card, assumed)]
+            found.append(Foretold(step.name, job, effort, step.FULL_ROWS, warnings))
+    return found
+
+
+def _card(step: Step[Any], assumed: Assumptions) -> Card | None:
+    resources = step.resources
+    wanted = assumed.gpu or resources.gpu_type or (CARD if resources.gpu_count else None)
+    return find_card(wanted) if wanted else None
+
+
+def _warnings(step: Step[Any], job: Job, card: Card | None, assumed: Assumptions) -> Iterator[str]:
+    resources, total = step.resources, job.memory().total
+    if card is None and resources.gpu_type and not assumed.gpu:
+        yield f"asks for gpu_type {resources.gpu_type!r}, whose numbers are not known; say --gpu"
+    if card is not None and total > TIGHT * card.memory:
+        fits = total <= card.memory
+        words = job.suited(TIGHT * card.memory if fits else card.memory)
+        yield (
+            f"{'only just fits' if fits else 'does not fit'}: a rank takes {size(total)}, one "
+            f"{card.name} has {size(card.memory)}; "
+            + (f"with {words} it takes less" if words else "split it over more ranks")
+        )
+    asked = num_bytes(resources.memory) if resources.memory else 0
+    if card is None and asked and total > asked:
+        yield f"needs {size(total)} of memory, and step_resources.memory is {resources.memory}"
+    needs: Needs = getattr(step, "needs", None) or Needs()
+    disk = num_bytes(needs.disk)
+    if disk and job.series_bytes > disk:
+        yield f"writes {size(job.series_bytes)} of checkpoints, and needs.disk is {needs.disk}"
+    each, gpus = job.launch.ranks, resources.gpu_count
+    if gpus and each != gpus:
+        yield f"launches {counted(each, 'rank')} a machine, and step_resources.gpu_count is {gpus}"
+
+
+Row = tuple[str, Callable[[Foretold], str]]
+
+
+def as_table(foretold: Sequence[Foretold], *, full: bool = True) -> Iterator[str]:
+    """The lines of the table, a column a step; below it what it assumes, and warnings.
+
+    Args:
+        full: the parts of memory and of traffic too; they are told in any case where GPUs are.
+    """
+    gpus = any(each.effort for each in foretold)
+    rows = [
+        *_work(),
+        *_memory(full or gpus),
+        *_traffic(),
+        *_checkpoints(),
+        *(_effort() if gpus else ()),
+    ]
+    cells = [[label, *(tell(each) for each in foretold)] for label, tell in rows]
+    cells = [each for each in cells if any(each[1:])]
+    table = [["training, foretold", *(each.name for each in foretold)], *cells]
+    widths = [max(len(row[place]) for row in table) for place in range(len(table[0]))]
+    for label, *values in table:
+        told = (f"{each:>{width}}" for each, width in zip(values, widths[1:], strict=True))
+        yield f"{label:{widths[0]}}  {'  '.join(told)}".rstrip()
+    yield from _notes(foretold)
+    yield from (f"warning: {line}" for each in foretold for line in each.warnings)
+
+
+def _work() -> Iterator[Row]:
+    yield "parameters", lambda each: f"{each.job.shape.num_parameters():,}"
+    yield "updates", lambda each: f"{each.job.config.last_step:,}"
+    yield "tokens of an update", lambda each: _most(each) + f"{each.job.tokens_per_update:,}"
+    yield "tokens", lambda each: _most(each) + _rounded(each.job.num_tokens)
+    yield "operations", lambda each: _most(each) + f"{each.job.num_flops:.3g}".replace("e+", "e")
+    yield "ranks", _ranks
+
+
+def _memory(parts: bool) -> Iterator[Row]:
+    yield "memory of a rank, at most", lambda each: size(each.job.memory().total)
+    if parts:
+        yield "  parameters", lambda each: size(each.job.memory().parameters)
+        yield "  gradients", lambda each: size(each.job.memory().gradients)
+        yield "  optimizer", lambda each: size(each.job.memory().optimizer)
+        yield "  activations", lambda each: size(each.job.memory().activations)
+        yield "  logits and loss", lambda each: size(each.job.memory().logits)
+        yield "  weights at work", lambda each: size(each.job.memory().weights)
+
+
+def _traffic() -> Iterator[Row]:
+    yield "all-gather of an update", lambda each: _some(each.job.traffic().all_gather)
+    yield "reduce-scatter of an update", lambda each: _some(each.job.traffic().reduce_scatter)
+    yield "all-reduce of an update", lambda each: _some(each.job.traffic().all_reduce)
+
+
+def _checkpoints() -> Iterator[Row]:
+    yield (
+        "a checkpoint",
+        lambda each: f"{size(each.job.weights_bytes)} + {size(each.job.optimizer_bytes)}",
+    )
+    yield "checkpoints", lambda each: f"{each.job.num_checkpoints:,}"
+    yield "  in all", lambda each: size(each.job.series_bytes)
+
+
+def _effort() -> Iterator[Row]:
+    def of(tell: Callable[[Effort], str]) -> Callable[[Foretold], str]:
+        return lambda each: tell(each.effort) if each.effort else ""
+
+    yield "GPU", of(lambda each: each.card.name)
+    yield "tokens a second", of(lambda each: f"{each.tokens_per_second:,.0f}")
+    yield "a rank sends, a second", of(_sent)
+    yield "GPU-hours", of(lambda each: f"{each.gpu_hours:,.0f}")
+    yield "time", of(lambda each: duration(86400 * each.days))
+    yield "energy, kWh", of(lambda each: f"{each.kwh:,.0f}")
+    yield "CO2-equivalent, kg", of(lambda each: f"{each.co2_kilograms:,.0f}")
+
+
+def _notes(foretold: Sequence[Foretold]) -> Iterator[str]:
+    effort = next((each.effort for each in foretold if each.effort), None)
+    if effort is not None:
+        yield (
+            f"at an MFU of {effort.mfu:g} and the cards' thermal design power; CO2 with a PUE of "
+            f"{effort.pue:g} and {effort.intensity:g} kg a kWh"
+        )
+    if not all(each.full_rows for each in foretold):
+        yield "≤: as if every row were as long as the longest may be"
+    yield "a checkpoint is its weights + the optimizer's state"
+
+
+def _sent(effort: Effort) -> str:
+    """What the network must carry at that speed."""
+    traffic = effort.job.traffic()
+    num_bytes = traffic.all_gather + traffic.reduce_scatter + traffic.all_reduce
+    return _some(num_bytes * effort.tokens_per_second / effort.job.tokens_per_update)
+
+
+def _ranks(each: Foretold) -> str:
+    job = each.job
+    copies = job.ranks // job.shards
+    return f"{job.ranks:,}" + (f" in {counted(copies, 'copy', 'copies')}" if copies > 1 else "")
+
+
+def _most(each: Foretold) -> str:
+    return "" if each.full_rows else "≤ "
+
+
+def _some(num_bytes: float) -> str:
+    return size(num_bytes) if num_bytes else ""
+
+
+def _rounded(number: float) -> str:
+    """A large number for people: 2.00 trillion."""
+    for unit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:,.0f}"
+
+
+def as_form(each: Foretold) -> dict[str, Any]:
+    """The costs of a step as values of JSON, in bytes, hours, kWh and kilograms."""
+    job, memory, effort = each.job, each.job.memory(), each.effort
+    return {
+        "parameters": job.shape.num_parameters(),
+        "updates": job.config.last_step,
+        "tokens_per_update": job.tokens_per_update,
+        "tokens": job.num_tokens,
+        "tokens_are_a_bound": not each.full_rows,
+        "flops": job.num_flops,
+        "ranks": job.ranks,
+        "ranks_of_a_copy": job.shards,
+        "memory_bytes": {**vars(memory), "total": memory.total},
+        "traffic_bytes_per_update": vars(job.traffic()),
+        "checkpoints": {
+            "number": job.num_checkpoints,
+            "weights_bytes": job.weights_bytes,
+            "optimizer_bytes": job.optimizer_bytes,
+            "series_bytes": job.series_bytes,
+        },
+        "effort": effort
+        and {
+            "gpu": effort.card.name,
+            "mfu": effort.mfu,
+            "tokens_per_second": effort.tokens_per_second,
+            "gpu_hours": effort.gpu_hours,
+            "days": effort.days,
+            "kwh": effort.kwh,
+            "pue": effort.pue,
+            "kg_co2_per_kwh": effort.intensity,
+            "co2_kilograms": effort.co2_kilograms,
+        },
+        "warnings": each.warnings,
+    }

@@ -1,0 +1,153 @@
+"""Several ranks: their curve, what they write, and who goes on from it. Each rank is a process."""
+
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import PipelineError
+from pipeline.model.hf import load_checkpoint_model
+from pipeline.store.series import history_rows, read_segments
+from pipeline.tokens.olmo_order import OlmoShuffle
+from pipeline.train.config import Launch
+from pipeline.train.series import saved
+from pipeline.train.stages.pretrain import pretrain
+from tests.small_disk import small_disk
+from tests.train.conftest import SHAPE, config
+from tests.train.test_loop import flip, losses, weights
+
+pytestmark = pytest.mark.slow
+
+
+def of(ranks, microbatch=None):
+    return Launch(ranks=ranks, threads=1, microbatch=microbatch, timeout_seconds=120)
+
+
+def test_ranks_and_accumulation_change_the_curve_by_rounding_only(run):
+    """Relative to one rank and one pass, 2e-5 in any of nine steps: sums in another order."""
+    plain = losses(run(config(9), series="a" * 64, name="plain"))
+    launches = [of(1, 2), of(1, 1), of(2), of(4), of(2, 1)]
+    for number, launch in enumerate(launches):
+        made = run(config(9), launch, series=f"{number}" * 64, name=f"{number}")
+        assert losses(made) == pytest.approx(plain, rel=2e-5), launch
+
+
+def test_masked_documents_in_the_order_of_olmo_are_trained_on_alike_by_ranks(run):
+    hooks = {"order": OlmoShuffle(6198), "mask_documents": True}
+    plain = losses(run(config(9), series="a" * 64, name="plain", hooks=hooks))
+    made = losses(run(config(9), of(2), series="b" * 64, name="two", hooks=hooks))
+    assert made == pytest.approx(plain, rel=2e-5)
+    unmasked = losses(
+        run(config(9), series="c" * 64, name="three", hooks={**hooks, "mask_documents": False})
+    )
+    assert plain != pytest.approx(unmasked, rel=2e-5)
+
+
+def test_a_series_goes_on_from_any_number_of_ranks_to_any_other(run):
+    whole = run(config(15), series="a" * 64, name="whole")
+    for ranks, stop in ((1, 3), (2, 6), (4, 9), (2, 12), (1, 15)):
+        made = run(config(15, stop_at=stop), of(ranks), series="b" * 64, name=f"{ranks}-{stop}")
+        files = sorted(p.name for p in made.folder(made.latest).glob("model*"))
+        assert len(files) == ranks
+        load_checkpoint_model(made, made.latest)  # holds it against the digest in the manifest
+    assert losses(made) == pytest.approx(losses(whole), rel=1e-4)
+    assert [each["ranks"] for each in read_segments(made.series_root)] == [1, 2, 4, 2, 1]
+    # what ran on other ranks differs in its last bits, and what was trained before does not
+    assert weights(made)[:2] == weights(whole)[:2]
+
+
+def test_what_a_rank_wrote_badly_is_refused_and_the_checkpoint_before_it_used(run, caplog):
+    run(config(9, stop_at=6), of(2), series="b" * 64, name="part")
+    part = run(config(9, stop_at=6), of(2), series="b" * 64, name="again")
+    flip(part, 2, "optimizer-00002-of-00002.safetensors")
+    whole = run(config(9), of(2), series="a" * 64, name="whole")
+    made = run(config(9), of(2), series="b" * 64, name="made")
+    assert "optimizer-00002-of-00002.safetensors: its SHA-256" in caplog.text
+    assert made.content == whole.content
+
+
+def test_a_disk_that_is_full_for_one_rank_ends_all_of_them(mix, tmp_path):
+    with small_disk(tmp_path / "small", "size=1m") as disk:
+        series = disk / "series" / ("a" * 64)
+        with pytest.raises(PipelineError, match=r"checkpoint .*step\d+ was not written: .*rank \d"):
+            pretrain(mix, SHAPE, config(40), series=series, out=tmp_path / "out", launch=of(2))
+        assert saved.find_checkpoints(series)[:2] == [0, 3]
+        (segment,) = read_segments(series)
+        assert segment["cause"] == "failed" and "was not written" in segment["reason"]
+
+
+ROOT = Path(__file__).parents[3]
+
+KILLED = """
+    import os, time
+    from pathlib import Path
+    from pipeline.core.artifacts import Artifact
+    from pipeline.train.series import checkpoint
+    from pipeline.train.config import Launch
+    from pipeline.train.stages.pretrain import pretrain
+    from tests.train.conftest import SHAPE, config
+    from tests.train.ranks.test_ranks import slowly
+
+    if __name__ == "__main__":
+        root = Path({root!r})
+        slowly()
+        pretrain(Artifact.load(Path({mix!r})), SHAPE, config(30, save_steps=3),
+                 series=root / "series" / ("b" * 64), out=root / "cache" / "killed",
+                 launch=Launch(ranks={ranks}, threads=1))
+"""
+
+
+def slowly():
+    """Have this process take its time over updates and over writing."""
+    from pipeline.train import loop
+    from pipeline.train.series import checkpoint
+
+    update, write_part = loop.Run.update, checkpoint.write_part
+
+    def slow_update(self, number):
+        time.sleep(0.02)
+        return update(self, number)
+
+    def slow_write(*arguments):
+        made = write_part(*arguments)
+        time.sleep(0.05)
+        return made
+
+    loop.Run.update, checkpoint.write_part = slow_update, slow_write
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_path, ranks):
+    whole = run(config(30, save_steps=3), of(ranks), series="a" * 64, name="whole")
+    script = tmp_path / "killed.py"
+    text = textwrap.dedent(KILLED).format(root=str(tmp_path), mix=str(mix.root), ranks=ranks)
+    script.write_text(text)
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    series, draw = tmp_path / "series" / ("b" * 64), random.Random(0)
+    for _ in range(4):
+        before = len(read_segments(series))
+        child = subprocess.Popen([sys.executable, script], env=variables)
+        while len(read_segments(series)) == before and child.poll() is None:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0.05, 0.4))
+        child.kill()
+        child.wait()
+    time.sleep(2)  # until the ranks saw that they have no parent
+    made = run(config(30, save_steps=3), of(ranks), series="b" * 64, name="made")
+    assert made.content == whole.content
+    causes = [each["cause"] for each in read_segments(series)]
+    assert causes[-1] == "finished" and causes.count("killed") >= 2
+
+
+def test_the_norm_of_the_parameters_is_that_of_all_ranks_together(run):
+    norms = []
+    for ranks in (1, 2):
+        made = run(config(9, stop_at=2), of(ranks), series=f"{ranks}" * 64, name=f"{ranks}")
+        rows = history_rows(made.series_root)
+        norms.append([rows[step]["param_norm"] for step in (1, 2)])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
