@@ -10,7 +10,7 @@ from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, 
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, Feistel
-from pipeline.train.config import UPKEEP, TrainConfig, Upkeep, check_launch
+from pipeline.train.config import UPKEEP, Conduct, TrainConfig, Upkeep, check_launch
 from pipeline.train.monitors import Monitor
 from pipeline.train.plan.foretelling import Job
 from pipeline.train.ranks.launches import Launch
@@ -54,6 +54,17 @@ class TrainingStep(PipelineStep):
             self.ROWS_PER_ITEM,
             self.kwargs.get("retention"),
         )
+
+    def conduct(
+        self,
+        launch: Launch,
+        retention: int | None,
+        stop_on: SpikeRule | None,
+        monitors: list[Monitor],
+    ) -> Conduct:
+        """Where and how it is made, of the arguments that change no result."""
+        upkeep = Upkeep(retention, stop_on, tuple(monitors))
+        return Conduct(self.series, self.out, launch, upkeep, self.series_lease)
 
     def check(self, path: str) -> None:
         """Raises ValueError for a batch that ranks cannot share, and for rows that do not fit."""
@@ -113,11 +124,7 @@ class Pretrain(TrainingStep):
             mix,
             model,
             train,
-            series=self.series,
-            out=self.out,
-            launch=launch,
-            upkeep=Upkeep(retention, stop_on, tuple(monitors)),
-            lease=self.series_lease,
+            conduct=self.conduct(launch, retention, stop_on, monitors),
             order=order_of(order),
             mask_documents=mask_documents,
         )
@@ -155,11 +162,7 @@ class Sft(TrainingStep):
             checkpoints,
             examples,
             train,
-            series=self.series,
-            out=self.out,
-            launch=launch,
-            upkeep=Upkeep(retention, stop_on, tuple(monitors)),
-            lease=self.series_lease,
+            conduct=self.conduct(launch, retention, stop_on, monitors),
         )
 
 
@@ -210,9 +213,5 @@ class Dpo(TrainingStep):
             pairs,
             train,
             beta=beta,
-            series=self.series,
-            out=self.out,
-            launch=launch,
-            upkeep=Upkeep(retention, stop_on, tuple(monitors)),
-            lease=self.series_lease,
+            conduct=self.conduct(launch, retention, stop_on, monitors),
         )

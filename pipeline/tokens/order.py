@@ -7,6 +7,7 @@ without a gap: a batch may hold the end of one and the beginning of the next.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -300,13 +301,19 @@ class TokenBatches:
         self.reader = order.reader(mix)
         self.order = order.order(self.reader.num_instances, batch_instances, seed)
 
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
-        """Token ids read by `rank` at `step`.
+    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, IntArray]:
+        """What `rank` reads at `step`.
 
         Returns:
-            int64 ids, a row an instance: [rows of this rank, sequence_length].
+            `input_ids`, int64 [B, T], a row an instance of this rank's.
         """
-        return self.reader.read(self.order.at(step, rank, world_size))
+        return {"input_ids": self.reader.read(self.order.at(step, rank, world_size))}
+
+    def tokens_by_source(self, step: int) -> Counter[str]:
+        """Tokens that all ranks read at a step of each part of the mix, by its name."""
+        places = (self.reader.locate(int(each))[0] for each in self.order.at(step))
+        seen = Counter(self.mix.parts[place].name for place in places)
+        return Counter({n: self.mix.sequence_length * times for n, times in seen.items()})
 
     def rows(self, step: int) -> list[list[Piece]]:
         """The documents of each row of the whole batch of a step, in order."""

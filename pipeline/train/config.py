@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipeline.train.monitors import Monitor
@@ -248,6 +249,23 @@ class Upkeep:
 
 
 UPKEEP = Upkeep()
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """Where and how a training is made; nothing of it is in any key.
+
+    Args:
+        series: folder of the checkpoints, which every view of the training shares.
+        out: folder of the view that is made.
+        lease: held while the series is written to.
+    """
+
+    series: Path
+    out: Path
+    launch: Launch = Launch()
+    upkeep: Upkeep = UPKEEP
+    lease: Lease = nullcontext
 
 
 def check_launch(config: TrainConfig, launch: Launch, path: str = "") -> None:

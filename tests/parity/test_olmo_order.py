@@ -52,10 +52,11 @@ def test_each_rank_reads_the_rows_of_the_reference(olmo, tmp_path, world, epoch)
         done = subprocess.run([olmo, "-c", SCRIPT, json.dumps(job)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
         theirs = json.loads(done.stdout.splitlines()[-1])
-        ours = [batches.at(epoch * num_steps + step, rank, world) for step in range(num_steps)]
+        steps = range(epoch * num_steps, (epoch + 1) * num_steps)
+        ours = [batches.at(step, rank, world)["input_ids"] for step in steps]
         assert np.concatenate(ours).tolist() == theirs[: num_steps * BATCH // world]
         written = import_order(tmp_path / "work" / "global_indices.npy", out=tmp_path / "order")
         assert written.num_instances == 84 // world * world
         replay = TokenBatches(mix, BATCH, 1, OlmoReplay(written))
-        replayed = [replay.at(step, rank, world) for step in range(num_steps)]
+        replayed = [replay.at(step, rank, world)["input_ids"] for step in range(num_steps)]
         assert np.array_equal(replayed, ours)

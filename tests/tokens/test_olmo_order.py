@@ -66,7 +66,10 @@ def test_inspected_is_what_is_read(tmp_path):
     settings = {"batch_instances": 2, "seed": 1, "order": order}
     table = inspect_order(mix, num_steps=4, out=tmp_path / "o", **settings)
     batches = TokenBatches(mix, **settings)
-    assert batches.at(0).tolist() == batches.reader.read(OlmoOrder(4, 2, 7).at(0)).tolist()
+    assert (
+        batches.at(0)["input_ids"].tolist()
+        == batches.reader.read(OlmoOrder(4, 2, 7).at(0)).tolist()
+    )
     assert Artifact.load(table.root).num_steps == 4
 
 

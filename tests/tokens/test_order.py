@@ -92,12 +92,13 @@ def test_batches_hold_the_chunks_of_parts_that_cross_shards_and_repeat(tmp_path)
     )
     batches = TokenBatches(mix, 4, seed=3)
     assert batches.order.num_instances == 8
-    read = [row for step in range(2) for row in batches.at(step).tolist()]
+    read = [row for step in range(2) for row in batches.at(step)["input_ids"].tolist()]
     chunks = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert sorted(read) == sorted([*chunks, *chunks, [11, 12, 13], [14, 15, 16]])
-    assert batches.at(0).dtype == np.int64
+    assert batches.at(0)["input_ids"].dtype == np.int64
     again = pickle.loads(pickle.dumps(batches))
-    assert again.at(5, 1, 3).tolist() == batches.at(5).tolist()[1::3]
+    rows = batches.at(5)["input_ids"].tolist()
+    assert again.at(5, 1, 3)["input_ids"].tolist() == rows[1::3]
 
 
 def test_inspection_names_the_document_of_every_token(tmp_path):
@@ -117,7 +118,9 @@ def test_inspection_names_the_document_of_every_token(tmp_path):
         found.setdefault((row["step"], row["row"]), []).extend(piece)
     batches = TokenBatches(mix, **settings)
     assert found == {
-        (step, row): ids for step in (1, 2) for row, ids in enumerate(batches.at(step).tolist())
+        (step, row): ids
+        for step in (1, 2)
+        for row, ids in enumerate(batches.at(step)["input_ids"].tolist())
     }
 
 

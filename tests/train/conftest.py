@@ -1,12 +1,11 @@
 import shutil
-from functools import partial
 
 import numpy as np
 import pytest
 
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.mixing import mix_tokens
-from pipeline.train.config import AdamW, Cosine, Launch, TrainConfig
+from pipeline.train.config import AdamW, Conduct, Cosine, Launch, TrainConfig
 from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 
@@ -44,19 +43,22 @@ def mix(tmp_path_factory):
 def run(mix, tmp_path):
     """Pretrain into a series of this test; the series can be named to go on with it.
 
-    `hooks` are further arguments of `pretrain`, `changes` fields of the model.
+    `hooks` are further arguments of `pretrain` or of its `Conduct`, `changes` fields of the model.
     """
 
     def train(train_config, launch=ONE, series="ab" * 32, name="view", hooks=None, **changes):
-        shape = partial(OlmoConfig, **{**SHAPE.__dict__, **changes})()
+        shape, hooks = OlmoConfig(**{**SHAPE.__dict__, **changes}), dict(hooks or {})
         return pretrain(
             mix,
             shape,
             train_config,
-            series=tmp_path / "series" / series,
-            out=tmp_path / "cache" / name,
-            launch=launch,
-            **(hooks or {}),
+            conduct=Conduct(
+                series=tmp_path / "series" / series,
+                out=tmp_path / "cache" / name,
+                launch=launch,
+                **{each: hooks.pop(each) for each in ("upkeep", "lease") if each in hooks},
+            ),
+            **hooks,
         )
 
     yield train

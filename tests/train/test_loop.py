@@ -248,11 +248,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(mix, run, tmp_path):
         f"""
         from pathlib import Path
         from pipeline.core.artifacts import Artifact
+        from pipeline.train.config import Conduct
         from pipeline.train.stages.pretrain import pretrain
         from tests.train.conftest import ONE, SHAPE, config
         root = Path({str(tmp_path)!r})
         pretrain(Artifact.load(Path({str(mix.root)!r})), SHAPE, config(40, save_steps=4),
-                 series=root / "series" / ("b" * 64), out=root / "cache" / "killed", launch=ONE)
+                 conduct=Conduct(root / "series" / ("b" * 64), root / "cache" / "killed", ONE))
         """
     )
     series = tmp_path / "series" / ("b" * 64)

@@ -10,7 +10,7 @@ from pipeline.core.errors import MissingDependency
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_rows
 from pipeline.tokens.mixing import mix_tokens
-from pipeline.train.config import Launch, Upkeep
+from pipeline.train.config import Conduct, Launch, Upkeep
 from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases, listening, scalars
 from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
@@ -205,9 +205,9 @@ def test_tokens_by_source_add_up_to_the_tokens_read_and_go_on_after_a_resume(tmp
                 mix,
                 model,
                 config(12, stop_at=stop_at),
-                series=tmp_path / "series" / series,
-                out=tmp_path / "cache" / f"{series[0]}{stop_at}",
-                launch=ONE,
+                conduct=Conduct(
+                    tmp_path / "series" / series, tmp_path / "cache" / f"{series[0]}{stop_at}", ONE
+                ),
             )
         rows = history_rows(made.series_root)
         kept[series] = [rows[step]["tokens_by_source"] for step in range(1, 13)]

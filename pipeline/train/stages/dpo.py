@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +17,11 @@ from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import masked_row, score_rows
 from pipeline.tokens.batches import PairBatches
 from pipeline.tokens.chat import PAIR
-from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep
+from pipeline.train.config import Conduct, TrainConfig
 from pipeline.train.loop import Training, train
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.stages.objectives import DpoLoss
-from pipeline.train.stages.sft import latest_weights, require_same_tokenizer
+from pipeline.train.stages.start import latest_weights, require_same_tokenizer
 
 ROWS = 512  # read at a time, and sorted by length
 SIDES = ("chosen", "rejected")
@@ -34,11 +33,7 @@ def dpo(
     config: TrainConfig,
     *,
     beta: float,
-    series: Path,
-    out: Path,
-    launch: Launch,
-    upkeep: Upkeep = UPKEEP,
-    lease: Lease = nullcontext,
+    conduct: Conduct,
 ) -> Checkpoints:
     """Train the latest checkpoint, which is its own reference, to prefer the chosen answers.
 
@@ -66,14 +61,14 @@ def dpo(
             objective=DpoLoss(beta),
             batches=partial(PairBatches, pairs, config.batch_size, config.seed),
             config=config,
-            launch=launch,
-            upkeep=upkeep,
-            series=series,
+            launch=conduct.launch,
+            upkeep=conduct.upkeep,
+            series=conduct.series,
             start=latest_weights(checkpoints),
         ),
         tokenizer=checkpoints.tokenizer,
-        out=out,
-        lease=lease,
+        out=conduct.out,
+        lease=conduct.lease,
     )
 
 

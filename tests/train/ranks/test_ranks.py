@@ -14,7 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.store.series import history_rows, read_segments
 from pipeline.tokens.olmo_order import OlmoShuffle
-from pipeline.train.config import Launch
+from pipeline.train.config import Conduct, Launch
 from pipeline.train.series import saved
 from pipeline.train.stages.pretrain import pretrain
 from tests.small_disk import small_disk
@@ -75,7 +75,8 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_of_them(mix, tmp_path):
     with small_disk(tmp_path / "small", "size=1m") as disk:
         series = disk / "series" / ("a" * 64)
         with pytest.raises(PipelineError, match=r"checkpoint .*step\d+ was not written: .*rank \d"):
-            pretrain(mix, SHAPE, config(40), series=series, out=tmp_path / "out", launch=of(2))
+            conduct = Conduct(series, tmp_path / "out", of(2))
+            pretrain(mix, SHAPE, config(40), conduct=conduct)
         assert saved.find_checkpoints(series)[:2] == [0, 3]
         (segment,) = read_segments(series)
         assert segment["cause"] == "failed" and "was not written" in segment["reason"]
@@ -88,7 +89,7 @@ KILLED = """
     from pathlib import Path
     from pipeline.core.artifacts import Artifact
     from pipeline.train.series import checkpoint
-    from pipeline.train.config import Launch
+    from pipeline.train.config import Conduct, Launch
     from pipeline.train.stages.pretrain import pretrain
     from tests.train.conftest import SHAPE, config
     from tests.train.ranks.test_ranks import slowly
@@ -97,8 +98,8 @@ KILLED = """
         root = Path({root!r})
         slowly()
         pretrain(Artifact.load(Path({mix!r})), SHAPE, config(30, save_steps=3),
-                 series=root / "series" / ("b" * 64), out=root / "cache" / "killed",
-                 launch=Launch(ranks={ranks}, threads=1))
+                 conduct=Conduct(root / "series" / ("b" * 64), root / "cache" / "killed",
+                                 Launch(ranks={ranks}, threads=1)))
 """
 
 

@@ -3,9 +3,10 @@
 import pytest
 
 from pipeline.store.series import read_segments
+from pipeline.train.config import Conduct
 from pipeline.train.ranks.launches import Launch, Torchrun
 from pipeline.train.stages.pretrain import pretrain
-from tests.train.conftest import SHAPE, config
+from tests.train.conftest import ONE, SHAPE, config
 from tests.train.ranks.test_launching import free_port
 from tests.train.test_loop import losses
 
@@ -21,9 +22,7 @@ def plain(tmp_path_factory, mix):
         mix,
         SHAPE,
         config(),
-        series=root / "series" / ("a" * 64),
-        out=root / "cache" / "one",
-        launch=Launch(threads=1),
+        conduct=Conduct(root / "series" / ("a" * 64), root / "cache" / "one", ONE),
     )
     return losses(made)
 

@@ -178,6 +178,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_bef
 
 
 def test_a_full_disk_ends_the_run_with_its_own_error_and_leaves_whole_checkpoints(mix, tmp_path):
+    from pipeline.train.config import Conduct
     from pipeline.train.stages.pretrain import pretrain
     from tests.train.conftest import ONE
 
@@ -185,7 +186,8 @@ def test_a_full_disk_ends_the_run_with_its_own_error_and_leaves_whole_checkpoint
         series = disk / "series" / ("a" * 64)
 
         def fill():
-            pretrain(mix, SHAPE, config(40), series=series, out=tmp_path / "out", launch=ONE)
+            conduct = Conduct(series, tmp_path / "out", ONE)
+            pretrain(mix, SHAPE, config(40), conduct=conduct)
 
         said = in_a_child(fill)
         assert said["error"] == "PipelineError"
