@@ -30,6 +30,7 @@ from pipeline.store.provenance import record_provenance
 from pipeline.store.remote import Remote
 from pipeline.store.results import KEY, Results, result_id
 from steps.execution.inputs import make_inputs_readable, mark_damaged_inputs
+from steps.graph.deferred import WithSteps
 
 FORMAT_VERSION = "001"
 CODE = Path(__file__).parent
@@ -58,7 +59,7 @@ class PipelineStep(Step[Artifact]):
     FORMAT = ManifestFormat()
     CACHEABLE = True
     UNKEYED: ClassVar[frozenset[str]] = frozenset(
-        {"engine", "launch", "monitors", "retention", "stop_on"}
+        {"engine", "evaluations", "launch", "monitors", "retention", "stop_on"}
     )
     SERIES: ClassVar[bool] = False  # whether `run` trains: then `self.series` is its trajectory
 
@@ -113,6 +114,11 @@ class PipelineStep(Step[Artifact]):
         if self.unique_id_cache is None:
             self.unique_id_cache = result_id(self.key())
         return self.unique_id_cache
+
+    def _replace_steps_with_results(self, o: Any, workspace: Any) -> Any:
+        if isinstance(o, WithSteps):
+            return o.function(**self._replace_steps_with_results(o.kwargs, workspace))
+        return super()._replace_steps_with_results(o, workspace)
 
     def _require_unchanged(self) -> None:
         """Raises ChangedData where outside data is not what the id was made from."""

@@ -23,9 +23,11 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
+from pipeline.eval.evaluations import PerplexityEvery, RankEvalEvery
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import Feistel
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
+from pipeline.train.evaluations import Evaluation
 from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases
 from pipeline.train.ranks.launches import Launch, Slurm, Torchrun
 from steps.graph.wiring import COMPONENTS
@@ -70,5 +72,7 @@ COMPONENTS[Schedule] = {
 COMPONENTS[Feistel] = {"feistel": Feistel, "olmo": OlmoShuffle}
 
 COMPONENTS[Monitor] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+
+COMPONENTS[Evaluation] = {"perplexity": PerplexityEvery, "rank_eval": RankEvalEvery}
 
 COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}

@@ -11,6 +11,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import UPKEEP, Conduct, TrainConfig, Upkeep, check_launch
+from pipeline.train.evaluations import Evaluation, check_evaluations
 from pipeline.train.monitors import Monitor
 from pipeline.train.plan.foretelling import Job
 from pipeline.train.ranks.launches import Launch
@@ -20,6 +21,7 @@ from steps.graph.ranges import Positive, Range
 
 ONE_PROCESS = Launch()
 NO_MONITORS: list[Monitor] = []
+NO_EVALUATIONS: list[Evaluation] = []
 Retention = Positive | None  # checkpoints that keep an optimizer's state
 
 
@@ -28,7 +30,7 @@ class TrainingStep(PipelineStep):
 
     Of their arguments, these change no result: `launch`; `retention`, how many of the last
     checkpoints keep their optimizer's state (null: all); `stop_on`, a spike that stops the run;
-    `monitors`, which are told of every update.
+    `monitors`, which are told of every update; `evaluations`, made every so many updates.
     """
 
     SERIES = True
@@ -61,13 +63,19 @@ class TrainingStep(PipelineStep):
         retention: int | None,
         stop_on: SpikeRule | None,
         monitors: list[Monitor],
+        evaluations: list[Evaluation],
     ) -> Conduct:
         """Where and how it is made, of the arguments that change no result."""
-        upkeep = Upkeep(retention, stop_on, tuple(monitors))
+        upkeep = Upkeep(retention, stop_on, tuple(monitors), tuple(evaluations))
         return Conduct(self.series, self.out, launch, upkeep, self.series_lease)
 
     def check(self, path: str) -> None:
-        """Raises ValueError for a batch that ranks cannot share, and for rows that do not fit."""
+        """Raises ValueError for a batch that ranks cannot share, and for rows that do not fit.
+
+        And for two evaluations of one name.
+        """
+        evaluations = self.kwargs.get("evaluations", NO_EVALUATIONS)
+        check_evaluations([getattr(each, "made", each) for each in evaluations], f"{path}.")
         check_launch(self.kwargs["train"], self.kwargs["launch"], f"{path}.train.")
         require_room(self.shape(), self.kwargs[self.READS])
 
@@ -117,6 +125,7 @@ class Pretrain(TrainingStep):
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
         monitors: list[Monitor] = NO_MONITORS,
+        evaluations: list[Evaluation] = NO_EVALUATIONS,
     ) -> Checkpoints:
         from pipeline.train.stages.pretrain import pretrain
 
@@ -124,7 +133,7 @@ class Pretrain(TrainingStep):
             mix,
             model,
             train,
-            conduct=self.conduct(launch, retention, stop_on, monitors),
+            conduct=self.conduct(launch, retention, stop_on, monitors, evaluations),
             order=order_of(order),
             mask_documents=mask_documents,
         )
@@ -155,6 +164,7 @@ class Sft(TrainingStep):
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
         monitors: list[Monitor] = NO_MONITORS,
+        evaluations: list[Evaluation] = NO_EVALUATIONS,
     ) -> Checkpoints:
         from pipeline.train.stages.sft import sft
 
@@ -162,7 +172,7 @@ class Sft(TrainingStep):
             checkpoints,
             examples,
             train,
-            conduct=self.conduct(launch, retention, stop_on, monitors),
+            conduct=self.conduct(launch, retention, stop_on, monitors, evaluations),
         )
 
 
@@ -205,6 +215,7 @@ class Dpo(TrainingStep):
         retention: Retention = UPKEEP.retention,
         stop_on: SpikeRule | None = None,
         monitors: list[Monitor] = NO_MONITORS,
+        evaluations: list[Evaluation] = NO_EVALUATIONS,
     ) -> Checkpoints:
         from pipeline.train.stages.dpo import dpo
 
@@ -213,5 +224,5 @@ class Dpo(TrainingStep):
             pairs,
             train,
             beta=beta,
-            conduct=self.conduct(launch, retention, stop_on, monitors),
+            conduct=self.conduct(launch, retention, stop_on, monitors, evaluations),
         )

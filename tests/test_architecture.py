@@ -19,6 +19,7 @@ ROWS = [
 ]
 PLANNED = [  # of train: plans read them
     "config",
+    "evaluations",
     "monitors",
     "plan.cards",
     "plan.foretelling",
@@ -85,6 +86,7 @@ def test_looking_at_results_needs_no_torch_until_a_model_is_loaded():
         *(f"train/{each.replace('.', '/')}.py" for each in PLANNED if each != "monitors"),
         "eval/tasks.py",
         "eval/benchmarks.py",
+        "eval/evaluations.py",
         "eval/made_up.py",
     ],
 )

@@ -16,7 +16,7 @@ from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, S
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
-from pipeline.store.series import checkpoint_files, read_segments
+from pipeline.store.series import checkpoint_files, evaluation_rows, read_segments
 from pipeline.store.tensors import TensorFiles, kind_of, tensor_files
 
 MOST_TENSORS = 400
@@ -51,6 +51,7 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
         )
     yield grid("checkpoints", rows[-limit:], len(rows))
     yield from _segments(made, limit)
+    yield from _evaluations(made, limit)
     yield from _history(made)
     paths = tensor_files(made.folder(made.latest), "model")
     yield from _tensors(paths, f"tensors of {made.latest.name}")
@@ -74,6 +75,28 @@ def _segments(made: Checkpoints, limit: int) -> Iterator[Block]:
     ]
     if rows:
         yield grid("segments", rows[-limit:], len(rows))
+
+
+def _evaluations(made: Checkpoints, limit: int) -> Iterator[Block]:
+    """What was measured while it was trained: the first measure of each task, which is its main."""
+    rows = []
+    for each in evaluation_rows(made.series_root):
+        mains = {score["task"]: score for score in reversed(each["scores"])}
+        rows += [
+            {
+                "step": each["step"],
+                "evaluation": each["name"],
+                "task": task,
+                "metric": score["metric"],
+                "value": score["value"],
+                "standard error": score["standard_error"],
+                "seconds": each["seconds"],
+            }
+            for task, score in reversed(mains.items())
+            if each["step"] <= made.latest.step
+        ]
+    if rows:
+        yield grid("evaluations", rows[-limit:], len(rows))
 
 
 def _history(made: Checkpoints) -> Iterator[Block]:

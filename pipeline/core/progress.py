@@ -10,6 +10,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -40,13 +42,14 @@ class Progress:
 
     def begin(self, done: int) -> None:
         """From here on the time left is measured; `done` units were done before."""
-        self.first = done
+        self.first = self.done = done
         self.started = self._told = self._stated = time.perf_counter()
         if self._bar is not None:
             self._bar.n = self._bar.initial = done
 
     def note(self, done: int, more: str = "") -> None:
         """So many units are done; `more` stands behind, as the loss."""
+        self.done = done
         if not self.shown:
             return
         now = time.perf_counter()
@@ -60,6 +63,24 @@ class Progress:
         if now - self._told > LINE_SECONDS:
             self._told = now
             logger.info("%s", self._line(done, more, now))
+
+    @contextmanager
+    def pausing(self, what: str) -> Iterator[None]:
+        """Within, no unit is worked on but something else, which is told at once.
+
+        The time left is reckoned without it.
+        """
+        paused = time.perf_counter()
+        if self._bar is not None:
+            self._bar.set_postfix_str(what)
+        elif self._state:
+            self._write(self._line(self.done, what, paused))
+        yield
+        away = time.perf_counter() - paused
+        self.started += away
+        if self._bar is not None:
+            self._bar.start_t += away
+            self._bar.last_print_t += away
 
     def _line(self, done: int, more: str, now: float) -> str:
         of = "" if self.total is None else f" of {self.total}"

@@ -24,16 +24,14 @@ from pipeline.core.estimates import mean, ratio
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_batches
 from pipeline.data.document import MetadataField
-from pipeline.eval.ranking import SCORES_SCHEMA, append, stored
 from pipeline.eval.scoring import named_models
+from pipeline.eval.tables import MODEL, Tables
 from pipeline.eval.tasks import sample
-from pipeline.model.olmo import Olmo
-from pipeline.model.scoring import BATCH_TOKENS, Row, masked_row, score_rows
+from pipeline.model.scoring import BATCH_TOKENS, Row, Scorer, masked_row
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 ANSWERS, PAIRS = "answers", "pairs"
-ITEM = [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("id", pa.string())]
-ITEM += [("group", pa.string())]
+ITEM = [*MODEL, ("task", pa.string()), ("id", pa.string()), ("group", pa.string())]
 TEXT_SCHEMA = pa.schema(
     [*ITEM, ("logprob", pa.float64()), ("num_tokens", pa.int64()), ("num_bytes", pa.int64())]
     + [("value", pa.float64())]
@@ -44,6 +42,15 @@ PAIR_SCHEMA = pa.schema(
     + [("margin", pa.float64()), ("value", pa.float64())]
 )
 ROWS_AT_ONCE = 4096
+
+
+class Text(NamedTuple):
+    """A document to be scored, its group, and its ids after the end token."""
+
+    id: str
+    group: str
+    num_bytes: int
+    ids: list[int]
 
 
 class _Item(NamedTuple):
@@ -79,32 +86,46 @@ def perplexity(
 
     Source: Magnusson et al. 2023, "Paloma", section 3; allenai/ai2-olmo-eval, `perplexity`.
     """
+    texts = domain_texts(tokenizer, documents, max_documents, group_by)
+    tables = Tables(TEXT_SCHEMA)
+    for named in named_models(models, tokenizer.content, steps):
+        tables.name_model(named.name, named.step)
+        score_domains(texts, Scorer(named.load(), batch_tokens), tables)
+    return tables.stored("perplexity", Path(out))
+
+
+def domain_texts(
+    tokenizer: Tokenizer,
+    documents: Mapping[str, Documents],
+    max_documents: int | None,
+    group_by: MetadataField | None,
+) -> dict[str, list[Text]]:
+    """The texts of each domain; arguments are those of `perplexity`."""
     if max_documents is not None and max_documents < 1:
         raise ValueError(f"max_documents is {max_documents}; it must be at least 1 or null")
     loaded = load_tokenizer(tokenizer)
-    ids: dict[str, list[tuple[_Text, list[int]]]] = {}
+    found = {}
     for domain, each in documents.items():
         texts = sample(_texts(each, group_by), max_documents, lambda t: f"{t.source}\0{t.id}")
         encoded = encode(loaded, [each.text for each in texts])
-        ids[domain] = [
-            (text, [tokenizer.end_id, *found])
-            for text, found in zip(texts, encoded, strict=True)
-            if found
+        found[domain] = [
+            Text(text.id, text.group, len(text.text.encode()), [tokenizer.end_id, *ids])
+            for text, ids in zip(texts, encoded, strict=True)
+            if ids
         ]
-    answers: dict[str, list[Any]] = {name: [] for name in TEXT_SCHEMA.names}
-    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
-    for named in named_models(models, tokenizer.content, steps):
-        model = named.load()
-        length = model.config.max_sequence_length
-        for domain, found in ids.items():
-            items = [
-                _Item(text.id, text.group, windows(each, length), len(text.text.encode()))
-                for text, each in found
-            ]
-            _score_texts(
-                model, items, named.name, named.step, domain, answers, scores, batch_tokens
+    return found
+
+
+def score_domains(texts: Mapping[str, Sequence[Text]], scorer: Scorer, tables: Tables) -> None:
+    """Add what `perplexity` says of a model's texts, domain by domain."""
+    for domain, found in texts.items():
+        items = [
+            _Item(
+                each.id, each.group, windows(each.ids, scorer.max_sequence_length), each.num_bytes
             )
-    return stored("perplexity", answers, TEXT_SCHEMA, scores, Path(out))
+            for each in found
+        ]
+        _score_texts(scorer, items, domain, tables)
 
 
 def answer_scores(
@@ -124,12 +145,12 @@ def answer_scores(
     Args:
         limit: at most so many examples, chosen by the hash of their ids.
     """
-    answers: dict[str, list[Any]] = {name: [] for name in TEXT_SCHEMA.names}
-    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    tables = Tables(TEXT_SCHEMA)
     rows = sample(list(_rows(examples, examples.shards)), limit, lambda each: str(each["id"]))
     for named in named_models(models, examples.tokenizer, steps):
-        model = named.load()
-        length = model.config.max_sequence_length
+        tables.name_model(named.name, named.step)
+        scorer = Scorer(named.load(), batch_tokens)
+        length = scorer.max_sequence_length
         items = [
             _Item(
                 each["id"],
@@ -140,8 +161,8 @@ def answer_scores(
             for each in rows
             if (size := each["num_answer_bytes"])
         ]
-        _score_texts(model, items, named.name, named.step, ANSWERS, answers, scores, batch_tokens)
-    return stored("perplexity", answers, TEXT_SCHEMA, scores, Path(out))
+        _score_texts(scorer, items, ANSWERS, tables)
+    return tables.stored("perplexity", Path(out))
 
 
 def pair_scores(
@@ -161,28 +182,25 @@ def pair_scores(
     Args:
         limit: at most so many pairs, chosen by the hash of their ids.
     """
-    answers: dict[str, list[Any]] = {name: [] for name in PAIR_SCHEMA.names}
-    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
+    tables = Tables(PAIR_SCHEMA)
     rows = sample(list(_rows(pairs, pairs.shards)), limit, lambda each: str(each["id"]))
     for named in named_models(models, pairs.tokenizer, steps):
-        model = named.load()
-        length = model.config.max_sequence_length
+        tables.name_model(named.name, named.step)
+        scorer = Scorer(named.load(), batch_tokens)
+        length = scorer.max_sequence_length
         asked = [
             masked_row(each[f"{side}_ids"], each[f"{side}_mask"], length)
             for each in rows
             for side in ("chosen", "rejected")
         ]
-        sums = _sums(model, asked, batch_tokens)
+        sums = _sums(scorer, asked)
         values, margins = [], []
         for place, each in enumerate(rows):
             chosen, rejected = sums[2 * place], sums[2 * place + 1]
             margin = chosen / each["chosen_bytes"] - rejected / each["rejected_bytes"]
             values.append(0.5 if margin == 0 else float(margin > 0))
             margins.append(margin)
-            append(
-                answers,
-                model=named.name,
-                step=named.step,
+            tables.answer(
                 task=PAIRS,
                 id=each["id"],
                 group=each["group"],
@@ -201,10 +219,7 @@ def pair_scores(
             if not numbers:
                 continue
             measured = mean(numbers, groups)
-            append(
-                scores,
-                model=named.name,
-                step=named.step,
+            tables.score(
                 task=PAIRS,
                 metric=metric,
                 value=measured.value,
@@ -213,7 +228,7 @@ def pair_scores(
                 standard_error=measured.error,
                 num_groups=measured.num_groups,
             )
-    return stored("rank", answers, PAIR_SCHEMA, scores, Path(out))
+    return tables.stored("rank", Path(out))
 
 
 def windows(ids: Sequence[int], max_sequence_length: int) -> list[Row]:
@@ -227,28 +242,16 @@ def windows(ids: Sequence[int], max_sequence_length: int) -> list[Row]:
     return made
 
 
-def _score_texts(
-    model: Olmo,
-    items: Sequence[_Item],
-    name: str,
-    step: int,
-    task: str,
-    answers: dict[str, list[Any]],
-    scores: dict[str, list[Any]],
-    batch_tokens: int,
-) -> None:
+def _score_texts(scorer: Scorer, items: Sequence[_Item], task: str, tables: Tables) -> None:
     """Rows for these items, and the measures over them."""
-    sums = iter(_sums(model, [each for item in items for each in item.rows], batch_tokens))
+    sums = iter(_sums(scorer, [each for item in items for each in item.rows]))
     nats, tokens, sizes = [], [], []
     for item in items:
         logprob = sum(next(sums) for _ in item.rows)
         nats.append(-logprob)
         tokens.append(sum(len(each.scored) for each in item.rows))
         sizes.append(item.num_bytes)
-        append(
-            answers,
-            model=name,
-            step=step,
+        tables.answer(
             task=task,
             id=item.id,
             group=item.group,
@@ -269,10 +272,7 @@ def _score_texts(
         ("num_tokens", float(sum(tokens)), "tokens", 0.0),
         ("num_bytes", float(sum(sizes)), "bytes", 0.0),
     ):
-        append(
-            scores,
-            model=name,
-            step=step,
+        tables.score(
             task=task,
             metric=metric,
             value=value,
@@ -283,15 +283,12 @@ def _score_texts(
         )
 
 
-def _sums(model: Olmo, rows: Sequence[Row], batch_tokens: int) -> list[float]:
+def _sums(scorer: Scorer, rows: Sequence[Row]) -> list[float]:
     """Summed log-probabilities of rows, a bounded number of rows in memory."""
     found: list[float] = []
     for first in range(0, len(rows), ROWS_AT_ONCE):
         part = rows[first : first + ROWS_AT_ONCE]
-        found += (
-            float(each.logprobs.sum())
-            for each in score_rows(model, part, batch_tokens=batch_tokens)
-        )
+        found += (float(each.logprobs.sum()) for each in scorer.score(part))
     return found
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -16,20 +15,14 @@ from pipeline.core.estimates import mean
 from pipeline.core.keys import Json, canonical, digest
 from pipeline.core.shards import read_shard, write_shard
 from pipeline.eval.scoring import Likelihood, NamedModel, loglikelihoods, named_models
+from pipeline.eval.tables import MODEL, Tables
 from pipeline.eval.tasks import VERSION, Question, primary_metric, read_questions
-from pipeline.model.olmo import Olmo
-from pipeline.model.scoring import BATCH_TOKENS
+from pipeline.model.scoring import BATCH_TOKENS, Scorer
 from pipeline.store.memo import FileMemo
 
-SCORES_SCHEMA = pa.schema(
-    [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("metric", pa.string())]
-    + [("value", pa.float64()), ("unit", pa.string()), ("num_items", pa.int64())]
-    + [("standard_error", pa.float64()), ("num_groups", pa.int64())]
-)
 NUMBERS = pa.list_(pa.float64())
 ANSWERS_SCHEMA = pa.schema(
-    [("model", pa.string()), ("step", pa.int64()), ("task", pa.string()), ("id", pa.string())]
-    + [("group", pa.string())]
+    [*MODEL, ("task", pa.string()), ("id", pa.string()), ("group", pa.string())]
     + [("logprobs", NUMBERS), ("unconditional_logprobs", NUMBERS)]
     + [("num_tokens", pa.list_(pa.int32())), ("gold", pa.int32()), ("chosen", pa.int32())]
     + [("value", pa.float64()), ("num_cut", pa.int64())]
@@ -38,6 +31,7 @@ LIKELIHOODS = pa.schema(
     [("logprob", pa.float64()), ("num_tokens", pa.int64()), ("is_greedy", pa.bool_())]
     + [("num_cut", pa.int64())]
 )
+Requests = list[tuple[str, str]]  # contexts and continuations
 SCRATCH = "likelihoods.parquet"  # of one task, on its way to or from the memo
 
 
@@ -65,21 +59,25 @@ def rank_eval(
 
     Source: allenai/catwalk, `metrics/accuracy.py`; Groeneveld et al. 2024, "OLMo", table 3.
     """
+    tasks = tasks_of(questions)
+    tables = Tables(ANSWERS_SCHEMA)
+    for named in named_models(models, tokenizer.content, steps):
+        tables.name_model(named.name, named.step)
+        rank_tasks(tasks, _Remembering(named, tokenizer, batch_tokens, Path(out), memo), tables)
+    return tables.stored("rank", Path(out))
+
+
+def tasks_of(questions: Questions) -> dict[str, list[Question]]:
+    """The questions of each task."""
     tasks: dict[str, list[Question]] = {}
     for each in read_questions(questions):
         tasks.setdefault(each.task, []).append(each)
-    answers: dict[str, list[Any]] = {name: [] for name in ANSWERS_SCHEMA.names}
-    scores: dict[str, list[Any]] = {name: [] for name in SCORES_SCHEMA.names}
-    for named in named_models(models, tokenizer.content, steps):
-        scorer = _Scorer(named, tokenizer, batch_tokens, Path(out), memo)
-        for task, asked in tasks.items():
-            _rank_task(task, asked, scorer, answers, scores)
-    return stored("rank", answers, ANSWERS_SCHEMA, scores, Path(out))
+    return tasks
 
 
 @dataclass
-class _Scorer:
-    """One model, loaded when it must score something that is not remembered."""
+class _Remembering:
+    """The likelihoods of one model, loaded when it must score something that is not remembered."""
 
     named: NamedModel
     tokenizer: Tokenizer
@@ -88,10 +86,10 @@ class _Scorer:
     memo: FileMemo | None
 
     @cached_property
-    def model(self) -> Olmo:
-        return self.named.load()
+    def scorer(self) -> Scorer:
+        return Scorer(self.named.load(), self.batch_tokens)
 
-    def likelihoods(self, requests: list[tuple[str, str]]) -> list[Likelihood]:
+    def __call__(self, requests: Requests) -> list[Likelihood]:
         if self.memo is None:
             return self._computed(requests)
         key: dict[str, Json] = {
@@ -112,26 +110,38 @@ class _Scorer:
         (self.out / SCRATCH).unlink()
         return [Likelihood(**each) for each in rows]
 
-    def _computed(self, requests: list[tuple[str, str]]) -> list[Likelihood]:
-        return loglikelihoods(self.model, self.tokenizer, requests, batch_tokens=self.batch_tokens)
+    def _computed(self, requests: Requests) -> list[Likelihood]:
+        return loglikelihoods(self.scorer, self.tokenizer, requests)
+
+
+def rank_tasks(
+    tasks: Mapping[str, Sequence[Question]],
+    likelihoods: Callable[[Requests], list[Likelihood]],
+    tables: Tables,
+) -> None:
+    """Add what `rank_eval` says of a model, task by task.
+
+    Args:
+        likelihoods: the model's, of each continuation after its context.
+    """
+    for task, asked in tasks.items():
+        _rank_task(task, asked, likelihoods, tables)
 
 
 def _rank_task(
     task: str,
     asked: Sequence[Question],
-    scorer: _Scorer,
-    answers: dict[str, list[Any]],
-    scores: dict[str, list[Any]],
+    likelihoods: Callable[[Requests], list[Likelihood]],
+    tables: Tables,
 ) -> None:
-    """Add a row to `answers` for each question of a task, and to `scores` for each measure."""
+    """Add an answer for each question of a task, and a score for each measure."""
     requests = [
         (context, continuation)
         for each in asked
         for contexts in (each.contexts, each.unconditional or [])
         for context, continuation in zip(contexts, each.continuations, strict=bool(contexts))
     ]
-    model, step = scorer.named.name, scorer.named.step
-    found = iter(scorer.likelihoods(requests))
+    found = iter(likelihoods(requests))
     measures: dict[str, list[float]] = {}
     for question in asked:
         own = list(islice(found, len(question.contexts)))
@@ -142,10 +152,7 @@ def _rank_task(
             measures.setdefault(f"accuracy_{metric}", []).append(float(place == question.gold))
         measures.setdefault("accuracy", []).append(float(primary == question.gold))
         measures.setdefault("chance", []).append(1 / len(question.contexts))
-        append(
-            answers,
-            model=model,
-            step=step,
+        tables.answer(
             task=task,
             id=question.id,
             group=question.group,
@@ -160,10 +167,7 @@ def _rank_task(
     groups = [question.group for question in asked]
     for metric in ["accuracy", *sorted(measures.keys() - {"accuracy"})]:
         accuracy = mean(measures[metric], groups)
-        append(
-            scores,
-            model=model,
-            step=step,
+        tables.score(
             task=task,
             metric=metric,
             value=accuracy.value,
@@ -195,29 +199,3 @@ def chosen_by(
     if alone is not None:
         measures["unconditional"] = [a - b.logprob for a, b in zip(raw, alone, strict=True)]
     return {name: values.index(max(values)) for name, values in measures.items()}
-
-
-# ---------------------------------------------------------------------------- tables
-
-
-def append(columns: dict[str, list[Any]], **values: Any) -> None:
-    """Add one row to columns; a name without a value is null."""
-    for name, column in columns.items():
-        column.append(values.pop(name, None))
-    assert not values, f"no column for {sorted(values)}"
-
-
-def stored(
-    kind: str,
-    answers: dict[str, list[Any]],
-    answers_schema: pa.Schema,
-    scores: dict[str, list[Any]],
-    out: Path,
-) -> Scores:
-    """Write both tables and the manifest."""
-    return Scores.of(
-        out,
-        kind=kind,
-        answers=write_shard(out, "answers.parquet", answers, answers_schema),
-        scores=write_shard(out, "scores.parquet", scores, SCORES_SCHEMA),
-    )

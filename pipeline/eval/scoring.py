@@ -11,7 +11,7 @@ from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
 from pipeline.core.errors import MismatchedInputs
 from pipeline.model.hf import load_checkpoint_model, load_hf
 from pipeline.model.olmo import Olmo
-from pipeline.model.scoring import BATCH_TOKENS, row, score_rows
+from pipeline.model.scoring import Scorer, row
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 
 Model = Checkpoints | HfModel
@@ -95,11 +95,7 @@ def named_models(
 
 
 def loglikelihoods(
-    model: Olmo,
-    tokenizer: Tokenizer,
-    requests: Sequence[tuple[str, str]],
-    *,
-    batch_tokens: int = BATCH_TOKENS,
+    scorer: Scorer, tokenizer: Tokenizer, requests: Sequence[tuple[str, str]]
 ) -> list[Likelihood]:
     """The likelihood of each continuation after its context, in the order of the requests.
 
@@ -116,8 +112,8 @@ def loglikelihoods(
     for context, continuation in requests:
         start = [tokenizer.end_id, *ids[context]]
         places = range(len(start), len(start) + len(ids[continuation]))
-        rows.append(row(start + ids[continuation], places, model.config.max_sequence_length))
+        rows.append(row(start + ids[continuation], places, scorer.max_sequence_length))
     return [
         Likelihood(float(s.logprobs.sum()), len(s.logprobs), bool(s.greedy.all()), each.num_cut)
-        for each, s in zip(rows, score_rows(model, rows, batch_tokens=batch_tokens), strict=True)
+        for each, s in zip(rows, scorer.score(rows), strict=True)
     ]

@@ -10,7 +10,8 @@ Shapes: B rows, T tokens, D width, N scored places, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from pipeline.model.olmo import Olmo
 
 LOGIT_FLOATS = 1 << 24  # at most so many logits in memory at once
 BATCH_TOKENS = 2048
+Numbers = NDArray[np.float64]
 
 
 class Row(NamedTuple):
@@ -37,6 +39,53 @@ class Scored(NamedTuple):
     greedy: NDArray[np.bool_]
 
 
+class Sharing(Protocol):
+    """The processes that hold a model together, each of which must make every call of it."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def added(self, numbers: Numbers) -> Numbers:
+        """The sum over all of them, in each."""
+        ...
+
+
+class Alone:
+    """A process that holds the whole model."""
+
+    rank, size = 0, 1
+
+    def added(self, numbers: Numbers) -> Numbers:
+        return numbers
+
+
+ALONE = Alone()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model and how it scores rows.
+
+    Args:
+        batch_tokens, ranks: as of `score_rows`.
+    """
+
+    model: Olmo
+    batch_tokens: int = BATCH_TOKENS
+    ranks: Sharing = ALONE
+
+    @property
+    def max_sequence_length(self) -> int:
+        return self.model.config.max_sequence_length
+
+    def score(self, rows: Sequence[Row]) -> list[Scored]:
+        """Score rows, in their order."""
+        return score_rows(self.model, rows, batch_tokens=self.batch_tokens, ranks=self.ranks)
+
+
 def row(ids: Sequence[int], scored: Sequence[int], max_sequence_length: int) -> Row:
     """A row that fits the model, cut on the left; the first token is context for the rest."""
     excess = max(0, len(ids) - max_sequence_length - 1)
@@ -49,14 +98,20 @@ def masked_row(ids: Sequence[int], mask: Sequence[int], max_sequence_length: int
     return row(ids, [i for i, kept in enumerate(mask) if kept and i], max_sequence_length)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # FSDP cannot gather parameters in inference mode
 def score_rows(
-    model: Olmo, rows: Sequence[Row], *, batch_tokens: int = BATCH_TOKENS
+    model: Olmo,
+    rows: Sequence[Row],
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    ranks: Sharing = ALONE,
 ) -> list[Scored]:
     """Score rows, in their order; equal rows are computed once.
 
     Args:
         batch_tokens: tokens of a batch, its padding included; a longer row is a batch of its own.
+        ranks: that hold the model together and ask for the same rows. The batches are those of one
+            process and are dealt to them, so that each value is what one process would find.
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
@@ -67,35 +122,33 @@ def score_rows(
         branches.setdefault(key[0][: key[1][0]], []).append(key)
     packs = [each for keys in branches.values() for each in _packs(keys, longest)]
     packs.sort(key=lambda pack: (-_width(pack), pack))
-    first = 0
-    while first < len(packs):
-        batch = packs[first : first + max(1, batch_tokens // _width(packs[first]))]
-        keys = [key for pack in batch for key in pack]
-        found |= zip(keys, _score_batch(model, batch), strict=True)
-        first += len(batch)
+    batches = list(_batches(packs, batch_tokens))
+    for batch, scored in zip(batches, _score_dealt(model, batches, ranks), strict=True):
+        found |= zip((key for pack in batch for key in pack), scored, strict=True)
     nothing = Scored(np.zeros(0), np.zeros(0, bool))
     return [found[_key(each)] if each.scored else nothing for each in rows]
 
 
 _Key = tuple[tuple[int, ...], tuple[int, ...]]  # ids up to the last scored, and the scored places
+_Pack = list[_Key]
 
 
 def _key(each: Row) -> _Key:
     return each.ids[: each.scored[-1] + 1], each.scored
 
 
-def _width(pack: Sequence[_Key]) -> int:
+def _width(pack: _Pack) -> int:
     """Tokens the model reads for rows that share all before the first scored place."""
     return pack[0][1][0] + sum(len(ids) - 1 - scored[0] for ids, scored in pack)
 
 
-def _packs(keys: list[_Key], longest: int) -> Iterator[list[_Key]]:
+def _packs(keys: list[_Key], longest: int) -> Iterator[_Pack]:
     """Rows with one context, as many together as fit and as pays.
 
     Branches cost attention to each other's masked places, so one more than twice as long as the
     context, such as a document after the end token, stays alone.
     """
-    pack: list[_Key] = []
+    pack: _Pack = []
     for key in keys:
         alone = len(key[0]) - 1 > 3 * key[1][0]
         if pack and (alone or _width([*pack, key]) > longest):
@@ -105,7 +158,43 @@ def _packs(keys: list[_Key], longest: int) -> Iterator[list[_Key]]:
     yield pack
 
 
-def _score_batch(model: Olmo, batch: Sequence[list[_Key]]) -> list[Scored]:
+def _batches(packs: Sequence[_Pack], batch_tokens: int) -> Iterator[Sequence[_Pack]]:
+    """Packs, the widest first, as many together as a batch holds."""
+    first = 0
+    while first < len(packs):
+        batch = packs[first : first + max(1, batch_tokens // _width(packs[first]))]
+        yield batch
+        first += len(batch)
+
+
+def _score_dealt(
+    model: Olmo, batches: Sequence[Sequence[_Pack]], ranks: Sharing
+) -> Iterator[list[Scored]]:
+    """The scores of each batch, of which each rank makes every so many-th.
+
+    A rank that has none left when others have makes one of theirs: parts of the model are in all.
+    """
+    if ranks.size == 1:
+        yield from (_score_batch(model, batch) for batch in batches)
+        return
+    lengths = [[len(scored) for pack in batch for _, scored in pack] for batch in batches]
+    bounds = np.cumsum([0, *(sum(each) for each in lengths)])
+    values = np.zeros((2, bounds[-1]))
+    for first in range(0, len(batches), ranks.size):
+        place = first + ranks.rank
+        scored = _score_batch(model, batches[min(place, len(batches) - 1)])
+        if place < len(batches):
+            part = values[:, bounds[place] : bounds[place + 1]]
+            part[0] = np.concatenate([each.logprobs for each in scored])
+            part[1] = np.concatenate([each.greedy for each in scored])
+    logprobs, greedy = ranks.added(values)
+    for place, each in enumerate(lengths):
+        span, inner = slice(bounds[place], bounds[place + 1]), np.cumsum(each)[:-1]
+        parts = np.split(logprobs[span], inner), np.split(greedy[span] > 0, inner)
+        yield [Scored(*both) for both in zip(*parts, strict=True)]
+
+
+def _score_batch(model: Olmo, batch: Sequence[_Pack]) -> list[Scored]:
     """The scores of every row of every pack, in order."""
     device = next(model.parameters()).device
     shape = (len(batch), _width(batch[0]))

@@ -3,6 +3,7 @@
 <root>/series/<id>/step000400/     one checkpoint: its files, and `state.json` with their digests
 <root>/series/<id>/history.jsonl   a line an update, each with a checksum of itself
 <root>/series/<id>/segments.jsonl  a line where a segment of updates begins, and one where it ends
+<root>/series/<id>/evaluations.jsonl  a line an evaluation, each with a checksum of itself
 <root>/series/<id>/users.json      ids of the steps that train it, finished or not
 
 A result that shows a checkpoint relies on its weights alone: the optimizer's state is there so that
@@ -29,6 +30,7 @@ from pipeline.store.tensors import are_complete, kind_of
 
 RECORD, USERS = "state.json", "users.json"
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
+EVALUATIONS = "evaluations.jsonl"
 _NO_LINE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 _ROW = {
     "step": int,
@@ -54,6 +56,14 @@ _SEGMENT = {
     "num_updates": int,
     "seconds": float,
 }
+_EVALUATION = {
+    "step": int,
+    "name": str,
+    "segment": int,
+    "seconds": float,
+    "scores": list[dict[str, Any]],
+}
+_SCORE = {"task": str, "metric": str, "value": float | None, "standard_error": float | None}
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -140,7 +150,7 @@ def _is_state(name: str) -> bool:
 
 
 def history_line(row: dict[str, Any]) -> str:
-    """The line of a history that stands for one update."""
+    """The line of a history that stands for one update, or for one evaluation."""
     text = json.dumps(row)
     return json.dumps({**row, "crc": zlib.crc32(text.encode())}) + "\n"
 
@@ -150,11 +160,17 @@ def all_rows(series: Path) -> Iterator[dict[str, Any]]:
 
     A line that a kill cut off or a fault changed is no line: its update is made again.
     """
-    for line in _lines(Path(series) / HISTORY):
+    yield from _sealed_rows(Path(series) / HISTORY, _ROW, ("step", "loss"))
+
+
+def _sealed_rows(
+    path: Path, hints: Mapping[str, Any], required: Iterable[str]
+) -> Iterator[dict[str, Any]]:
+    for line in _lines(path):
         with suppress(*_NO_LINE):
             row = parsed(line)
             if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
-                yield _checked(row, _ROW, ("step", "loss"))
+                yield _checked(row, hints, required)
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
@@ -165,6 +181,19 @@ def history_rows(series: Path) -> dict[int, dict[str, Any]]:
 def segment_rows(series: Path, number: int) -> list[dict[str, Any]]:
     """The rows that a segment wrote, whether their updates were made again later or not."""
     return [row for row in all_rows(series) if row.get("segment") == number]
+
+
+def evaluation_rows(series: Path) -> list[dict[str, Any]]:
+    """What was measured of a series, by step: the last row of each step and name.
+
+    `scores` has a row a measure, as `scores.parquet` of the step that measures the same.
+    """
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in _sealed_rows(Path(series) / EVALUATIONS, _EVALUATION, _EVALUATION):
+        with suppress(*_NO_LINE):
+            row["scores"] = [_checked(each, _SCORE, _SCORE) for each in row["scores"]]
+            found[row["step"], row["name"]] = row
+    return [found[key] for key in sorted(found)]
 
 
 def read_segments(series: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipeline.train.evaluations import Evaluation, check_evaluations
 from pipeline.train.monitors import Monitor
 from pipeline.train.ranks.launches import Launch as Launch
 from pipeline.train.spikes import SkipRule, SpikeRule
@@ -237,13 +238,16 @@ class Upkeep:
             can go on from them (two, should the last be damaged); null for all. Weights stay.
         stop_on: the spike of the loss that stops a run; null for none.
         monitors: are told of every update.
+        evaluations: are made every so many updates.
     """
 
     retention: int | None = 2
     stop_on: SpikeRule | None = None
     monitors: tuple[Monitor, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
 
     def __post_init__(self) -> None:
+        check_evaluations(self.evaluations)
         if self.retention is not None and self.retention < 1:
             raise ValueError(f"retention is {self.retention}; it must be at least 1, or null")
 

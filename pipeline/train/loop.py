@@ -29,6 +29,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.series import CheckpointRecord, history_line, history_rows
 from pipeline.tokens.order import Piece
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
+from pipeline.train.evaluating import Evaluating
 from pipeline.train.monitors import Row, listening
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer, parameter_norm
 from pipeline.train.processor import kept_memory, precision_of_products
@@ -101,6 +102,7 @@ def train(
             that step is kept.
         PipelineError: a checkpoint was not written; those before it stand.
         MissingDependency: the package of a monitor is not installed.
+        MismatchedInputs: an evaluation is of another tokenizer than the model.
         Stopped: this process was asked to; the next call goes on after the last update made.
     """
     config, launch, series = training.config, training.launch, Path(training.series)
@@ -111,7 +113,7 @@ def train(
         run_ranks(partial(_train, led, None), launch, series)
     elif not saved.is_saved(series, config):
         with lease():
-            _make_missing(training)
+            _make_missing(training, tokenizer)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     skips = config.skip is not None
@@ -127,13 +129,15 @@ def train(
     )
 
 
-def _make_missing(training: Training) -> None:
+def _make_missing(training: Training, tokenizer: str) -> None:
     series = training.series
     stretches = saved.plan(series, training.config)
     if not stretches:
         return
     for monitor in training.upkeep.monitors:
         monitor.require()
+    for evaluation in training.upkeep.evaluations:
+        evaluation.require(training.model, tokenizer)
     launch = training.launch
     with history.noting_failure(series):
         run_ranks(partial(_train, training, None if launch.SPANS else stretches), launch, series)
@@ -187,6 +191,9 @@ class Run:
         self.optimizer = make_optimizer(self.model, training.config.optimizer)
         self.batches = training.batches()
         self.speed = Speed.of(training.model, ranks)
+        self.evaluating = Evaluating(
+            training.upkeep.evaluations, training.series, training.config.last_step, ranks
+        )
         self.step, self.num_read, self.num_learned, self.num_skipped = 0, 0, 0, 0
         self.stopping = False
 
@@ -204,6 +211,7 @@ class Run:
                 self.model, self.optimizer, self.training.series / folder
             )
         self.step, self.num_skipped = step, record.num_skipped
+        self.evaluating.go_to(step)
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
         rules = self.training.upkeep.stop_on, self.config.skip
         told = any(rules) or (self.step > 0 and self.ranks.rank == 0)
@@ -255,6 +263,7 @@ class Run:
         progress.begin(self.step, self.num_read)
         for step in saves:
             while self.step < step and not self.stopping:
+                self.evaluating.measure(self.model, self.step, segment, progress, tell)
                 writer.check()
                 row = self.update(self.step + 1) | {"segment": segment}
                 if rows is not None:
@@ -264,6 +273,8 @@ class Run:
                 tell(row)
                 loss = math.nan if row["loss"] is None else row["loss"]
                 progress.note(self.step, loss, self.num_read)
+            if self.step == saves[-1]:  # once it is saved, nobody comes back to it
+                self.evaluating.measure(self.model, self.step, segment, progress, tell)
             if rows is not None:
                 history.sync(rows)  # a checkpoint never lacks its history
             series = self.training.series

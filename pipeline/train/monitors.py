@@ -1,6 +1,7 @@
 """Who is told of every update of a training run: TensorBoard, Weights & Biases.
 
-The first rank tells them what it adds to the history; nothing that they do is in a key or a result.
+The first rank tells them what it adds to the history, and what evaluations find; nothing that they
+do is in a key or a result.
 A monitor that fails is dropped with a warning, and the training goes on.
 """
 
@@ -27,7 +28,7 @@ class Listener(Protocol):
     """A monitor at work."""
 
     def update(self, row: Row) -> None:
-        """An update was made; a step made again after a resume is told again."""
+        """An update or an evaluation was made; one made again after a resume is told again."""
         ...
 
     def end(self) -> None:
@@ -155,7 +156,7 @@ def scalars(row: Row) -> dict[str, float]:
 
 def perplexity(row: Row) -> dict[str, float]:
     """Of a loss that is a mean over tokens: its exponential; nothing where that is not known."""
-    loss = row["loss"]
+    loss = row.get("loss")
     return {} if loss is None or loss > LARGEST else {"perplexity": math.exp(loss)}
 
 

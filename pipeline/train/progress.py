@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from pipeline.core import progress
@@ -24,6 +26,14 @@ class Progress:
         """An update was made."""
         rate = (num_read - self.read_before) / (time.perf_counter() - self.started)
         self._shown.note(step, f"loss {loss:.3f}, {rate:.0f} tokens/s")
+
+    @contextmanager
+    def pausing(self, what: str) -> Iterator[None]:
+        """Within, something else than updates is made; its time is none of theirs."""
+        paused = time.perf_counter()
+        with self._shown.pausing(what):
+            yield
+        self.started += time.perf_counter() - paused
 
     def __enter__(self) -> Progress:
         return self

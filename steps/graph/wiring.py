@@ -21,6 +21,7 @@ from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import PipelineError, nearest
 from pipeline.core.pins import Pin, pins_used, with_pins
 from steps.execution.needs import Needs, num_bytes
+from steps.graph.deferred import WithSteps, holds_steps
 from steps.graph.hints import bare_hint, hint_members, shown_hint
 from steps.graph.hints import inner_hint as inner_hint
 from steps.graph.references import WiringError as WiringError
@@ -353,10 +354,11 @@ def _component(
             raise WiringError(f"{path}.{name} is missing; {kind} needs it")
     values = {n: _value(hints[n], v, f"{path}.{n}", built) for n, v in value.items()}
     try:
-        return cls(**values)
+        made = cls(**values)
     except ValueError as error:
         of_field = str(error).partition(" ")[0] in fields  # `at_least is 5; it must be ...`
         raise WiringError(f"{path}{'.' if of_field else ': '}{error}") from error
+    return WithSteps(made) if holds_steps(values) else made
 
 
 def _reference(hint: Any, value: dict[str, Any], path: str, built: dict[str, Step[Any]]) -> Any:

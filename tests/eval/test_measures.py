@@ -175,9 +175,9 @@ class Asked:
 def test_a_changed_task_costs_only_its_own_scores(tmp_path, tokenizer, checkpoints, monkeypatch):
     memo, asked = FileMemo(tmp_path / "memo"), []
 
-    def counted(model, tokenizer, requests, **settings):
+    def counted(scorer, tokenizer, requests):
         asked.extend(requests)
-        return loglikelihoods(model, tokenizer, requests, **settings)
+        return loglikelihoods(scorer, tokenizer, requests)
 
     monkeypatch.setattr(ranking, "loglikelihoods", counted)
 

@@ -3,6 +3,7 @@ import torch
 
 from pipeline.core.errors import MismatchedInputs
 from pipeline.eval.scoring import loglikelihoods, named_models
+from pipeline.model.scoring import Scorer
 from pipeline.tokens.tokenizer import encode, load_tokenizer
 from tests.eval.conftest import sentence
 from tests.model.fakes import tiny_model
@@ -15,7 +16,7 @@ REQUESTS = [("", "the fox")] + [
 def test_a_likelihood_is_that_of_the_whole_sequence(tokenizer):
     model, loaded = tiny_model(), load_tokenizer(tokenizer)
     for (context, continuation), found in zip(
-        REQUESTS, loglikelihoods(model, tokenizer, REQUESTS), strict=True
+        REQUESTS, loglikelihoods(Scorer(model), tokenizer, REQUESTS), strict=True
     ):
         start, end = encode(loaded, [context, continuation])
         ids = torch.tensor([[tokenizer.end_id, *start, *end]])
@@ -33,9 +34,10 @@ def test_a_likelihood_is_that_of_the_whole_sequence(tokenizer):
 @pytest.mark.parametrize("batch_tokens", [1, 64, 4096])
 def test_the_order_of_questions_moves_no_logprob(tokenizer, batch_tokens):
     model = tiny_model()
-    straight = loglikelihoods(model, tokenizer, REQUESTS, batch_tokens=batch_tokens)
-    turned = loglikelihoods(model, tokenizer, REQUESTS[::-1], batch_tokens=batch_tokens)[::-1]
-    base = loglikelihoods(model, tokenizer, REQUESTS)
+    scorer = Scorer(model, batch_tokens)
+    straight = loglikelihoods(scorer, tokenizer, REQUESTS)
+    turned = loglikelihoods(scorer, tokenizer, REQUESTS[::-1])[::-1]
+    base = loglikelihoods(Scorer(model), tokenizer, REQUESTS)
     for one, two, three in zip(straight, turned, base, strict=True):
         assert one == two
         assert one.logprob == pytest.approx(three.logprob, abs=1e-5 * max(1, one.num_tokens))
@@ -44,7 +46,7 @@ def test_the_order_of_questions_moves_no_logprob(tokenizer, batch_tokens):
 def test_what_does_not_fit_is_cut_on_the_left_and_counted(tokenizer):
     model, loaded = tiny_model(), load_tokenizer(tokenizer)
     context, end = " ".join(sentence(n, 9) for n in range(20)), " dawn"
-    (found,) = loglikelihoods(model, tokenizer, [(context, end)])
+    (found,) = loglikelihoods(Scorer(model), tokenizer, [(context, end)])
     num_ids = 1 + sum(map(len, encode(loaded, [context, end])))
     assert found.num_cut == num_ids - 49 > 0
     assert found.num_tokens == len(encode(loaded, [end])[0])

@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 
 from pipeline.model.scoring import row, score_rows
 from tests.model.fakes import tiny_model
@@ -23,3 +26,30 @@ def test_branches_of_one_context_are_scored_as_if_alone():
     for one, two in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.logprobs, two.logprobs, rtol=0, atol=1e-5)
         assert (one.greedy == two.greedy).all()
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_ranks_that_share_the_batches_have_the_scores_of_one_and_make_as_many_calls(size):
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(1, 99, 4 + number).tolist() for number in range(7)]
+    rows = [row(each, range(2, len(each)), 48) for each in ids]
+    model, calls, parts = tiny_model(), [], []
+    model.register_forward_hook(lambda *given: calls.append(1))
+
+    def score(**more):
+        calls.clear()
+        return score_rows(model, rows, batch_tokens=16, **more), len(calls)
+
+    def of(rank, added):
+        return SimpleNamespace(rank=rank, size=size, added=added)
+
+    alone, num_batches = score()
+    assert num_batches % size
+    for rank in range(size):
+        score(ranks=of(rank, lambda numbers: parts.append(numbers) or numbers))
+    for rank in range(size):
+        shared, num_calls = score(ranks=of(rank, lambda numbers: sum(parts)))
+        assert num_calls == -(-num_batches // size)
+        for one, two in zip(shared, alone, strict=True):
+            assert one.logprobs.tolist() == two.logprobs.tolist()
+            assert one.greedy.tolist() == two.greedy.tolist()

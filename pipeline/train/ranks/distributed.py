@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Ranks:
         held = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(held)
         return [float(each) for each in held]
+
+    def added(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum of an array over all ranks, in each."""
+        if self.size == 1:
+            return numbers
+        held = torch.from_numpy(numbers).to(self.device)
+        dist.all_reduce(held)
+        return held.cpu().numpy()
 
     def agreed(self, make: Callable[[], Any]) -> Any:
         """What the first rank makes, a value of JSON, in every rank."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as dist
 
@@ -10,6 +12,9 @@ from pipeline.model.olmo import Block, Olmo
 from pipeline.train.config import Precision
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.launches import Launch
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def build_model(
@@ -31,14 +36,47 @@ def build_model(
         if launch.compile:
             block.compile()
     if dist.is_initialized():
-        _shard(model, ranks, launch, precision)
+        _shard(model, _mesh(ranks, launch), launch.reshard_after_forward, precision)
     model.to_empty(device=ranks.device)
     return model
 
 
-def _shard(model: Olmo, ranks: Ranks, launch: Launch, precision: Precision) -> None:
-    """Over one dimension of ranks or, with `shard_within`, over two: copies, and parts of each."""
+@torch.no_grad()
+def float32_copy(model: Olmo, ranks: Ranks) -> Olmo:
+    """The parameters of a model from `build_model` in one of their own, which computes in float32.
+
+    It is sharded as the model is and not compiled. The model's own are not gathered, so it is as
+    it was, and a rank holds its shard of them twice.
+    """
+    with torch.device("meta"):
+        copy = Olmo(model.config)
+    given = dict(model.named_parameters())
+    mesh = getattr(next(iter(given.values())), "device_mesh", None)
+    if mesh is not None:
+        _shard(copy, mesh, True, "fp32")
+    copy.to_empty(device=ranks.device)
+    for name, parameter in copy.named_parameters():
+        parameter.copy_(given[name])
+    return copy
+
+
+def _mesh(ranks: Ranks, launch: Launch) -> DeviceMesh:
+    """One dimension of ranks or, with `shard_within`, two: copies, and parts of each."""
     from torch.distributed.device_mesh import init_device_mesh
+
+    device, parts = ranks.device.type, launch.shard_within or ranks.size
+    if parts == ranks.size:
+        return init_device_mesh(device, (parts,))
+    shape = (ranks.size // parts, parts)
+    return init_device_mesh(device, shape, mesh_dim_names=("copies", "parts"))
+
+
+def _shard(model: Olmo, mesh: DeviceMesh, reshard: bool, precision: Precision) -> None:
+    """Each layer and the rest over the ranks of a mesh.
+
+    Args:
+        reshard: give back a layer's gathered parameters after its forward pass.
+    """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     half = torch.bfloat16 if precision == "bf16" else None
@@ -47,19 +85,8 @@ def _shard(model: Olmo, ranks: Ranks, launch: Launch, precision: Precision) -> N
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,  # rotary tables stay float32
     )
-    device, parts = ranks.device.type, launch.shard_within or ranks.size
-    if parts == ranks.size:
-        mesh = init_device_mesh(device, (parts,))
-    else:
-        shape = (ranks.size // parts, parts)
-        mesh = init_device_mesh(device, shape, mesh_dim_names=("copies", "parts"))
     for block in model.blocks:
-        fully_shard(
-            block,
-            mesh=mesh,
-            mp_policy=policy,
-            reshard_after_forward=launch.reshard_after_forward,
-        )
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 

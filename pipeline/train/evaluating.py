@@ -1,0 +1,105 @@
+"""Evaluations in a run: of which updates, by all ranks together, written down by the first."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.model.olmo import Olmo
+from pipeline.model.scoring import Scorer
+from pipeline.store.series import EVALUATIONS, add_lines, evaluation_rows, history_line
+from pipeline.train.evaluations import Evaluation
+from pipeline.train.monitors import Row
+from pipeline.train.progress import Progress
+from pipeline.train.ranks.distributed import Ranks
+from pipeline.train.ranks.sharding import float32_copy
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluating:
+    """The evaluations of a run in one rank.
+
+    They measure a copy of the parameters in float32, sharded as the model is, so that figures are
+    those of the evaluating steps, and that the model in training and its gradients are left alone.
+
+    Args:
+        last_step: after which all of them are made.
+    """
+
+    def __init__(
+        self, evaluations: Sequence[Evaluation], series: Path, last_step: int, ranks: Ranks
+    ) -> None:
+        self.evaluations, self.series = evaluations, series
+        self.last_step, self.ranks = last_step, ranks
+        self._measures: dict[str, Callable[[Scorer], list[Row]]] = {}
+        self._done: set[tuple[int, str]] = set()
+
+    def go_to(self, step: int) -> None:
+        """What follows this step is made again, and what was measured up to it is not."""
+        if self.evaluations:
+            rows = self.ranks.agreed(
+                lambda: [(each["step"], each["name"]) for each in evaluation_rows(self.series)]
+            )
+            self._done = {(number, name) for number, name in rows if number <= step}
+
+    def due(self, step: int) -> list[Evaluation]:
+        """Those that are to be made after an update, or before the first one (0)."""
+        return [
+            each
+            for each in self.evaluations
+            if (step % each.every == 0 or step == self.last_step)
+            and (step, each.name) not in self._done
+        ]
+
+    def measure(
+        self, model: Olmo, step: int, segment: int, progress: Progress, tell: Callable[[Row], None]
+    ) -> None:
+        """Make those that are due; all ranks make the same calls."""
+        due = self.due(step)
+        if not due:
+            return
+        scorer = Scorer(float32_copy(model, self.ranks).eval(), ranks=self.ranks)
+        for each in due:
+            with progress.pausing(f"evaluating {each.name}"):
+                self._measure(each, scorer, step, segment, tell)
+            self._done.add((step, each.name))
+        del scorer
+        gc.collect()  # what FSDP gathered of the copy stands in circles
+
+    def _measure(
+        self,
+        evaluation: Evaluation,
+        scorer: Scorer,
+        step: int,
+        segment: int,
+        tell: Callable[[Row], None],
+    ) -> None:
+        started, name = time.perf_counter(), evaluation.name
+        if name not in self._measures:
+            self._measures[name] = evaluation.begin()
+        scores = [_finite(each) for each in self._measures[name](scorer)]
+        seconds = round(time.perf_counter() - started, 3)
+        if self.ranks.rank:
+            return
+        row = {"step": step, "name": name, "segment": segment, "seconds": seconds, "scores": scores}
+        add_lines(self.series / EVALUATIONS, [history_line(row)])
+        logger.info("evaluated %s after step %d in %.1f s", name, step, seconds)
+        told: Row = {"step": step, name: {"seconds": seconds}}
+        for each in scores:
+            if each["value"] is not None:
+                told.setdefault(f"{name}/{each['task']}", {})[each["metric"]] = each["value"]
+        tell(told)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON can say it: what is no finite number is null."""
+    return {
+        name: None if isinstance(each, float) and not math.isfinite(each) else each
+        for name, each in row.items()
+    }

@@ -1,0 +1,57 @@
+"""What is measured of a model every so many updates; nothing of it is in any key or result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pipeline.model.config import OlmoConfig
+
+if TYPE_CHECKING:
+    from pipeline.model.scoring import Scorer
+
+
+class Evaluation(Protocol):
+    """A measurement every so many updates, as a value; each rank begins it for itself.
+
+    Attributes:
+        every: so many updates.
+        name: that its figures go by.
+    """
+
+    @property
+    def every(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+    def require(self, model: OlmoConfig, tokenizer: str) -> None:
+        """Raises PipelineError where a model that reads these ids cannot be measured.
+
+        Args:
+            tokenizer: content digest of the tokenizer whose ids they are.
+        """
+        ...
+
+    def begin(self) -> Callable[[Scorer], list[dict[str, Any]]]:
+        """Read what it needs; gives what measures a model.
+
+        That gives a row a measure: task, metric, value, and what else is known of it. Every rank
+        calls it, with a model that they hold together, and has to ask that for the same rows.
+        """
+        ...
+
+
+def check_evaluations(evaluations: Sequence[Evaluation], path: str = "") -> None:
+    """Raises ValueError where two of them go by one name.
+
+    Args:
+        path: what is written before `evaluations`.
+    """
+    names = [each.name for each in evaluations]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ValueError(
+                f"{path}evaluations[{place}].name is {name!r}, as of evaluations"
+                f"[{names.index(name)}]; each must have a name of its own"
+            )
