@@ -89,7 +89,7 @@ def _evaluations(made: Checkpoints, limit: int) -> Iterator[Block]:
                 "task": task,
                 "metric": score["metric"],
                 "value": score["value"],
-                "standard error": score["standard_error"],
+                "standard error": score.get("standard_error"),
                 "seconds": each["seconds"],
             }
             for task, score in reversed(mains.items())

@@ -191,7 +191,9 @@ def evaluation_rows(series: Path) -> list[dict[str, Any]]:
     found: dict[tuple[int, str], dict[str, Any]] = {}
     for row in _sealed_rows(Path(series) / EVALUATIONS, _EVALUATION, _EVALUATION):
         with suppress(*_NO_LINE):
-            row["scores"] = [_checked(each, _SCORE, _SCORE) for each in row["scores"]]
+            row["scores"] = [
+                _checked(each, _SCORE, ("task", "metric", "value")) for each in row["scores"]
+            ]
             found[row["step"], row["name"]] = row
     return [found[key] for key in sorted(found)]
 

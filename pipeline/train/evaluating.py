@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import Scorer
 from pipeline.store.series import EVALUATIONS, add_lines, evaluation_rows, history_line
@@ -57,6 +59,7 @@ class Evaluating:
             and (step, each.name) not in self._done
         ]
 
+    @torch.no_grad()
     def measure(
         self, model: Olmo, step: int, segment: int, progress: Progress, tell: Callable[[Row], None]
     ) -> None:

@@ -54,3 +54,21 @@ def test_progress_that_is_not_shown_says_nothing(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO), Progress("tag", 1, "shard", shown=False) as told:
         told.note(1)
     assert not path.exists() and caplog.text == ""
+
+
+def test_what_is_done_between_units_is_told_at_once_and_takes_none_of_their_time(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "state"
+    monkeypatch.setenv(progress.VARIABLE, str(path))
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: clock[0])
+    with Progress("train", 4, "step") as told:
+        clock[0] += 10
+        told.note(2)
+        with told.pausing("evaluating held-out text"):
+            assert path.read_text().startswith("train: step 2 of 4, evaluating held-out text")
+            clock[0] += 1000
+        clock[0] += 5
+        told.note(3)
+    assert path.read_text() == "train: step 3 of 4, 5.0 s left"

@@ -8,6 +8,7 @@ from pipeline.core.errors import MismatchedInputs
 from pipeline.core.shards import read_shard
 from pipeline.eval.made_up import write_made_up_wheel
 from pipeline.store.series import evaluation_rows
+from steps.graph.rehearsal import Size, rehearsed
 from steps.graph.wiring import WiringError, build_steps
 from steps.plan.planning import plan_steps
 from steps.workspace import ResultWorkspace
@@ -112,6 +113,14 @@ def test_what_an_evaluation_reads_is_made_before_the_training(bench):
     assert built["questions"].unique_id in bench.results
     record = bench.results.record(built["base"].unique_id)
     assert "questions=<questions>" in record["unkeyed"]["evaluations"]
+
+
+def test_a_rehearsal_has_the_evaluations_with_few_documents(bench):
+    small, changed = rehearsed(graph(bench, HELD_OUT, TASKS), Size())
+    build_steps(small)
+    held_out, tasks = small["base"]["evaluations"]
+    assert held_out == HELD_OUT | {"max_documents": Size().num_texts} and tasks == TASKS
+    assert ("steps.base.evaluations[0].max_documents", 9, 2) in changed
 
 
 def test_what_was_measured_is_shown_beside_the_checkpoints(bench):
