@@ -67,13 +67,14 @@ class Evaluating:
         due = self.due(step)
         if not due:
             return
-        scorer = Scorer(float32_copy(model, self.ranks).eval(), ranks=self.ranks)
-        for each in due:
-            with progress.pausing(f"evaluating {each.name}"):
+        with progress.pausing(f"evaluating {', '.join(each.name for each in due)}"):
+            scorer = Scorer(float32_copy(model, self.ranks).eval(), ranks=self.ranks)
+            for each in due:
                 self._measure(each, scorer, step, segment, tell)
-            self._done.add((step, each.name))
-        del scorer
-        gc.collect()  # what FSDP gathered of the copy stands in circles
+                self._done.add((step, each.name))
+            del scorer
+            if self.ranks.size > 1:
+                gc.collect()  # what FSDP holds of the copy stands in circles
 
     def _measure(
         self,
