@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pipeline.core.stopping import stop_requested
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import Scorer
 from pipeline.store.series import EVALUATIONS, add_lines, evaluation_rows, history_line
@@ -62,19 +63,30 @@ class Evaluating:
     @torch.no_grad()
     def measure(
         self, model: Olmo, step: int, segment: int, progress: Progress, tell: Callable[[Row], None]
-    ) -> None:
-        """Make those that are due; all ranks make the same calls."""
+    ) -> bool:
+        """Make those that are due; all ranks make the same calls.
+
+        Returns:
+            Whether a rank was asked to stop before all were made, and updates are left to make:
+            then who goes on from this step makes the others.
+        """
         due = self.due(step)
         if not due:
-            return
+            return False
         with progress.pausing(f"evaluating {', '.join(each.name for each in due)}"):
             scorer = Scorer(float32_copy(model, self.ranks).eval(), ranks=self.ranks)
             for each in due:
+                if step != self.last_step and self._is_asked_to_stop():
+                    return True
                 self._measure(each, scorer, step, segment, tell)
                 self._done.add((step, each.name))
             del scorer
             if self.ranks.size > 1:
                 gc.collect()  # what FSDP holds of the copy stands in circles
+        return False
+
+    def _is_asked_to_stop(self) -> bool:
+        return self.ranks.summed(float(stop_requested() is not None))[0] > 0
 
     def _measure(
         self,

@@ -260,11 +260,16 @@ class Run:
             Stopped: any rank was asked to; the state is saved aside.
             PipelineError: a checkpoint was not written.
         """
+        evaluate = partial(
+            self.evaluating.measure, self.model, segment=segment, progress=progress, tell=tell
+        )
         progress.begin(self.step, self.num_read)
         for step in saves:
             while self.step < step and not self.stopping:
-                self.evaluating.measure(self.model, self.step, segment, progress, tell)
                 writer.check()
+                self.stopping = evaluate(self.step)
+                if self.stopping:
+                    break
                 row = self.update(self.step + 1) | {"segment": segment}
                 if rows is not None:
                     row |= self.seen()
@@ -274,7 +279,7 @@ class Run:
                 loss = math.nan if row["loss"] is None else row["loss"]
                 progress.note(self.step, loss, self.num_read)
             if self.step == saves[-1]:  # once it is saved, nobody comes back to it
-                self.evaluating.measure(self.model, self.step, segment, progress, tell)
+                evaluate(self.step)
             if rows is not None:
                 history.sync(rows)  # a checkpoint never lacks its history
             series = self.training.series

@@ -140,6 +140,20 @@ def test_a_run_that_is_asked_to_stop_leaves_the_evaluation_to_the_one_that_goes_
     assert rows_of(made) == [(0, 1), (1, 1), *((step, 2) for step in range(2, 9))]
 
 
+def test_a_stop_between_two_evaluations_of_a_step_makes_no_update_before_the_second(run):
+    def ask(number, scorer):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    both = of(Fixed(3, act=ask), Fixed(3, "other"))
+    with pytest.raises(Stopped), stopping_signals():
+        run(config(8), hooks=both, name="part")
+    series = run(config(8), hooks=of(Fixed(3), Fixed(3, "other"))).series_root
+    found = [(row["step"], row["name"], row["segment"]) for row in evaluation_rows(series)]
+    assert found[:4] == [(0, "fixed", 1), (0, "other", 1), (3, "fixed", 1), (3, "other", 2)]
+    assert [row["segment"] for row in history_rows(series).values()] == [1] * 3 + [2] * 5
+
+
 def test_a_run_killed_in_the_last_evaluation_makes_it_when_it_goes_on(run):
     def fail(number, scorer):
         if number == 4:
