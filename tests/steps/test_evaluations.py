@@ -103,6 +103,24 @@ def test_evaluations_change_no_key_and_no_weights(bench):
     assert measured(first) and not measured(unwatched)
 
 
+def test_sft_and_dpo_take_evaluations_too(bench):
+    def ids(*evaluations):
+        config = graph(bench)
+        config["examples"] = {"type": "prepare_examples", "documents": ref("kept")}
+        config["pairs"] = {"type": "prepare_pairs", "documents": ref("kept")}
+        for name, length in (("examples", 16), ("pairs", 16)):
+            config[name] |= {"tokenizer": ref("tokenizer"), "max_length": length}
+        train = {"train": TRAIN, "checkpoints": ref("base"), "evaluations": list(evaluations)}
+        config["sft"] = {"type": "sft", "examples": ref("examples"), **train}
+        config["dpo"] = {"type": "dpo", "pairs": ref("pairs"), **train}
+        built = build_steps(config)
+        return [built[name].unique_id for name in ("sft", "dpo")]
+
+    answers = {"type": "answer_scores", "every": 2, "examples": ref("examples"), "limit": 3}
+    pairs = {"type": "pair_scores", "every": 2, "pairs": ref("pairs")}
+    assert ids(answers, pairs, HELD_OUT) == ids()
+
+
 def test_what_an_evaluation_reads_is_made_before_the_training(bench):
     built = build_steps(graph(bench, HELD_OUT, TASKS))
     reads = {each.name for each in built["base"].dependencies}
