@@ -22,7 +22,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.store.lineage import Made, lineage
 from pipeline.store.results import Results
-from pipeline.store.series import history_rows, read_users
+from pipeline.store.series import history_rows, series_of
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle
@@ -115,9 +115,9 @@ def _last_step(results: Results, id: str) -> int:
     """The last step of a training result; of a training that was not finished, the next one."""
     if results.folder(id).exists():
         return _trained(results, id).latest.step
-    for series in results.series_root.glob("*"):
-        if id in read_users(series):
-            return max(history_rows(series), default=0) + 1
+    series = series_of(results.series_root, id)
+    if series is not None:
+        return max(history_rows(series), default=0) + 1
     raise ValueError(f"{id} has trained nothing so far")
 
 

@@ -40,6 +40,7 @@ _ROW = {
     "segment": int,
     "seconds": float | None,
     "skipped": bool,
+    "diverged": bool,
 }
 _SEGMENT = {
     "segment": int,
@@ -148,7 +149,8 @@ def history_line(row: dict[str, Any]) -> str:
 def all_rows(series: Path) -> Iterator[dict[str, Any]]:
     """Every row of a history whose line is whole, as they were written.
 
-    A line that a kill cut off or a fault changed is no line: its update is made again.
+    A line that a kill cut off or a fault changed is no line: its update is made again. A row with
+    `diverged` is of an update that was not made, as its loss or gradient norm stopped the run.
     """
     for line in _lines(Path(series) / HISTORY):
         with suppress(*_NO_LINE):
@@ -158,13 +160,19 @@ def all_rows(series: Path) -> Iterator[dict[str, Any]]:
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
-    """Step -> row of all updates; where one was made again, its last row counts."""
-    return {int(row["step"]): row for row in all_rows(series)}
+    """Step -> row of all updates that were made; where one was made again, its last row counts."""
+    return {int(row["step"]): row for row in all_rows(series) if not row.get("diverged")}
+
+
+def diverged_rows(series: Path) -> list[dict[str, Any]]:
+    """The rows of the updates that stopped a run and were not made, as they were met."""
+    return [row for row in all_rows(series) if row.get("diverged")]
 
 
 def segment_rows(series: Path, number: int) -> list[dict[str, Any]]:
-    """The rows that a segment wrote, whether their updates were made again later or not."""
-    return [row for row in all_rows(series) if row.get("segment") == number]
+    """The rows of the updates that a segment made, whether they were made again later or not."""
+    made = (row for row in all_rows(series) if not row.get("diverged"))
+    return [row for row in made if row.get("segment") == number]
 
 
 def read_segments(series: Path) -> list[dict[str, Any]]:
@@ -268,3 +276,14 @@ def read_users(series: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return [each for each in users if isinstance(each, str)] if isinstance(users, list) else []
+
+
+def series_of(series_root: Path, id: str) -> Path | None:
+    """The series that the step `id` trains, finished or not; of several the one worked on last."""
+    found = [each for each in Path(series_root).glob("*") if id in read_users(each)]
+    return max(found, key=_last_change, default=None)
+
+
+def _last_change(series: Path) -> int:
+    paths = (series / name for name in (HISTORY, SEGMENTS, USERS))
+    return max(path.lstat().st_mtime_ns for path in paths if os.path.lexists(path))

@@ -169,7 +169,9 @@ def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ran
                     with run.monitored(first_rank) as tell:
                         run.make(stretch.saves, writer, segment, rows, progress, tell)
                 except DivergedTraining as error:
-                    if first_rank:
+                    if rows is not None:
+                        rows.write(history.diverged_line(error, segment))
+                        rows.flush()
                         history.end_segment(series, "diverged", error.reason, error.documents)
                     raise
             if first_rank:
@@ -338,10 +340,10 @@ class Run:
         self.num_learned += int(learned_here)
         return {
             "step": update,
-            "loss": mean if math.isfinite(mean) else None,
+            "loss": history.finite(mean),
             "lr": rate,
-            "grad_norm": norm if math.isfinite(norm) else None,
-            "param_norm": param_norm if math.isfinite(param_norm) else None,  # before the update
+            "grad_norm": history.finite(norm),
+            "param_norm": history.finite(param_norm),  # before the update
             "num_tokens_read": self.num_read,
             "num_tokens_learned": self.num_learned,
             **({"skipped": skipped} if config.skip else {}),
@@ -357,7 +359,7 @@ class Run:
             if not isinstance(self.batches, NamesDocuments):
                 raise
             named = [(each.source, each.id) for each in self.batches.documents(update - 1)]
-            raise DivergedTraining(update, error.reason, named) from None
+            raise DivergedTraining(update, error.reason, named, loss=loss, grad_norm=norm) from None
 
 
 def _parts(batch: Batch, objective: Objective, microbatch: int | None) -> Iterator[Batch]:

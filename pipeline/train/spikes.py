@@ -81,7 +81,7 @@ class Watch:
             if reason and self.skip is not None:
                 fault = f"{reason}, and the {self.in_a_row} updates before it were left out"
             if fault := fault or self._spike(self.stop, loss):
-                raise DivergedTraining(update, fault)
+                raise DivergedTraining(update, fault, loss=loss, grad_norm=norm)
         self._note(loss, skipped)
         return skipped
 

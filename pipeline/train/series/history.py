@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from pipeline.store.series import (
     HISTORY,
     SEGMENTS,
     add_lines,
+    history_line,
     history_rows,
     open_lines,
     read_segments,
@@ -55,6 +57,17 @@ def sync(file: IO[str]) -> None:
     """Have the rows that were written on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def diverged_line(error: DivergedTraining, segment: int) -> str:
+    """The line of an update that was not made; no curve and no resume takes it for one."""
+    row = {"step": error.step, "loss": finite(error.loss), "grad_norm": finite(error.grad_norm)}
+    return history_line(row | {"segment": segment, "diverged": True})
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON has it: none where it is infinite or not one."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool = False) -> Shard:
