@@ -97,8 +97,8 @@ def train(
         lease: held while the series is written to; what is already saved is viewed without it.
 
     Raises:
-        DivergedTraining: a loss or gradient norm is not finite, or a loss is a spike; nothing of
-            that step is kept.
+        DivergedTraining: a loss or gradient norm is not finite, or a loss is a spike; of that
+            step nothing is kept but a row.
         PipelineError: a checkpoint was not written; those before it stand.
         MissingDependency: the package of a monitor is not installed.
         Stopped: this process was asked to; the next call goes on after the last update made.

@@ -1,5 +1,6 @@
 """Training steps: which of their arguments are in the key, and who holds a series when."""
 
+import signal
 import time
 
 import pytest
@@ -113,3 +114,19 @@ def test_of_two_processes_that_want_a_series_one_trains_and_the_other_finds_it(b
     (series,) = (lab.folder / "ws" / "series").iterdir()
     assert set(history_rows(series)) == set(range(1, 10))
     assert sum(each["num_updates"] for each in read_segments(series)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_segment_says_by_which_signal_the_run_was_stopped(bench, tmp_path, signum):
+    (tmp_path / "lab").mkdir()
+    lab = Lab(tmp_path / "lab")
+    schedule = TRAIN["schedule"] | {"total_steps": 90_000}
+    train = {"schedule": schedule, "save_steps": 90_000}
+    running = lab.start(lab.write(**graph(bench, train)), "-s", "base")
+    lab.wait_for("ws/series/*/history.jsonl", running)
+    running.send_signal(signum)
+    running.communicate(timeout=120)
+    (series,) = (lab.folder / "ws" / "series").iterdir()
+    (segment,) = read_segments(series)
+    assert (segment["cause"], segment["reason"]) == ("stopped", f"stopped by {signum.name}")
