@@ -88,6 +88,7 @@ def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
             "reason": each.get("reason", ""),
             "documents": ", ".join("/".join(named) for named in each.get("documents", [])),
             "rolled back from": each.get("rolled_back_from"),
+            "replay": each.get("replay", False),
             "ranks": each.get("ranks"),
             "device": each.get("device"),
             "seconds": each.get("seconds"),

@@ -41,6 +41,7 @@ _ROW = {
     "seconds": float | None,
     "skipped": bool,
     "diverged": bool,
+    "replay": bool,
 }
 _SEGMENT = {
     "segment": int,
@@ -52,6 +53,7 @@ _SEGMENT = {
     "cause": str,
     "reason": str,
     "documents": list[list[str]],
+    "replay": bool,
     "num_updates": int,
     "seconds": float,
 }
@@ -160,8 +162,16 @@ def all_rows(series: Path) -> Iterator[dict[str, Any]]:
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
-    """Step -> row of all updates that were made; where one was made again, its last row counts."""
-    return {int(row["step"]): row for row in all_rows(series) if not row.get("diverged")}
+    """Step -> row of all updates that were made.
+
+    Where one was made again, its last row counts; but one of a `replay`, as after another
+    `save_steps`, only where there is no other: the series did not go on from it.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for row in all_rows(series):
+        if not row.get("diverged") and not (row.get("replay") and row["step"] in rows):
+            rows[int(row["step"])] = row
+    return rows
 
 
 def diverged_rows(series: Path) -> list[dict[str, Any]]:

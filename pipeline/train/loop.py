@@ -164,13 +164,13 @@ def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ran
             writer.wait()
             run.go_to(stretch.start, stretch.folder)
             with history.added_rows(series) if first_rank else nullcontext() as rows:
-                segment = run.begin_segment() if first_rank else 0
+                noted = run.begin_segment(stretch.replay) if first_rank else {}
                 try:
-                    with run.monitored(first_rank) as tell:
-                        run.make(stretch.saves, writer, segment, rows, progress, tell)
+                    with run.monitored(first_rank and not stretch.replay) as tell:
+                        run.make(stretch.saves, writer, noted, rows, progress, tell)
                 except DivergedTraining as error:
                     if rows is not None:
-                        rows.write(history.diverged_line(error, segment))
+                        rows.write(history.diverged_line(error, noted))
                         rows.flush()
                         history.end_segment(series, "diverged", error.reason, error.documents)
                     raise
@@ -216,34 +216,39 @@ class Run:
         before = [rows[each] for each in range(1, self.step + 1)] if any(rules) else []
         self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
 
-    def begin_segment(self) -> int:
-        """Note how the updates from here on are run."""
-        return history.begin_segment(
+    def begin_segment(self, replay: bool) -> Row:
+        """Note how the updates from here on are run; gives what their rows say of it."""
+        number = history.begin_segment(
             self.training.series,
             self.step,
+            replay=replay,
             device=str(self.ranks.device),
             products=self.precision,
             launch=self.training.launch.TYPE,
             world_size=self.ranks.size,
             **asdict(self.training.launch),
         )
+        return {"segment": number, **({"replay": True} if replay else {})}
 
-    def monitored(self, first_rank: bool) -> AbstractContextManager[Callable[[Row], None]]:
-        """The monitors begun, in the first rank; gives what tells them a row."""
+    def monitored(self, tells: bool) -> AbstractContextManager[Callable[[Row], None]]:
+        """The monitors begun, if this rank tells them rows; gives what does.
+
+        Of updates that are made again they are told only where the series goes on from them.
+        """
         training = self.training
         facts = {
             "objective": self.objective.name,
             "model": asdict(training.model),
             "train": asdict(self.config),
         }
-        told = training.upkeep.monitors if first_rank else ()
+        told = training.upkeep.monitors if tells else ()
         return listening(told, training.series, self.step, facts)
 
     def make(
         self,
         saves: list[int],
         writer: CheckpointWriter,
-        segment: int,
+        noted: Row,
         rows: IO[str] | None,
         progress: Progress,
         tell: Callable[[Row], None],
@@ -258,7 +263,7 @@ class Run:
         for step in saves:
             while self.step < step and not self.stopping:
                 writer.check()
-                row = self.update(self.step + 1) | {"segment": segment}
+                row = self.update(self.step + 1) | noted
                 if rows is not None:
                     row |= self.seen()
                     rows.write(history_line(row))

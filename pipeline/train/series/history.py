@@ -42,7 +42,7 @@ SKIPPED = pa.field("skipped", pa.bool_())
 def added_rows(series: Path) -> Iterator[IO[str]]:
     """The history of a series, to add to; a last line that a kill cut off is dropped.
 
-    Steps made again after a resume are added again: the last line of a step counts.
+    Steps made again after a resume are added again: `history_rows` says which line counts.
     """
     path = Path(series) / LINES
     with open_lines(path, to_add=True) as file:
@@ -59,10 +59,14 @@ def sync(file: IO[str]) -> None:
     os.fsync(file.fileno())
 
 
-def diverged_line(error: DivergedTraining, segment: int) -> str:
-    """The line of an update that was not made; no curve and no resume takes it for one."""
+def diverged_line(error: DivergedTraining, noted: dict[str, Any]) -> str:
+    """The line of an update that was not made; no curve and no resume takes it for one.
+
+    Args:
+        noted: what all rows of its segment say.
+    """
     row = {"step": error.step, "loss": finite(error.loss), "grad_norm": finite(error.grad_norm)}
-    return history_line(row | {"segment": segment, "diverged": True})
+    return history_line(row | noted | {"diverged": True})
 
 
 def finite(value: float | None) -> float | None:
@@ -89,20 +93,22 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
     return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=schema), schema)
 
 
-def begin_segment(series: Path, first_step: int, **how: Any) -> int:
+def begin_segment(series: Path, first_step: int, *, replay: bool = False, **how: Any) -> int:
     """Note that updates are made from a step on; gives the number of the segment.
 
-    One before it that has no end was killed. Where updates are made again, `rolled_back_from` is
-    the last one that was there.
+    One before it that has no end was killed. Where the series goes on from an earlier update than
+    the last that was made, that one is `rolled_back_from`.
 
     Args:
+        replay: updates are made again, and what was trained after them stands.
         how: what it runs with, as launch and device. No result depends on it.
     """
     end_segment(series, "killed")
     number = max((each["segment"] for each in read_segments(series)), default=0) + 1
-    last = max(history_rows(series), default=0)
     began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
-    if last > first_step:
+    if replay:
+        began["replay"] = True
+    elif (last := max(history_rows(series), default=0)) > first_step:
         began["rolled_back_from"] = last
     _note(series, began | how)
     return number

@@ -280,3 +280,67 @@ def test_lines_are_added_after_one_that_a_kill_cut_off(tmp_path):
         path.write_text(begun)
         add_lines(path, ["b\n"])
         assert path.read_text() == then
+
+
+# ---------------------------------------------------------------------------- made again
+
+
+def altered(monkeypatch, by):
+    """Have the updates from here on have another rounding, as on another machine."""
+    update = loop.Run.update
+
+    def altering(self, number):
+        row = update(self, number)
+        return row | {"loss": row["loss"] + by}
+
+    monkeypatch.setattr(loop.Run, "update", altering)
+
+
+def test_a_replay_for_other_save_steps_leaves_the_rows_and_rolls_nothing_back(run, monkeypatch):
+    whole = run(config(12, save_steps=4))
+    altered(monkeypatch, 1e-3)
+    again = run(config(12, save_steps=2), name="again")
+    assert losses(again) == losses(whole)
+    series = whole.series_root
+    replays = read_segments(series)[1:]
+    assert [(s["first_step"], s["last_step"], s.get("replay")) for s in replays] == [
+        (0, 6, True),
+        (8, 10, True),
+    ]
+    assert not any("rolled_back_from" in each for each in read_segments(series))
+    assert [row["step"] for row in segment_rows(series, 2)] == list(range(1, 7))
+
+
+def test_a_replay_before_a_rollback_is_told_apart_from_it(run, monkeypatch, tmp_path):
+    series = tmp_path / "series" / ("ab" * 32)
+    first = losses(run(config(12, stop_at=8, save_steps=4)))
+    save = loop.Run.save
+    monkeypatch.setattr(loop.Run, "save", lambda *_: (_ for _ in ()).throw(OSError("a fault")))
+    with pytest.raises(OSError, match="a fault"):
+        run(config(12, save_steps=2), name="lost")  # in a replay
+    with pytest.raises(OSError, match="a fault"):
+        run(config(12, save_steps=4), name="failed")  # at its end, 12
+    monkeypatch.setattr(loop.Run, "save", save)
+    altered(monkeypatch, 1e-3)
+    made = run(config(12, save_steps=2), name="made")
+    said = "first_step", "replay", "rolled_back_from"
+    told = [tuple(each.get(name) for name in said) for each in read_segments(series)]
+    assert told == [
+        (0, None, None),
+        (0, True, None),
+        (8, None, None),
+        (0, True, None),
+        (4, True, None),
+        (8, None, 12),
+    ]
+    assert losses(made)[:8] == first  # and the others are those of the last segment
+    by_step = {row["step"]: row["loss"] for row in segment_rows(series, 6)}
+    assert losses(made)[8:] == [by_step[step] for step in range(9, 13)]
+
+
+def test_a_damaged_checkpoint_that_others_stand_after_is_replayed(run):
+    whole = run(config(9), name="whole")
+    flip(whole, 1)
+    run(config(9), name="again")
+    last = read_segments(whole.series_root)[-1]
+    assert (last["last_step"], last.get("replay")) == (3, True) and "rolled_back_from" not in last
