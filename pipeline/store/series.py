@@ -200,6 +200,11 @@ def read_segments(series: Path) -> list[dict[str, Any]]:
     return [found[number] for number in sorted(found)]
 
 
+def add_segment(series: Path, said: Mapping[str, Any]) -> None:
+    """Add what is said of a segment, where it begins or where it ends."""
+    add_lines(Path(series) / SEGMENTS, [json.dumps(said) + "\n"])
+
+
 def _checked(
     form: dict[str, Any], hints: Mapping[str, Any], required: Iterable[str]
 ) -> dict[str, Any]:

@@ -46,6 +46,13 @@ def test_too_many_updates_left_out_stop_the_run():
         watch.leaves_out(4, 3.0, 1.0)
 
 
+def test_a_rule_from_a_step_leaves_nothing_out_before_and_knows_the_losses():
+    watch = Watch(None, SkipRule(spike_factor=2, window=2, from_step=4))
+    assert judged(watch, 1.0, 1.0, 5.0, 1.0, 9.0, 9.0) == [False] * 4 + [True, True]
+    with pytest.raises(DivergedTraining, match="step 4: the loss is nan$"):
+        Watch(None, SkipRule(from_step=4)).leaves_out(4, math.nan, 1.0)
+
+
 def test_a_watch_goes_on_as_if_it_had_seen_the_history():
     one = Watch(RULE, SkipRule(spike_factor=3, window=2))
     values = [1.0, 1.2, 4.0, 1.1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import time
@@ -20,8 +19,7 @@ from pipeline.core.shards import write_shard
 from pipeline.core.stopping import Stopped
 from pipeline.store.series import (
     HISTORY,
-    SEGMENTS,
-    add_lines,
+    add_segment,
     history_line,
     history_rows,
     open_lines,
@@ -89,7 +87,9 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
         if step not in by_step:
             raise CorruptShard(path, None, f"has no row of step {step}")
     rows = [by_step[step] for step in range(1, last_step + 1)]
-    schema = SCHEMA.append(SKIPPED) if with_skips else SCHEMA
+    schema = SCHEMA
+    if with_skips:  # a row that was taken over from a series without a rule does not say so
+        schema, rows = SCHEMA.append(SKIPPED), [{"skipped": False} | row for row in rows]
     return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=schema), schema)
 
 
@@ -110,7 +110,7 @@ def begin_segment(series: Path, first_step: int, *, replay: bool = False, **how:
         began["replay"] = True
     elif (last := max(history_rows(series), default=0)) > first_step:
         began["rolled_back_from"] = last
-    _note(series, began | how)
+    add_segment(series, began | how)
     return number
 
 
@@ -134,7 +134,7 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
         ended["documents"] = [list(each) for each in documents]
     ended["last_step"] = rows[-1]["step"] if rows else last["first_step"]
     seconds = sum(each.get("seconds") or 0 for each in rows)
-    _note(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+    add_segment(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
 
 
 @contextmanager
@@ -151,7 +151,3 @@ def noting_failure(series: Path) -> Iterator[None]:
         with suppress(OSError, CorruptShard):  # on a full disk: the error itself counts
             end_segment(series, cause, reason, documents)
         raise
-
-
-def _note(series: Path, said: dict[str, Any]) -> None:
-    add_lines(Path(series) / SEGMENTS, [json.dumps(said) + "\n"])
