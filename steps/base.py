@@ -30,6 +30,7 @@ from pipeline.store.memo import FileMemo
 from pipeline.store.provenance import record_provenance
 from pipeline.store.remote import Remote
 from pipeline.store.results import KEY, Results, result_id
+from pipeline.store.spent import claim_energy
 from steps.execution.inputs import make_inputs_readable, mark_damaged_inputs
 from steps.graph.extent import first_step_of_rule, without_extent, without_rule
 
@@ -162,6 +163,8 @@ class PipelineStep(Step[Artifact]):
                 self._require_unchanged()
                 lease.require()
                 record = _record(self, started) | meter.record()
+                if self.SERIES:
+                    record |= claim_energy(self.series, self.unique_id)
                 record |= record_provenance(self.out, CODE)
                 record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)

@@ -56,6 +56,11 @@ _SEGMENT = {
     "replay": bool,
     "num_updates": int,
     "seconds": float,
+    "energy_joules": float,
+    "energy_by": str,
+    "energy_to_step": int,
+    "devices_not_measured": int,
+    "counted_in": str,
 }
 _DIGEST = re.compile("[0-9a-f]{64}")
 

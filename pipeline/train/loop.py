@@ -22,6 +22,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 import torch
 
 from pipeline.core.artifacts import Checkpoints
+from pipeline.core.energy import EnergyMeter
 from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
@@ -169,6 +170,7 @@ def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ran
                     with run.monitored(first_rank and not stretch.replay) as tell:
                         run.make(stretch.saves, writer, noted, rows, progress, tell)
                 except DivergedTraining as error:
+                    run.note_energy(noted)
                     if rows is not None:
                         rows.write(history.diverged_line(error, noted))
                         rows.flush()
@@ -260,6 +262,7 @@ class Run:
             PipelineError: a checkpoint was not written.
         """
         progress.begin(self.step, self.num_read)
+        self.meter = EnergyMeter(whole_machine=self.ranks.local == 0)
         for step in saves:
             while self.step < step and not self.stopping:
                 writer.check()
@@ -280,8 +283,20 @@ class Run:
                 if self.step < step:
                     self.save(writer, checkpoint.stopped_folder(series))
                 writer.wait()
+                self.note_energy(noted)
                 raise Stopped(stop_requested() or signal.SIGTERM)
+            if self.step < saves[-1]:
+                self.note_energy(noted)
         writer.wait()
+        self.note_energy(noted)
+
+    def note_energy(self, noted: Row) -> None:
+        """Note what all machines took for the segment so far; all ranks call it."""
+        spent = self.meter.spent()
+        joules, missing = self.ranks.summed(spent.joules, spent.devices_not_measured)
+        if self.ranks.rank == 0:
+            whole = spent._replace(joules=joules, devices_not_measured=round(missing))
+            history.note_energy(self.training.series, noted["segment"], self.step, whole)
 
     def seen(self) -> dict[str, dict[str, int]]:
         """Tokens of each source that were read up to this step, where batches can say so."""

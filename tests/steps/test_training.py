@@ -5,8 +5,10 @@ import time
 
 import pytest
 
+from pipeline.core.energy import Spent
 from pipeline.store.leases import Occupied
 from pipeline.store.series import history_rows, read_segments
+from pipeline.train import loop
 from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref
 
@@ -95,6 +97,40 @@ def test_dropped_optimizer_states_leave_an_earlier_view_in_use(bench):
     folder = made.folder(made.latest)
     assert not (folder / "optimizer.safetensors").exists()
     assert made.root.name in bench.results and bench.results.unreadable(made.root.name) == []
+
+
+def test_the_record_sums_the_energy_of_attempts_that_failed(bench, monkeypatch):
+    monkeypatch.setattr(loop, "EnergyMeter", meter_of(1e5, 72e5))  # at steps 0 and 3
+    save = loop.Run.save
+    monkeypatch.setattr(loop.Run, "save", lambda s, *to: fail() if s.step == 6 else save(s, *to))
+    with pytest.raises(ZeroDivisionError):
+        step(bench).result(bench.workspace)
+    monkeypatch.setattr(loop.Run, "save", save)
+    monkeypatch.setattr(loop, "EnergyMeter", meter_of(1e5, 18e5))  # at steps 6 and 9
+    made = step(bench).result(bench.workspace)
+    record = bench.results.record(made.root.name)
+    assert record["energy_kwh"] == pytest.approx(2 + 0.5) and record["energy_by"] == "a meter"
+    assert (record["devices_not_measured"], record["updates_not_measured"]) == (1, 3)
+    view = step(bench, {"stop_at": 3}).result(bench.workspace)
+    assert bench.results.record(view.root.name).get("updates_not_measured") is None
+
+
+def meter_of(*joules):
+    """A meter that has counted so much when it is asked."""
+    counts = iter(joules)
+
+    class Meter:
+        def __init__(self, whole_machine):
+            assert whole_machine
+
+        def spent(self):
+            return Spent(next(counts), "a meter", 1)
+
+    return Meter
+
+
+def fail():
+    raise ZeroDivisionError
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
@@ -135,6 +136,13 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
     ended["last_step"] = rows[-1]["step"] if rows else last["first_step"]
     seconds = sum(each.get("seconds") or 0 for each in rows)
     add_segment(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+
+
+def note_energy(series: Path, number: int, step: int, spent: Spent) -> None:
+    """Note what a segment took up to a step, on all machines."""
+    said = {"segment": number, "energy_to_step": step, "energy_joules": round(spent.joules, 3)}
+    more = {"energy_by": spent.by, "devices_not_measured": spent.devices_not_measured}
+    add_segment(series, said | more)
 
 
 @contextmanager
