@@ -169,7 +169,7 @@ def _order_of(results: Results, made: Made, path: Path) -> Feistel:
         return FEISTEL
     form = _field(path, made.args, "order", dict[str, Any])
     if _field(path, form, "is", str, "order.") == OlmoShuffle.__name__:
-        return OlmoShuffle(_field(path, form, "seed", int, "order."))
+        return OlmoShuffle(_field(path, form, "seed", int | None, "order."))
     return FEISTEL
 
 
@@ -200,9 +200,8 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
                 for piece in batches.rows(step)[row]:
                     if document in (piece.id, f"{piece.source}/{piece.id}"):
                         at = {"step": step + 1, "row": row, "epoch": epoch}
-                        left_out = {"skipped": step + 1 in skipped}
-                        named = {"result": id, "source": piece.source, "id": piece.id}
-                        yield named | at | left_out
+                        at["skipped"] = step + 1 in skipped
+                        yield {"result": id, "source": piece.source, "id": piece.id, **at}
 
 
 def _skipped(results: Results, id: str) -> set[int]:

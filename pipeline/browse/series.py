@@ -51,8 +51,8 @@ def unfinished(results: Results, id: str, limit: int) -> View | None:
 
 
 def _checkpoints(series: Path, limit: int) -> Iterator[Block]:
-    rows = []
-    for folder in sorted(series.glob("step[0-9]*")):
+    rows: list[dict[str, Any]] = []
+    for folder in series.glob("step[0-9]*"):
         try:
             record = read_record(folder)
         except CorruptShard:  # it is made again by who trains

@@ -269,8 +269,9 @@ def open_lines(path: Path, *, to_add: bool = False) -> Iterator[BinaryIO]:
     except ValueError as error:
         raise CorruptShard(path, None, str(error)) from error
     except OSError as error:
-        if path.is_symlink():
-            raise CorruptShard(path, None, "it is a link") from error
+        for is_so, kind in ((path.is_symlink, "a link"), (path.is_dir, "a folder")):
+            if is_so():
+                raise CorruptShard(path, None, f"it is {kind}") from error
         raise
     with file:
         yield file

@@ -231,8 +231,10 @@ def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
 
 
 def clear_temporary(folder: Path) -> None:
-    """Make the empty folder that ranks write a checkpoint to."""
+    """Make the empty folder that ranks write a checkpoint to; a link in its place is removed."""
     temporary = temporary_folder(folder)
+    if temporary.is_symlink():
+        temporary.unlink()  # whatever it leads to stays as it is
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
 

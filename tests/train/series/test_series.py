@@ -2,9 +2,11 @@ import json
 import os
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.store.series import (
     add_lines,
@@ -205,12 +207,13 @@ def test_a_killed_segment_is_noted_by_the_one_that_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["history.jsonl", "segments.jsonl"])
-@pytest.mark.parametrize("make", ["link", "pipe"])
-def test_a_link_or_a_pipe_in_a_series_is_neither_read_nor_written(tmp_path, name, make):
+@pytest.mark.parametrize("make", ["link", "pipe", "folder"])
+def test_a_link_a_pipe_or_a_folder_in_a_series_is_neither_read_nor_written(tmp_path, name, make):
     series, victim = tmp_path / "series", tmp_path / "victim.txt"
     series.mkdir()
     victim.write_text("a line\nand a line without an end")
-    (series / name).symlink_to(victim) if make == "link" else os.mkfifo(series / name)
+    makes = {"link": lambda path: path.symlink_to(victim), "pipe": os.mkfifo, "folder": os.mkdir}
+    makes[make](series / name)
 
     def add_rows():
         with history.added_rows(series) as file:
@@ -220,9 +223,28 @@ def test_a_link_or_a_pipe_in_a_series_is_neither_read_nor_written(tmp_path, name
     if name == "history.jsonl":
         work = [add_rows, lambda: list(all_rows(series)), lambda: history.begin_segment(series, 0)]
     for each in work:
-        with pytest.raises(CorruptShard, match=f"{name}: it is (a link|no plain file)"):
+        with pytest.raises(CorruptShard, match=f"{name}: it is (a link|a folder|no plain file)"):
             each()
     assert victim.read_text() == "a line\nand a line without an end"
+
+
+def test_a_training_whose_history_is_a_folder_is_told_so_and_nothing_is_made(run, tmp_path):
+    (tmp_path / "series" / ("ab" * 32) / "history.jsonl").mkdir(parents=True)
+    with pytest.raises(CorruptShard, match="history.jsonl: it is no plain file"):
+        run(config())
+    assert not list((tmp_path / "series").glob("*/*step*"))
+
+
+def test_a_link_in_the_place_of_a_checkpoint_in_the_making_leads_nowhere(run, tmp_path):
+    series, victim = tmp_path / "series" / ("ab" * 32), tmp_path / "victim"
+    series.mkdir(parents=True)
+    victim.mkdir()
+    (victim / "kept.txt").write_text("kept")
+    (series / ".step000003.tmp").symlink_to(victim)
+    made = run(config())
+    assert weights(made) == weights(run(config(), series="c" * 64, name="fresh"))
+    assert [path.name for path in victim.iterdir()] == ["kept.txt"]
+    assert not list(series.glob(".*"))
 
 
 HOSTILE = [
@@ -280,6 +302,20 @@ def test_lines_are_added_after_one_that_a_kill_cut_off(tmp_path):
         path.write_text(begun)
         add_lines(path, ["b\n"])
         assert path.read_text() == then
+
+
+def test_what_all_ranks_took_is_noted_for_a_segment_by_the_first(tmp_path):
+    history.begin_segment(tmp_path, 0)
+    meter = SimpleNamespace(spent=lambda: Spent(5.0, "RAPL", 1))
+    for rank in (0, 1):
+        ranks = SimpleNamespace(rank=rank, summed=lambda *each: [3.0 * n for n in each])  # of three
+        told = SimpleNamespace(series=tmp_path)
+        run = SimpleNamespace(meter=meter, ranks=ranks, step=4, training=told)
+        loop.Run.note_energy(run, {"segment": 1})
+    assert len((tmp_path / "segments.jsonl").read_text().splitlines()) == 2
+    (segment,) = read_segments(tmp_path)
+    assert (segment["energy_joules"], segment["devices_not_measured"]) == (15.0, 3)
+    assert (segment["energy_by"], segment["energy_to_step"]) == ("RAPL", 4)
 
 
 # ---------------------------------------------------------------------------- made again
