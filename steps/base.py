@@ -22,6 +22,7 @@ from pipeline.core.errors import ChangedData, PipelineError
 from pipeline.core.files import write_json
 from pipeline.core.keys import Json, canonical, changes, digest
 from pipeline.core.manifest import MANIFEST
+from pipeline.store.branching import branch, is_new
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
 from pipeline.store.leases import LostLease, Occupied
@@ -29,8 +30,10 @@ from pipeline.store.memo import FileMemo
 from pipeline.store.provenance import record_provenance
 from pipeline.store.remote import Remote
 from pipeline.store.results import KEY, Results, result_id
+from pipeline.store.spent import claim_energy
 from steps.execution.inputs import make_inputs_readable, mark_damaged_inputs
 from steps.graph.deferred import WithSteps
+from steps.graph.extent import first_step_of_rule, without_extent, without_rule
 
 FORMAT_VERSION = "001"
 CODE = Path(__file__).parent
@@ -166,6 +169,8 @@ class PipelineStep(Step[Artifact]):
                 self._require_unchanged()
                 lease.require()
                 record = _record(self, started) | meter.record()
+                if self.SERIES:
+                    record |= claim_energy(self.series, self.unique_id)
                 record |= record_provenance(self.out, CODE)
                 record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)
@@ -196,6 +201,7 @@ class PipelineStep(Step[Artifact]):
             name = self.series_name(results, args)
             self.series = results.series(name, user=self.unique_id)
             self.series_lease = partial(results.lease, f"series-{name}", self._say_waiting)
+            self._branch(results, args)
         made = self.run(**args)
         if not (self.out / MANIFEST).is_file():
             what = "None" if made is None else f"a {type(made).__name__}"
@@ -231,8 +237,21 @@ class PipelineStep(Step[Artifact]):
 
     def series_name(self, results: Results, args: dict[str, Any]) -> str:
         """The name of the series that a training step makes or extends, of what it reads."""
-        name, apart = digest(_without_extent(self.content_key(args))), self._apart(results)
+        return self._name_of_series(results, self.content_key(args))
+
+    def _name_of_series(self, results: Results, form: dict[str, Json]) -> str:
+        name, apart = digest(without_extent(form)), self._apart(results)
         return digest([name, apart]) if apart else name
+
+    def _branch(self, results: Results, args: dict[str, Any]) -> None:
+        """Begin the series with what another one has up to where this one becomes its own."""
+        form = self.content_key(args)
+        from_step = first_step_of_rule(form)
+        if from_step and is_new(self.series):
+            origin = results.series(self._name_of_series(results, without_rule(form)))
+            if origin.is_dir():
+                with self.series_lease():
+                    branch(self.series, origin, from_step)
 
     def _apart(self, results: Results) -> str:
         """The code that work is kept apart for; empty where its version tells enough."""
@@ -278,14 +297,6 @@ def _component_classes(value: Any) -> Iterator[type]:
         yield type(value)
         for field in dataclasses.fields(value):
             yield from _component_classes(getattr(value, field.name))
-
-
-def _without_extent(form: dict[str, Json]) -> dict[str, Json]:
-    """The content key of a training step without how far it goes and what it saves."""
-    args = {name: dict(v) if isinstance(v, dict) else v for name, v in form["args"].items()}
-    for name in ("stop_at", "save_steps"):
-        args.get("train", {}).pop(name, None)
-    return {**form, "args": args}
 
 
 def _record(step: PipelineStep, started: float) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from pipeline.browse.series import curves, evaluations, segments
 from pipeline.browse.text import first_rows
-from pipeline.browse.views import Block, Bytes, Facts, Plot, Prose, grid
+from pipeline.browse.views import Block, Bytes, Facts, Prose, grid
 from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, Scores
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
-from pipeline.store.series import checkpoint_files, evaluation_rows, read_segments
+from pipeline.store.series import checkpoint_files
 from pipeline.store.tensors import TensorFiles, kind_of, tensor_files
 
 MOST_TENSORS = 400
@@ -50,53 +51,11 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
             }
         )
     yield grid("checkpoints", rows[-limit:], len(rows))
-    yield from _segments(made, limit)
-    yield from _evaluations(made, limit)
+    yield from segments(made.series_root, limit)
+    yield from evaluations(made.series_root, limit, made.latest.step)
     yield from _history(made)
     paths = tensor_files(made.folder(made.latest), "model")
     yield from _tensors(paths, f"tensors of {made.latest.name}")
-
-
-def _segments(made: Checkpoints, limit: int) -> Iterator[Block]:
-    """How the series came about, with what went wrong on the way; nothing where it was pulled."""
-    rows = [
-        {
-            "segment": each["segment"],
-            "after step": each.get("first_step"),
-            "to step": each.get("last_step"),
-            "cause": each.get("cause", "under way"),
-            "reason": each.get("reason", ""),
-            "rolled back from": each.get("rolled_back_from"),
-            "ranks": each.get("ranks"),
-            "device": each.get("device"),
-            "seconds": each.get("seconds"),
-        }
-        for each in read_segments(made.series_root)
-    ]
-    if rows:
-        yield grid("segments", rows[-limit:], len(rows))
-
-
-def _evaluations(made: Checkpoints, limit: int) -> Iterator[Block]:
-    """What was measured while it was trained: the first measure of each task, which is its main."""
-    rows = []
-    for each in evaluation_rows(made.series_root):
-        mains = {score["task"]: score for score in reversed(each["scores"])}
-        rows += [
-            {
-                "step": each["step"],
-                "evaluation": each["name"],
-                "task": task,
-                "metric": score["metric"],
-                "value": score["value"],
-                "standard error": score.get("standard_error"),
-                "seconds": each["seconds"],
-            }
-            for task, score in reversed(mains.items())
-            if each["step"] <= made.latest.step
-        ]
-    if rows:
-        yield grid("evaluations", rows[-limit:], len(rows))
 
 
 def _history(made: Checkpoints) -> Iterator[Block]:
@@ -108,11 +67,7 @@ def _history(made: Checkpoints) -> Iterator[Block]:
         raise CorruptShard(path, None, f"not readable ({error})") from error
     shard = Shard(record.path, record.num_bytes, record.content, record.sha256, rows)
     table = read_shard(made.root, shard).slice(0, MOST_ROWS)
-    steps = [float(each) for each in table["step"].to_pylist()] or [0.0]
-    for name in ("loss", "grad_norm", "lr"):
-        if name in table.column_names:
-            values = [math.nan if v is None else float(v) for v in table[name].to_pylist()]
-            yield Plot(name.replace("_", " "), values, steps[0], steps[-1])
+    yield from curves(table["step"].to_pylist(), table.drop_columns("step").to_pydict())
 
 
 def _tensors(paths: Iterable[Path], title: str) -> Iterator[Block]:

@@ -7,7 +7,11 @@ training that was not finished, as it diverged or was killed, has its key where 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.browse.ids import decoder
 from pipeline.browse.views import Block, Facts, View, grid
@@ -20,9 +24,10 @@ from pipeline.core.artifacts import (
     TokenMix,
 )
 from pipeline.core.errors import CorruptShard
+from pipeline.core.untrusted import built
 from pipeline.store.lineage import Made, lineage
-from pipeline.store.results import Results
-from pipeline.store.series import history_rows, read_users
+from pipeline.store.results import KEY, Results
+from pipeline.store.series import history_rows, series_of
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle
@@ -66,6 +71,8 @@ def batch(results: Results, id: str, step: int, limit: int) -> View:
 def where(results: Results, document: str, limit: int) -> View:
     """The optimizer steps, from 1, at which each training result read a document.
 
+    One that is `skipped` was read, but its update was left out: nothing was learned from it.
+
     Args:
         document: its id, or its source and id, as in `books/17`.
 
@@ -79,57 +86,90 @@ def where(results: Results, document: str, limit: int) -> View:
             rows += _readings(results, id, document)
         except (FileNotFoundError, CorruptShard):  # it, or what it read, is gone or damaged
             unread.append(id)
-    aside = f"; not looked at, as their data is gone: {', '.join(unread)}" if unread else ""
+    aside = (
+        f"; not looked at, as their data are gone or damaged: {', '.join(unread)}" if unread else ""
+    )
     if not rows:
         found = f"no training result of {results.root} read a document {document!r}"
         raise ValueError(found + aside)
     rows.sort(key=lambda row: (row["result"], row["step"], row["row"]))
     blocks: list[Block] = [grid("read", rows[:limit], len(rows))]
     if unread:
-        blocks.append(Facts({"not looked at, data gone": ", ".join(unread)}))
+        blocks.append(Facts({"not looked at, data gone or damaged": ", ".join(unread)}))
     return View(f"when {document} was read", blocks)
 
 
 def batches_of(results: Results, id: str) -> Read:
-    """The batches of a training result, as it read them."""
+    """The batches of a training result, as it read them.
+
+    Raises:
+        CorruptShard: its key is not one of a training.
+    """
     made = lineage(results, id)[-1]
     data = _data_of(results, made)
-    config = made.args["train"]
-    assert isinstance(config, dict)
-    size, seed = int(str(config["batch_size"])), int(str(config["seed"]))
+    path = _key_path(results, id)
+    config = _field(path, made.args, "train", dict[str, Any])
+    if (size := _field(path, config, "batch_size", int, "train.")) < 1:
+        raise CorruptShard(path, None, f"args.train.batch_size is {size}; it must be at least 1")
+    seed = _field(path, config, "seed", int, "train.")
     if isinstance(data, TokenMix):
-        return TokenBatches(data, size, seed, _order_of(results, made))
+        return TokenBatches(data, size, seed, _order_of(results, made, path))
     if isinstance(data, Examples):
         return ExampleBatches(data, size, seed)
     return PairBatches(data, size, seed)
 
 
 def _data_of(results: Results, made: Made) -> TokenMix | Examples | Pairs:
-    argument = next(name for name in DATA if name in made.inputs)
+    path = _key_path(results, made.id)
+    argument = next((name for name in DATA if name in made.inputs), None)
+    if argument is None:
+        raise CorruptShard(path, None, f"names none of {', '.join(DATA)}, which training reads")
     data = Artifact.load(results.folder(made.inputs[argument]))
-    assert isinstance(data, TokenMix | Examples | Pairs)
+    if not isinstance(data, TokenMix | Examples | Pairs):
+        kind = type(data).__name__
+        raise CorruptShard(path, None, f"args.{argument} is {kind}; no training reads one")
     return data
+
+
+def _key_path(results: Results, id: str) -> Path:
+    """Where the key of a step stands: of one that was not finished, where it is in the making."""
+    path = results.folder(id) / KEY
+    return path if path.exists() else results.root / "work" / id / KEY
+
+
+def _field(path: Path, form: Any, name: str, hint: Any, place: str = "") -> Any:
+    """A field of a key's arguments; raises CorruptShard where it is missing or of another type."""
+    try:
+        return built(hint, form[name], f"args.{place}{name}")
+    except KeyError:
+        raise CorruptShard(path, None, f"has no args.{place}{name}") from None
+    except ValueError as error:
+        raise CorruptShard(path, None, str(error)) from error
 
 
 def _last_step(results: Results, id: str) -> int:
     """The last step of a training result; of a training that was not finished, the next one."""
     if results.folder(id).exists():
         return _trained(results, id).latest.step
-    for series in results.series_root.glob("*"):
-        if id in read_users(series):
-            return max(history_rows(series), default=0) + 1
+    series = series_of(results.series_root, id)
+    if series is not None:
+        return max(history_rows(series), default=0) + 1
     raise ValueError(f"{id} has trained nothing so far")
 
 
-def _order_of(results: Results, made: Made) -> Feistel:
+def _order_of(results: Results, made: Made, path: Path) -> Feistel:
     """The order that a run was given; runs of before there was a choice have no such argument."""
     if "order" in made.inputs:
         indices = Artifact.load(results.folder(made.inputs["order"]))
-        assert isinstance(indices, ReadingOrder)
+        if not isinstance(indices, ReadingOrder):
+            kind = type(indices).__name__
+            raise CorruptShard(path, None, f"args.order is {kind}; it must be ReadingOrder")
         return OlmoReplay(indices)
-    form: Any = made.args.get("order", {"is": "Feistel"})
-    if form["is"] == OlmoShuffle.__name__:
-        return OlmoShuffle(form["seed"])
+    if "order" not in made.args:
+        return FEISTEL
+    form = _field(path, made.args, "order", dict[str, Any])
+    if _field(path, form, "is", str, "order.") == OlmoShuffle.__name__:
+        return OlmoShuffle(_field(path, form, "seed", int | None, "order."))
     return FEISTEL
 
 
@@ -147,7 +187,7 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
         last = _trained(results, id).latest.step
     except ValueError:  # another kind of result
         return
-    batches = batches_of(results, id)
+    batches, skipped = batches_of(results, id), _skipped(results, id)
     order = batches.order
     num_epochs = -(-last * order.batch_instances // order.num_instances)
     cuts = [place for place, sign in enumerate(document) if sign == "/"]
@@ -160,4 +200,19 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
                 for piece in batches.rows(step)[row]:
                     if document in (piece.id, f"{piece.source}/{piece.id}"):
                         at = {"step": step + 1, "row": row, "epoch": epoch}
+                        at["skipped"] = step + 1 in skipped
                         yield {"result": id, "source": piece.source, "id": piece.id, **at}
+
+
+def _skipped(results: Results, id: str) -> set[int]:
+    """The steps of a training result, from 1, whose update was left out."""
+    made = _trained(results, id)
+    path = made.history.place(made.root)
+    try:
+        table = pq.read_table(path)
+        if "skipped" not in table.column_names:  # it had no rule
+            return set()
+        rows = table.select(["step", "skipped"]).to_pylist()
+    except (pa.ArrowInvalid, OSError, LookupError, ValueError) as error:
+        raise CorruptShard(path, None, f"not a history ({error})") from error
+    return {row["step"] for row in rows if row["skipped"]}

@@ -77,9 +77,18 @@ class DivergedTraining(PipelineError):
 
     Args:
         documents: source and id of those that the batch read; the message names the first few.
+        loss, grad_norm: what was measured; None where the rank that tells of it does not say.
     """
 
-    def __init__(self, step: int, reason: str, documents: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        step: int,
+        reason: str,
+        documents: Sequence[tuple[str, str]] = (),
+        *,
+        loss: float | None = None,
+        grad_norm: float | None = None,
+    ) -> None:
         batch = ""
         if documents:
             named = list(dict.fromkeys(f"{source}/{id}" for source, id in documents))
@@ -87,6 +96,7 @@ class DivergedTraining(PipelineError):
             batch = f"; its batch read {', '.join(named[:MAX_NAMES])}{more}"
         super().__init__(f"training diverged at step {step}: {reason}{batch}")
         self.step, self.reason, self.documents = step, reason, list(documents)
+        self.loss, self.grad_norm = loss, grad_norm
 
 
 class ChangedData(PipelineError):

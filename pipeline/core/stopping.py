@@ -1,9 +1,10 @@
 """Being asked to stop: an exception in the main thread at once or, where work looks, a flag.
 
 Within `stopping_signals`, SIGINT, SIGTERM, SIGHUP (a terminal that is gone) and SIGUSR1 (what Slurm
-sends ahead of its limit) raise `Stopped` in the main thread and end its child processes. Work that
-can do better than to break off (a training loop, which saves its state) runs within `heeding` and
-asks `stop_requested` often; then only a second signal breaks it off.
+sends ahead of its limit) raise `Stopped` in the main thread and end its child processes: by the
+same signal those that hear signals as this process does (`passes_on_to`), others by SIGTERM. Work
+that can do better than to break off (a training loop, which saves its state) runs within `heeding`
+and asks `stop_requested` often; then only a second signal breaks it off.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from types import FrameType
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED = 130  # the exit status after Ctrl-C, as a shell gives it
@@ -41,6 +42,7 @@ class _State:
 
     signum: int | None = None
     heeding: int = 0
+    hearers: ClassVar[set[int]] = set()
     error: BaseException | None = None
 
 
@@ -62,6 +64,11 @@ def heeding() -> Iterator[None]:
 def is_heeding() -> bool:
     """Whether work is under way that stops by itself, in its own time, once it was asked to."""
     return _State.heeding > 0
+
+
+def passes_on_to(pid: int) -> None:
+    """Have a child, which runs its work within `stopping_signals` too, told which signal came."""
+    _State.hearers.add(pid)
 
 
 @contextmanager
@@ -100,7 +107,8 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     _State.signum = _State.signum or signum
     if _State.heeding and not again:
         return
-    end_children(signal.SIGTERM)
+    for pid in children():
+        _send([pid], _State.signum if pid in _State.hearers else signal.SIGTERM)
     raise Stopped(_State.signum)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -74,6 +74,14 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _without(record: Mapping[str, Any]) -> str:
+    """What the energy in a record does not count, in words; "" where nothing is known to lack."""
+    kinds = {"devices_not_measured": "GPU", "updates_not_measured": "update"}
+    numbers = {kind: record.get(name) for name, kind in kinds.items()}
+    said = [counted(n, kind) for kind, n in numbers.items() if isinstance(n, int) and n > 0]
+    return f" without {' and '.join(said)}" if said else ""
+
+
 def _headline(made: Made) -> str:
     parts = [made.name, f"{made.step} {made.version}", made.id.rpartition("-")[2][:8]]
     record = made.record
@@ -82,7 +90,7 @@ def _headline(made: Made) -> str:
     if is_number(record.get("seconds")):
         parts.append(f"{record['seconds']:.1f} s")
     if is_number(record.get("energy_kwh")):
-        parts.append(f"{record['energy_kwh']:.3g} kWh")
+        parts.append(f"{record['energy_kwh']:.3g} kWh{_without(record)}")
     if is_number(record.get("co2_kilograms")):
         parts.append(f"{record['co2_kilograms']:.3g} kg CO2e")
     started = moment(record.get("started"))

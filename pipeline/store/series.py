@@ -42,6 +42,8 @@ _ROW = {
     "segment": int,
     "seconds": float | None,
     "skipped": bool,
+    "diverged": bool,
+    "replay": bool,
 }
 _SEGMENT = {
     "segment": int,
@@ -53,8 +55,14 @@ _SEGMENT = {
     "cause": str,
     "reason": str,
     "documents": list[list[str]],
+    "replay": bool,
     "num_updates": int,
     "seconds": float,
+    "energy_joules": float,
+    "energy_by": str,
+    "energy_to_step": int,
+    "devices_not_measured": int,
+    "counted_in": str,
 }
 _EVALUATION = {
     "step": int,
@@ -158,7 +166,8 @@ def history_line(row: dict[str, Any]) -> str:
 def all_rows(series: Path) -> Iterator[dict[str, Any]]:
     """Every row of a history whose line is whole, as they were written.
 
-    A line that a kill cut off or a fault changed is no line: its update is made again.
+    A line that a kill cut off or a fault changed is no line: its update is made again. A row with
+    `diverged` is of an update that was not made, as its loss or gradient norm stopped the run.
     """
     yield from _sealed_rows(Path(series) / HISTORY, _ROW, ("step", "loss"))
 
@@ -174,13 +183,27 @@ def _sealed_rows(
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
-    """Step -> row of all updates; where one was made again, its last row counts."""
-    return {int(row["step"]): row for row in all_rows(series)}
+    """Step -> row of all updates that were made.
+
+    Where one was made again, its last row counts; but one of a `replay`, as after another
+    `save_steps`, only where there is no other: the series did not go on from it.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for row in all_rows(series):
+        if not row.get("diverged") and not (row.get("replay") and row["step"] in rows):
+            rows[int(row["step"])] = row
+    return rows
+
+
+def diverged_rows(series: Path) -> list[dict[str, Any]]:
+    """The rows of the updates that stopped a run and were not made, as they were met."""
+    return [row for row in all_rows(series) if row.get("diverged")]
 
 
 def segment_rows(series: Path, number: int) -> list[dict[str, Any]]:
-    """The rows that a segment wrote, whether their updates were made again later or not."""
-    return [row for row in all_rows(series) if row.get("segment") == number]
+    """The rows of the updates that a segment made, whether they were made again later or not."""
+    made = (row for row in all_rows(series) if not row.get("diverged"))
+    return [row for row in made if row.get("segment") == number]
 
 
 def evaluation_rows(series: Path) -> list[dict[str, Any]]:
@@ -211,6 +234,11 @@ def read_segments(series: Path) -> list[dict[str, Any]]:
             if number <= place and ("first_step" in said or number in found):
                 found[number] = found.get(number, {}) | said
     return [found[number] for number in sorted(found)]
+
+
+def add_segment(series: Path, said: Mapping[str, Any]) -> None:
+    """Add what is said of a segment, where it begins or where it ends."""
+    add_lines(Path(series) / SEGMENTS, [json.dumps(said) + "\n"])
 
 
 def _checked(
@@ -272,8 +300,9 @@ def open_lines(path: Path, *, to_add: bool = False) -> Iterator[BinaryIO]:
     except ValueError as error:
         raise CorruptShard(path, None, str(error)) from error
     except OSError as error:
-        if path.is_symlink():
-            raise CorruptShard(path, None, "it is a link") from error
+        for is_so, kind in ((path.is_symlink, "a link"), (path.is_dir, "a folder")):
+            if is_so():
+                raise CorruptShard(path, None, f"it is {kind}") from error
         raise
     with file:
         yield file
@@ -299,3 +328,14 @@ def read_users(series: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return [each for each in users if isinstance(each, str)] if isinstance(users, list) else []
+
+
+def series_of(series_root: Path, id: str) -> Path | None:
+    """The series that the step `id` trains, finished or not; of several the one worked on last."""
+    found = [each for each in Path(series_root).glob("*") if id in read_users(each)]
+    return max(found, key=_last_change, default=None)
+
+
+def _last_change(series: Path) -> int:
+    paths = (series / name for name in (HISTORY, SEGMENTS, USERS))
+    return max(path.lstat().st_mtime_ns for path in paths if os.path.lexists(path))

@@ -137,6 +137,10 @@ class TensorFiles:
         parts = self._parts[name]
         return tuple(parts[-1].shape) if len(parts) == 1 else _joined_shape(parts)
 
+    def path(self, name: str) -> Path:
+        """The file that has the first rows of a tensor."""
+        return self._parts[name][0].path
+
     def kind(self, name: str) -> str:
         """The type of a tensor, as safetensors calls it: "F32"."""
         return str(self._parts[name][0].file.get_slice(name).get_dtype())

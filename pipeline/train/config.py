@@ -195,6 +195,10 @@ class TrainConfig:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
         if not 0 <= self.z_loss < math.inf:
             raise ValueError(f"z_loss is {self.z_loss}; it must be finite and not negative")
+        if self.skip is not None and self.skip.from_step >= total:
+            raise ValueError(
+                f"skip.from_step is {self.skip.from_step}; it must be below total_steps, {total}"
+            )
         if self.num_kept > MOST_CHECKPOINTS:
             raise ValueError(
                 f"save_steps is {self.save_steps}, which keeps {self.num_kept} checkpoints of "

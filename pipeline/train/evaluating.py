@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,6 +19,7 @@ from pipeline.train.monitors import Row
 from pipeline.train.progress import Progress
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.sharding import float32_copy
+from pipeline.train.series.history import finite
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +41,15 @@ class Evaluating:
         self.last_step, self.ranks = last_step, ranks
         self._measures: dict[str, Callable[[Scorer], list[Row]]] = {}
         self._done: set[tuple[int, str]] = set()
+        self._replays = False
 
-    def go_to(self, step: int) -> None:
-        """What follows this step is made again, and what was measured up to it is not."""
+    def go_to(self, step: int, replay: bool = False) -> None:
+        """What follows this step is made again, and what was measured up to it is not.
+
+        Args:
+            replay: the series does not go on from the updates to come: none of them is measured.
+        """
+        self._replays = replay
         if self.evaluations:
             rows = self.ranks.agreed(
                 lambda: [(each["step"], each["name"]) for each in evaluation_rows(self.series)]
@@ -56,7 +61,8 @@ class Evaluating:
         return [
             each
             for each in self.evaluations
-            if (step % each.every == 0 or step == self.last_step)
+            if not self._replays
+            and (step % each.every == 0 or step == self.last_step)
             and (step, each.name) not in self._done
         ]
 
@@ -99,7 +105,10 @@ class Evaluating:
         started, name = time.perf_counter(), evaluation.name
         if name not in self._measures:
             self._measures[name] = evaluation.begin()
-        scores = [_finite(each) for each in self._measures[name](scorer)]
+        scores = [
+            {n: finite(value) if isinstance(value, float) else value for n, value in each.items()}
+            for each in self._measures[name](scorer)
+        ]
         seconds = round(time.perf_counter() - started, 3)
         if self.ranks.rank:
             return
@@ -111,11 +120,3 @@ class Evaluating:
             if each["value"] is not None:
                 told.setdefault(f"{name}/{each['task']}", {})[each["metric"]] = each["value"]
         tell(told)
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A row as JSON can say it: what is no finite number is null."""
-    return {
-        name: None if isinstance(each, float) and not math.isfinite(each) else each
-        for name, each in row.items()
-    }

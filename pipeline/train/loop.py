@@ -22,6 +22,7 @@ from typing import IO, Any
 import torch
 
 from pipeline.core.artifacts import Checkpoints
+from pipeline.core.energy import EnergyMeter
 from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
@@ -78,8 +79,8 @@ def train(
         lease: held while the series is written to; what is already saved is viewed without it.
 
     Raises:
-        DivergedTraining: a loss or gradient norm is not finite, or a loss is a spike; nothing of
-            that step is kept.
+        DivergedTraining: a loss or gradient norm is not finite, or a loss is a spike; of that
+            step nothing is kept but a row.
         PipelineError: a checkpoint was not written; those before it stand.
         MissingDependency: the package of a monitor is not installed.
         MismatchedInputs: an evaluation is of another tokenizer than the model.
@@ -147,13 +148,17 @@ def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ran
         for stretch in stretches:
             writer.wait()
             run.go_to(stretch.start, stretch.folder)
+            run.evaluating.go_to(stretch.start, stretch.replay)
             with history.added_rows(series) if first_rank else nullcontext() as rows:
-                segment = run.begin_segment() if first_rank else 0
+                noted = run.begin_segment(stretch.replay) if first_rank else {}
                 try:
-                    with run.monitored(first_rank) as tell:
-                        run.make(stretch.saves, writer, segment, rows, progress, tell)
+                    with run.monitored(first_rank and not stretch.replay) as tell:
+                        run.make(stretch.saves, writer, noted, rows, progress, tell)
                 except DivergedTraining as error:
-                    if first_rank:
+                    run.note_energy(noted)
+                    if rows is not None:
+                        rows.write(history.diverged_line(error, noted))
+                        rows.flush()
                         history.end_segment(series, "diverged", error.reason, error.documents)
                     raise
             if first_rank:
@@ -191,7 +196,6 @@ class Run:
                 self.model, self.optimizer, self.training.series / folder
             )
         self.step, self.num_skipped = step, record.num_skipped
-        self.evaluating.go_to(step)
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
         rules = self.training.upkeep.stop_on, self.config.skip
         told = any(rules) or (self.step > 0 and self.ranks.rank == 0)
@@ -202,34 +206,39 @@ class Run:
         before = [rows[each] for each in range(1, self.step + 1)] if any(rules) else []
         self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
 
-    def begin_segment(self) -> int:
-        """Note how the updates from here on are run."""
-        return history.begin_segment(
+    def begin_segment(self, replay: bool) -> Row:
+        """Note how the updates from here on are run; gives what their rows say of it."""
+        number = history.begin_segment(
             self.training.series,
             self.step,
+            replay=replay,
             device=str(self.ranks.device),
             products=self.precision,
             launch=self.training.launch.TYPE,
             world_size=self.ranks.size,
             **asdict(self.training.launch),
         )
+        return {"segment": number, **({"replay": True} if replay else {})}
 
-    def monitored(self, first_rank: bool) -> AbstractContextManager[Callable[[Row], None]]:
-        """The monitors begun, in the first rank; gives what tells them a row."""
+    def monitored(self, tells: bool) -> AbstractContextManager[Callable[[Row], None]]:
+        """The monitors begun, if this rank tells them rows; gives what does.
+
+        Of updates that are made again they are told only where the series goes on from them.
+        """
         training = self.training
         facts = {
             "objective": self.objective.name,
             "model": asdict(training.model),
             "train": asdict(self.config),
         }
-        told = training.upkeep.monitors if first_rank else ()
+        told = training.upkeep.monitors if tells else ()
         return listening(told, training.series, self.step, facts)
 
     def make(
         self,
         saves: list[int],
         writer: CheckpointWriter,
-        segment: int,
+        noted: Row,
         rows: IO[str] | None,
         progress: Progress,
         tell: Callable[[Row], None],
@@ -241,16 +250,21 @@ class Run:
             PipelineError: a checkpoint was not written.
         """
         evaluate = partial(
-            self.evaluating.measure, self.model, segment=segment, progress=progress, tell=tell
+            self.evaluating.measure,
+            self.model,
+            segment=noted.get("segment", 0),
+            progress=progress,
+            tell=tell,
         )
         progress.begin(self.step, self.num_read)
+        self.meter = EnergyMeter(whole_machine=self.ranks.local == 0)
         for step in saves:
             while self.step < step and not self.stopping:
                 writer.check()
                 self.stopping = evaluate(self.step)
                 if self.stopping:
                     break
-                row = self.update(self.step + 1) | {"segment": segment}
+                row = self.update(self.step + 1) | noted
                 if rows is not None:
                     row |= self.seen()
                     rows.write(history_line(row))
@@ -269,8 +283,20 @@ class Run:
                 if self.step < step:
                     self.save(writer, checkpoint.stopped_folder(series))
                 writer.wait()
+                self.note_energy(noted)
                 raise Stopped(stop_requested() or signal.SIGTERM)
+            if self.step < saves[-1]:
+                self.note_energy(noted)
         writer.wait()
+        self.note_energy(noted)
+
+    def note_energy(self, noted: Row) -> None:
+        """Note what all machines took for the segment so far; all ranks call it."""
+        spent = self.meter.spent()
+        joules, missing = self.ranks.summed(spent.joules, spent.devices_not_measured)
+        if self.ranks.rank == 0:
+            whole = spent._replace(joules=joules, devices_not_measured=round(missing))
+            history.note_energy(self.training.series, noted["segment"], self.step, whole)
 
     def seen(self) -> dict[str, dict[str, int]]:
         """Tokens of each source that were read up to this step, where batches can say so."""
@@ -334,10 +360,10 @@ class Run:
         self.num_learned += int(learned_here)
         return {
             "step": update,
-            "loss": mean if math.isfinite(mean) else None,
+            "loss": history.finite(mean),
             "lr": rate,
-            "grad_norm": norm if math.isfinite(norm) else None,
-            "param_norm": param_norm if math.isfinite(param_norm) else None,  # before the update
+            "grad_norm": history.finite(norm),
+            "param_norm": history.finite(param_norm),  # before the update
             "num_tokens_read": self.num_read,
             "num_tokens_learned": self.num_learned,
             **({"skipped": skipped} if config.skip else {}),
@@ -353,4 +379,4 @@ class Run:
             if not isinstance(self.batches, NamesDocuments):
                 raise
             named = [(each.source, each.id) for each in self.batches.documents(update - 1)]
-            raise DivergedTraining(update, error.reason, named) from None
+            raise DivergedTraining(update, error.reason, named, loss=loss, grad_norm=norm) from None

@@ -35,14 +35,19 @@ class SkipRule(SpikeRule):
     Args:
         max_in_a_row: after so many updates left out, one after the other, the next one stops the
             run: it is not the batch that is at fault.
+        from_step: the rule begins after this update; up to it training is the same as without it,
+            and its checkpoints are taken over from the series of the same key but for the rule.
     """
 
     max_in_a_row: int = 10
+    from_step: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_in_a_row < 1:
             raise ValueError(f"max_in_a_row is {self.max_in_a_row}; it must be at least 1")
+        if self.from_step < 0:
+            raise ValueError(f"from_step is {self.from_step}; it must be at least 0")
 
 
 class Watch:
@@ -75,13 +80,14 @@ class Watch:
             DivergedTraining: the loss or the norm is not finite, or the loss is a spike.
         """
         fault = _not_finite(loss, norm)
-        reason = fault or self._spike(self.skip, loss)
-        skipped = bool(reason) and self.skip is not None and self.in_a_row < self.skip.max_in_a_row
+        rule = self.skip if self.skip is not None and update > self.skip.from_step else None
+        reason = fault or self._spike(rule, loss)
+        skipped = bool(reason) and rule is not None and self.in_a_row < rule.max_in_a_row
         if not skipped:
-            if reason and self.skip is not None:
+            if reason and rule is not None:
                 fault = f"{reason}, and the {self.in_a_row} updates before it were left out"
             if fault := fault or self._spike(self.stop, loss):
-                raise DivergedTraining(update, fault)
+                raise DivergedTraining(update, fault, loss=loss, grad_norm=norm)
         self._note(loss, skipped)
         return skipped
 

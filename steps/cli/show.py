@@ -6,7 +6,10 @@ from steps.cli.selecting import find, open_named, parser_of
 
 
 def main(arguments: list[str]) -> int:
-    """Show a result: documents and what was removed, tokens decoded, a model's tensors, scores."""
+    """Show a result: documents and what was removed, tokens decoded, a model's tensors, scores.
+
+    Of a training that was not finished: what its series has so far, and how its segments ended.
+    """
     parser = parser_of("show", main.__doc__)
     parser.add_argument("what", help="step, run:step, x.jsonnet:step, or the start of an id")
     parser.add_argument("-n", "--limit", type=int, default=10, help="rows of each table")
@@ -14,10 +17,15 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.limit < 0:
         parser.error(f"limit is {options.limit}; it must be at least 0")
+    from pipeline.browse.series import unfinished
     from pipeline.browse.showing import show
     from pipeline.browse.terminal import print_view
 
     workspace = open_named(options.workspace)
-    result = workspace.result(find(workspace, options.what))
-    print_view(show(result, options.limit), as_json=options.json)
+    id = find(workspace, options.what)
+    view = None
+    if not workspace.results.folder(id).exists():
+        view = unfinished(workspace.results, id, options.limit)
+    view = view or show(workspace.result(id), options.limit)
+    print_view(view, as_json=options.json)
     return 0

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.core.stopping import passes_on_to
 from steps.execution.logs import num_bytes_in
 from steps.execution.running import as_line, lost
 from steps.execution.scheduling import Outcome
@@ -60,6 +61,7 @@ class _Worker:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(each or "." for each in sys.path)},
                 start_new_session=True,
             )
+        passes_on_to(self.process.pid)
         self.step: str | None = None
         self.log, self.log_start = Path(), 0
         self.started = 0.0

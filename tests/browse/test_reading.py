@@ -8,7 +8,7 @@ from pipeline.tokens.order import FEISTEL
 
 
 def order_of(args):
-    return _order_of(None, Made("", "", "", "", Path(), args))
+    return _order_of(None, Made("", "", "", "", Path(), args), Path("key.json"))
 
 
 def test_the_order_of_a_run_is_known_from_its_key():

@@ -10,6 +10,8 @@ from pipeline.core.energy import EnergyMeter
 @pytest.fixture
 def powercap(tmp_path, monkeypatch):
     monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    monkeypatch.setattr(energy, "DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(energy, "KFD", tmp_path / "kfd")
     monkeypatch.setitem(sys.modules, "pynvml", None)
 
     def count(name, microjoules):
@@ -29,6 +31,7 @@ def test_without_counters_energy_is_processor_time_at_a_stated_power(powercap, m
     assert EnergyMeter().record() == {
         "energy_kwh": pytest.approx(36 * 20 / 3.6e6),
         "energy_by": "processor time at 20 W a core",
+        "devices_not_measured": 0,
         "co2_kilograms": pytest.approx(36 * 20 / 3.6e6 * 1.2 * 0.1),
         "pue": 1.2,
         "grid_intensity": 0.1,
@@ -67,3 +70,41 @@ def test_gpus_are_counted_beside_the_processors(powercap, monkeypatch):
     assert record["energy_kwh"] == pytest.approx(4 / 3.6e6)
     assert record["energy_by"] == "RAPL, NVML"
     assert record["co2_kilograms"] == pytest.approx(4 / 3.6e6 * energy.PUE * energy.INTENSITY)
+
+
+def test_gpus_that_nobody_can_ask_are_told_and_not_counted_as_nothing(powercap, tmp_path):
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    for number, id in enumerate(("0", "6022")):  # a processor, and a card of AMD
+        (tmp_path / "kfd" / str(number)).mkdir(parents=True)
+        (tmp_path / "kfd" / str(number) / "gpu_id").write_text(f"{id}\n")
+    assert EnergyMeter().record()["devices_not_measured"] == 3
+    assert EnergyMeter(whole_machine=False).spent().devices_not_measured == 0
+
+
+def test_a_gpu_that_does_not_count_is_told_beside_those_that_do(powercap, monkeypatch):
+    def consumption(handle):
+        if handle == 0:
+            raise RuntimeError("not supported")
+        return next(counts)
+
+    counts = iter([1000, 3000])
+    module = types.SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: 2,
+        nvmlDeviceGetHandleByIndex=lambda number: number,
+        nvmlDeviceGetTotalEnergyConsumption=consumption,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    powercap("intel-rapl:0", 0)
+    spent = EnergyMeter().spent()
+    assert spent == (2.0, "RAPL, NVML", 1)
+
+
+def test_what_counts_a_machine_is_read_by_one_of_its_processes(powercap):
+    powercap("intel-rapl:0", 0)
+    meters = [EnergyMeter(whole_machine=first) for first in (True, False)]
+    powercap("intel-rapl:0", 4_000_000)
+    assert [each.spent().joules for each in meters] == [4.0, 0.0]

@@ -1,6 +1,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -15,6 +16,7 @@ from pipeline.core.stopping import (
     interrupt,
     kill_children,
     now,
+    passes_on_to,
     stop_requested,
     stopping_signals,
 )
@@ -32,6 +34,30 @@ def test_a_signal_breaks_off_the_work_and_ends_its_children(signum, status):
         time.sleep(60)
     assert caught.value.status == status and child.wait(10) == -signal.SIGTERM
     assert signal.getsignal(signum) is before and stop_requested() is None
+
+
+HEARING = """
+import sys, time
+from pipeline.core.stopping import Stopped, stopping_signals
+try:
+    with stopping_signals():
+        print("ready", flush=True)
+        time.sleep(60)
+except Stopped as stop:
+    sys.exit(stop.signum)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_child_that_hears_signals_is_told_which_one_came(signum):
+    with pytest.raises(Stopped), stopping_signals():
+        child = subprocess.Popen([sys.executable, "-c", HEARING], stdout=subprocess.PIPE)
+        passes_on_to(child.pid)
+        child.stdout.readline()
+        os.kill(os.getpid(), signum)
+        time.sleep(60)
+    assert child.wait(10) == signum
+    child.stdout.close()
 
 
 def test_work_that_heeds_goes_on_until_it_looks_and_breaks_off_at_the_second_signal():

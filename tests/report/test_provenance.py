@@ -51,6 +51,9 @@ def test_a_result_of_a_stranger_is_told_as_far_as_it_can_be(tmp_path):
     lines = tree(results)
     assert any("both · Concat 001" in each and "0.25 kWh" in each for each in lines)
     assert "0.25 kWh in 7 of them (by " in lines[-1]
+    known = {"energy_kwh": 0.25, "devices_not_measured": 1, "updates_not_measured": 4}
+    (folder / "run.json").write_text(json.dumps(known))
+    assert "0.25 kWh without 1 GPU and 4 updates" in "\n".join(tree(results))
 
 
 def test_a_value_is_shown_as_it_might_be_written():

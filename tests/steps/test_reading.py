@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.browse.reading import batches_of
@@ -128,6 +129,57 @@ def test_batch_tells_of_a_training_that_was_not_finished(trained, tmp_path, caps
         assert json.loads(capsys.readouterr().out) == read(whole, step)
     assert main(["batch", "base", "--at", "6", *part]) != 0
     assert "it must be from 1 to 5, the last step" in capsys.readouterr().err
+
+
+def changed_key(bench, id, root, change):
+    """A copy of the workspace in which the key of the training was edited; gives its file."""
+    shutil.copytree(bench.results.root, root, symlinks=True)
+    path = root / "cache" / id / "key.json"
+    key = json.loads(path.read_text())
+    change(key["args"])
+    path.unlink()
+    path.write_text(json.dumps(key))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda args: args.pop("train"), "key.json: has no args.train"),
+        (lambda args: args["train"].pop("seed"), "key.json: has no args.train.seed"),
+        (lambda args: args["train"].update(batch_size="2"), "args.train.batch_size is '2'"),
+        (lambda args: args["train"].update(batch_size=0), "args.train.batch_size is 0"),
+        (lambda args: args.update(order={"seed": 1}), "key.json: has no args.order.is"),
+        (lambda args: args.update(train=[]), "key.json: args.train is a list"),
+    ],
+)
+def test_a_key_that_was_edited_is_named_with_what_is_wrong(
+    trained, tmp_path, capsys, change, fault
+):
+    bench, id = trained
+    path = changed_key(bench, id, tmp_path / "w", change)
+    assert main(["batch", "base", "--at", "1", "-w", str(tmp_path / "w")]) != 0
+    said = capsys.readouterr().err
+    assert fault in said and str(path) in said and "Traceback" not in said
+    assert main(["where", "d1", "-w", str(tmp_path / "w")]) != 0
+    assert f"data are gone or damaged: {id}" in capsys.readouterr().err
+
+
+def test_where_tells_an_update_that_was_left_out_from_one_that_was_made(bench, capsys):
+    base = pretrain(6)
+    base["train"]["schedule"] = base["train"]["schedule"] | {"peak_lr": 1e-9}
+    base["train"]["skip"] = {"spike_factor": 1.0001, "window": 1, "max_in_a_row": 9}
+    made = run_graph(bench, base=base)["base"].unique_id
+    table = pq.read_table(bench.results.folder(made) / "history.parquet").to_pylist()
+    left_out = {row["step"] for row in table if row["skipped"]}
+    assert left_out and len(left_out) < 6
+    olmo = olmo_of(bench, capsys)
+    told = {}
+    for step in range(1, 7):
+        for row in read(olmo, step)["read"]:
+            for each in json.loads(olmo("where", row["id"], "--json")[1])["read"]:
+                told[each["step"]] = each["skipped"]
+    assert told == {step: step in left_out for step in range(1, 7)}
 
 
 def test_where_names_a_run_whose_data_is_gone(trained, tmp_path, capsys):

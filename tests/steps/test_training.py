@@ -1,11 +1,14 @@
 """Training steps: which of their arguments are in the key, and who holds a series when."""
 
+import signal
 import time
 
 import pytest
 
+from pipeline.core.energy import Spent
 from pipeline.store.leases import Occupied
 from pipeline.store.series import history_rows, read_segments
+from pipeline.train import loop
 from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref
 
@@ -96,6 +99,40 @@ def test_dropped_optimizer_states_leave_an_earlier_view_in_use(bench):
     assert made.root.name in bench.results and bench.results.unreadable(made.root.name) == []
 
 
+def test_the_record_sums_the_energy_of_attempts_that_failed(bench, monkeypatch):
+    monkeypatch.setattr(loop, "EnergyMeter", meter_of(1e5, 72e5))  # at steps 0 and 3
+    save = loop.Run.save
+    monkeypatch.setattr(loop.Run, "save", lambda s, *to: fail() if s.step == 6 else save(s, *to))
+    with pytest.raises(ZeroDivisionError):
+        step(bench).result(bench.workspace)
+    monkeypatch.setattr(loop.Run, "save", save)
+    monkeypatch.setattr(loop, "EnergyMeter", meter_of(1e5, 18e5))  # at steps 6 and 9
+    made = step(bench).result(bench.workspace)
+    record = bench.results.record(made.root.name)
+    assert record["energy_kwh"] == pytest.approx(2 + 0.5) and record["energy_by"] == "a meter"
+    assert (record["devices_not_measured"], record["updates_not_measured"]) == (1, 3)
+    view = step(bench, {"stop_at": 3}).result(bench.workspace)
+    assert bench.results.record(view.root.name).get("updates_not_measured") is None
+
+
+def meter_of(*joules):
+    """A meter that has counted so much when it is asked."""
+    counts = iter(joules)
+
+    class Meter:
+        def __init__(self, whole_machine):
+            assert whole_machine
+
+        def spent(self):
+            return Spent(next(counts), "a meter", 1)
+
+    return Meter
+
+
+def fail():
+    raise ZeroDivisionError
+
+
 @pytest.mark.slow
 def test_of_two_processes_that_want_a_series_one_trains_and_the_other_finds_it(bench, tmp_path):
     (tmp_path / "lab").mkdir()
@@ -113,3 +150,19 @@ def test_of_two_processes_that_want_a_series_one_trains_and_the_other_finds_it(b
     (series,) = (lab.folder / "ws" / "series").iterdir()
     assert set(history_rows(series)) == set(range(1, 10))
     assert sum(each["num_updates"] for each in read_segments(series)) == 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_segment_says_by_which_signal_the_run_was_stopped(bench, tmp_path, signum):
+    (tmp_path / "lab").mkdir()
+    lab = Lab(tmp_path / "lab")
+    schedule = TRAIN["schedule"] | {"total_steps": 90_000}
+    train = {"schedule": schedule, "save_steps": 90_000}
+    running = lab.start(lab.write(**graph(bench, train)), "-s", "base")
+    lab.wait_for("ws/series/*/history.jsonl", running)
+    running.send_signal(signum)
+    running.communicate(timeout=120)
+    (series,) = (lab.folder / "ws" / "series").iterdir()
+    (segment,) = read_segments(series)
+    assert (segment["cause"], segment["reason"]) == ("stopped", f"stopped by {signum.name}")

@@ -13,6 +13,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.stopping import Stopped, stopping_signals
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.scoring import Row, score_rows
+from pipeline.store.branching import branch
 from pipeline.store.series import EVALUATIONS, evaluation_rows, history_rows
 from pipeline.train.config import Launch, Upkeep
 from pipeline.train.monitors import Monitor
@@ -293,3 +294,19 @@ def test_a_copy_shares_nothing_with_the_model():
     copy = float32_copy(model, Ranks())
     pairs = zip(model.parameters(), copy.parameters(), strict=True)
     assert all(torch.equal(a, b) and a.data_ptr() != b.data_ptr() for a, b in pairs)
+
+
+def test_a_replay_for_other_checkpoints_measures_nothing_again(run):
+    whole = run(config(8, save_steps=8), hooks=of(Fixed(2)), name="whole")
+    before = rows_of(whole)
+    again = run(config(8, save_steps=3), hooks=of(Fixed(1)), name="again")
+    assert again.steps[-1] == whole.latest
+    assert rows_of(again) == before and num_lines(again) == len(before)
+
+
+def test_a_series_that_begins_as_another_has_what_was_measured_of_it(run, tmp_path):
+    made = run(config(6), hooks=of(Fixed(2)), name="made")
+    series = made.series_root.parent / ("c" * 64)
+    series.mkdir()
+    assert branch(series, made.series_root, 4) == 3
+    assert [row["step"] for row in evaluation_rows(series)] == [0, 2]

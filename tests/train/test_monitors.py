@@ -72,6 +72,12 @@ def test_only_the_first_of_two_ranks_tells(run):
     assert (made.series_root / "ear.txt").read_text() == "begun\n"
 
 
+def test_a_replay_tells_nothing(run, heard):
+    run(config(12, save_steps=4))
+    run(config(12, save_steps=2), name="finer", hooks=told_of(Ear()))
+    assert heard == []
+
+
 def test_a_resumed_run_tells_what_follows(run, heard):
     run(config(6, stop_at=3), hooks=told_of(Ear()), name="part")
     heard.clear()

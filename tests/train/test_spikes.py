@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import DivergedTraining
-from pipeline.store.series import history_rows, read_segments
+from pipeline.store.series import diverged_rows, history_rows, read_segments
 from pipeline.train import loop
 from pipeline.train.config import Linear, Upkeep
 from pipeline.train.spikes import SkipRule, SpikeRule, Watch
@@ -44,6 +44,13 @@ def test_too_many_updates_left_out_stop_the_run():
         DivergedTraining, match="the median of the last 1, and the 2 updates before"
     ):
         watch.leaves_out(4, 3.0, 1.0)
+
+
+def test_a_rule_from_a_step_leaves_nothing_out_before_and_knows_the_losses():
+    watch = Watch(None, SkipRule(spike_factor=2, window=2, from_step=4))
+    assert judged(watch, 1.0, 1.0, 5.0, 1.0, 9.0, 9.0) == [False] * 4 + [True, True]
+    with pytest.raises(DivergedTraining, match="step 4: the loss is nan$"):
+        Watch(None, SkipRule(from_step=4)).leaves_out(4, math.nan, 1.0)
 
 
 def test_a_watch_goes_on_as_if_it_had_seen_the_history():
@@ -130,3 +137,25 @@ def test_a_run_that_skipped_goes_on_to_the_same_bits(run, monkeypatch, height):
     rows = pq.read_table(made.root / "history.parquet")
     assert rows["skipped"].to_pylist().count(True) == 3
     assert (rows["loss"].null_count > 0) == math.isnan(height)
+
+
+@pytest.mark.parametrize("height", [100.0, math.nan])
+def test_an_update_that_stopped_a_run_has_a_row_that_is_none_of_the_curve(
+    run, monkeypatch, tmp_path, height
+):
+    plain = run(config(9), series="c" * 64, name="plain")
+    update = loop.Run.update
+    spiking(monkeypatch, {5}, height)
+    with pytest.raises(DivergedTraining):
+        run(config(9), hooks={"upkeep": Upkeep(stop_on=RULE)})
+    series = tmp_path / "series" / ("ab" * 32)
+    (row,) = diverged_rows(series)
+    assert (row["step"], row["segment"]) == (5, 1)
+    assert (row["loss"] is None) == math.isnan(height) and "grad_norm" in row
+    assert set(history_rows(series)) == {1, 2, 3, 4}
+    (segment,) = read_segments(series)
+    assert (segment["num_updates"], segment["last_step"]) == (4, 4)
+    monkeypatch.undo()
+    assert loop.Run.update is update
+    made = run(config(9), name="on")  # as after the fault was mended
+    assert made.content == plain.content and len(diverged_rows(series)) == 1

@@ -192,16 +192,23 @@ def require_state(folder: Path) -> None:
 
 
 def _require(kind: str, wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raises CorruptShard unless the files of a kind hold tensors of these names and shapes."""
-    with TensorFiles(tensor_files(folder, kind)) as files:
-        if files.names != sorted(wanted):
-            differing = min(set(files.names) ^ wanted.keys())
-            reason = f"its {kind} tensors are not those of the model: {differing} is in one alone"
-            raise CorruptShard(folder, None, reason)
+    """Raises CorruptShard unless the files of a kind hold tensors of these names and shapes.
+
+    A checkpoint may be whole and of another model: the error names the file, the tensor and both
+    shapes, and nothing is set aside, as it is no damage.
+    """
+    paths = tensor_files(folder, kind)
+    with TensorFiles(paths) as files:
+        for name in sorted(set(files.names) ^ wanted.keys()):
+            if name in wanted:
+                reason = f"is missing; it must be there, of shape {list(wanted[name])}"
+                raise CorruptShard(paths[0], name, reason)
+            reason = f"is none of those wanted; its shape is {list(files.shape(name))}"
+            raise CorruptShard(files.path(name), name, reason)
         for name, shape in wanted.items():
             if files.shape(name) != shape:
-                reason = f"is {list(files.shape(name))}; must be {list(shape)}"
-                raise CorruptShard(folder, name, reason)
+                reason = f"has the shape {list(files.shape(name))}; it must have {list(shape)}"
+                raise CorruptShard(files.path(name), name, reason)
 
 
 def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
@@ -224,8 +231,10 @@ def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
 
 
 def clear_temporary(folder: Path) -> None:
-    """Make the empty folder that ranks write a checkpoint to."""
+    """Make the empty folder that ranks write a checkpoint to; a link in its place is removed."""
     temporary = temporary_folder(folder)
+    if temporary.is_symlink():
+        temporary.unlink()  # whatever it leads to stays as it is
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,15 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
 from pipeline.core.stopping import Stopped
 from pipeline.store.series import (
     HISTORY,
-    SEGMENTS,
-    add_lines,
+    add_segment,
+    history_line,
     history_rows,
     open_lines,
     read_segments,
@@ -40,7 +41,7 @@ SKIPPED = pa.field("skipped", pa.bool_())
 def added_rows(series: Path) -> Iterator[IO[str]]:
     """The history of a series, to add to; a last line that a kill cut off is dropped.
 
-    Steps made again after a resume are added again: the last line of a step counts.
+    Steps made again after a resume are added again: `history_rows` says which line counts.
     """
     path = Path(series) / LINES
     with open_lines(path, to_add=True) as file:
@@ -55,6 +56,21 @@ def sync(file: IO[str]) -> None:
     """Have the rows that were written on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def diverged_line(error: DivergedTraining, noted: dict[str, Any]) -> str:
+    """The line of an update that was not made; no curve and no resume takes it for one.
+
+    Args:
+        noted: what all rows of its segment say.
+    """
+    row = {"step": error.step, "loss": finite(error.loss), "grad_norm": finite(error.grad_norm)}
+    return history_line(row | noted | {"diverged": True})
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON has it: none where it is infinite or not one."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool = False) -> Shard:
@@ -72,26 +88,30 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
         if step not in by_step:
             raise CorruptShard(path, None, f"has no row of step {step}")
     rows = [by_step[step] for step in range(1, last_step + 1)]
-    schema = SCHEMA.append(SKIPPED) if with_skips else SCHEMA
+    schema = SCHEMA
+    if with_skips:  # a row that was taken over from a series without a rule does not say so
+        schema, rows = SCHEMA.append(SKIPPED), [{"skipped": False} | row for row in rows]
     return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=schema), schema)
 
 
-def begin_segment(series: Path, first_step: int, **how: Any) -> int:
+def begin_segment(series: Path, first_step: int, *, replay: bool = False, **how: Any) -> int:
     """Note that updates are made from a step on; gives the number of the segment.
 
-    One before it that has no end was killed. Where updates are made again, `rolled_back_from` is
-    the last one that was there.
+    One before it that has no end was killed. Where the series goes on from an earlier update than
+    the last that was made, that one is `rolled_back_from`.
 
     Args:
+        replay: updates are made again, and what was trained after them stands.
         how: what it runs with, as launch and device. No result depends on it.
     """
     end_segment(series, "killed")
     number = max((each["segment"] for each in read_segments(series)), default=0) + 1
-    last = max(history_rows(series), default=0)
     began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
-    if last > first_step:
+    if replay:
+        began["replay"] = True
+    elif (last := max(history_rows(series), default=0)) > first_step:
         began["rolled_back_from"] = last
-    _note(series, began | how)
+    add_segment(series, began | how)
     return number
 
 
@@ -115,7 +135,14 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
         ended["documents"] = [list(each) for each in documents]
     ended["last_step"] = rows[-1]["step"] if rows else last["first_step"]
     seconds = sum(each.get("seconds") or 0 for each in rows)
-    _note(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+    add_segment(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+
+
+def note_energy(series: Path, number: int, step: int, spent: Spent) -> None:
+    """Note what a segment took up to a step, on all machines."""
+    said = {"segment": number, "energy_to_step": step, "energy_joules": round(spent.joules, 3)}
+    more = {"energy_by": spent.by, "devices_not_measured": spent.devices_not_measured}
+    add_segment(series, said | more)
 
 
 @contextmanager
@@ -132,7 +159,3 @@ def noting_failure(series: Path) -> Iterator[None]:
         with suppress(OSError, CorruptShard):  # on a full disk: the error itself counts
             end_segment(series, cause, reason, documents)
         raise
-
-
-def _note(series: Path, said: dict[str, Any]) -> None:
-    add_lines(Path(series) / SEGMENTS, [json.dumps(said) + "\n"])

@@ -35,15 +35,24 @@ class Stretch(NamedTuple):
         start: the step that it goes on from.
         folder: the checkpoint of that step, by its name in the series; "" for start values.
         saves: the steps to save on the way; the last one ends it.
+        replay: whether what was trained after it stands, so that it only makes again how the
+            series came there; else the series goes on from its end.
     """
 
     start: int
     folder: str
     saves: list[int]
+    replay: bool = False
 
 
-def plan_stretches(starts: Mapping[int, str], missing: Iterable[int]) -> list[Stretch]:
-    """How the missing steps are made from the checkpoints that training can go on from."""
+def plan_stretches(
+    starts: Mapping[int, str], missing: Iterable[int], reached: int = -1
+) -> list[Stretch]:
+    """How the missing steps are made from the checkpoints that training can go on from.
+
+    Args:
+        reached: the last step whose weights stand.
+    """
     made: list[Stretch] = []
     for step in sorted(missing):
         before = max((each for each in starts if each <= step), default=-1)
@@ -51,7 +60,7 @@ def plan_stretches(starts: Mapping[int, str], missing: Iterable[int]) -> list[St
             made[-1].saves.append(step)
         else:
             made.append(Stretch(max(before, 0), starts.get(before, ""), [step]))
-    return made
+    return [each._replace(replay=each.saves[-1] < reached) for each in made]
 
 
 def plan(series: Path, config: TrainConfig) -> list[Stretch]:
@@ -76,7 +85,7 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
         paused = find_stopped(series)
         if paused is not None and paused <= min(last, max(missing, default=0)):
             starts.setdefault(paused, stopped_folder(series).name)
-        stretches = plan_stretches(starts, missing)
+        stretches = plan_stretches(starts, missing, max([*there, *starts], default=-1))
         if all([is_whole(series / each.folder) for each in stretches if each.folder]):
             _warn_of_dropped(there, stretches)
             return stretches

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
-from pipeline.store.series import history_rows, read_segments
+from pipeline.store.series import history_rows, read_segments, segment_rows
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.train.config import Conduct, Launch
 from pipeline.train.series import saved
@@ -59,6 +60,26 @@ def test_a_series_goes_on_from_any_number_of_ranks_to_any_other(run):
     assert [each["ranks"] for each in read_segments(made.series_root)] == [1, 2, 4, 2, 1]
     # what ran on other ranks differs in its last bits, and what was trained before does not
     assert weights(made)[:2] == weights(whole)[:2]
+
+
+def test_a_replay_over_two_ranks_makes_the_missing_checkpoints_and_keeps_the_rows(run):
+    one = run(config(12, save_steps=4), series="b" * 64, name="one")
+    two = run(config(12, save_steps=2), of(2), series="b" * 64, name="two")
+    assert losses(two) == losses(one)  # the rows of what the series went on from
+    assert [each.step for each in two.steps] == [0, 2, 4, 6, 8, 10, 12]
+    assert weights(two)[::2] == weights(one)
+    segments = read_segments(two.series_root)
+    assert [(s["first_step"], s["last_step"], s.get("replay")) for s in segments[1:]] == [
+        (0, 6, True),
+        (8, 10, True),
+    ]
+    made = [row["loss"] for row in segment_rows(two.series_root, 2)]
+    assert made == pytest.approx(losses(one)[:6], rel=1e-5)
+    fine = run(config(12, save_steps=2), series="a" * 64, name="fine")
+    for own, known in zip(two.steps, fine.steps, strict=True):
+        values = [load_checkpoint_model(*each).state_dict() for each in ((two, own), (fine, known))]
+        torch.testing.assert_close(*values, rtol=0, atol=1e-4)
+    assert all(each["energy_joules"] > 0 for each in segments)
 
 
 def test_what_a_rank_wrote_badly_is_refused_and_the_checkpoint_before_it_used(run, caplog):

@@ -2,9 +2,11 @@ import json
 import os
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
+from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.store.series import (
     add_lines,
@@ -205,12 +207,13 @@ def test_a_killed_segment_is_noted_by_the_one_that_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["history.jsonl", "segments.jsonl"])
-@pytest.mark.parametrize("make", ["link", "pipe"])
-def test_a_link_or_a_pipe_in_a_series_is_neither_read_nor_written(tmp_path, name, make):
+@pytest.mark.parametrize("make", ["link", "pipe", "folder"])
+def test_a_link_a_pipe_or_a_folder_in_a_series_is_neither_read_nor_written(tmp_path, name, make):
     series, victim = tmp_path / "series", tmp_path / "victim.txt"
     series.mkdir()
     victim.write_text("a line\nand a line without an end")
-    (series / name).symlink_to(victim) if make == "link" else os.mkfifo(series / name)
+    makes = {"link": lambda path: path.symlink_to(victim), "pipe": os.mkfifo, "folder": os.mkdir}
+    makes[make](series / name)
 
     def add_rows():
         with history.added_rows(series) as file:
@@ -220,9 +223,28 @@ def test_a_link_or_a_pipe_in_a_series_is_neither_read_nor_written(tmp_path, name
     if name == "history.jsonl":
         work = [add_rows, lambda: list(all_rows(series)), lambda: history.begin_segment(series, 0)]
     for each in work:
-        with pytest.raises(CorruptShard, match=f"{name}: it is (a link|no plain file)"):
+        with pytest.raises(CorruptShard, match=f"{name}: it is (a link|a folder|no plain file)"):
             each()
     assert victim.read_text() == "a line\nand a line without an end"
+
+
+def test_a_training_whose_history_is_a_folder_is_told_so_and_nothing_is_made(run, tmp_path):
+    (tmp_path / "series" / ("ab" * 32) / "history.jsonl").mkdir(parents=True)
+    with pytest.raises(CorruptShard, match="history.jsonl: it is no plain file"):
+        run(config())
+    assert not list((tmp_path / "series").glob("*/*step*"))
+
+
+def test_a_link_in_the_place_of_a_checkpoint_in_the_making_leads_nowhere(run, tmp_path):
+    series, victim = tmp_path / "series" / ("ab" * 32), tmp_path / "victim"
+    series.mkdir(parents=True)
+    victim.mkdir()
+    (victim / "kept.txt").write_text("kept")
+    (series / ".step000003.tmp").symlink_to(victim)
+    made = run(config())
+    assert weights(made) == weights(run(config(), series="c" * 64, name="fresh"))
+    assert [path.name for path in victim.iterdir()] == ["kept.txt"]
+    assert not list(series.glob(".*"))
 
 
 HOSTILE = [
@@ -280,3 +302,81 @@ def test_lines_are_added_after_one_that_a_kill_cut_off(tmp_path):
         path.write_text(begun)
         add_lines(path, ["b\n"])
         assert path.read_text() == then
+
+
+def test_what_all_ranks_took_is_noted_for_a_segment_by_the_first(tmp_path):
+    history.begin_segment(tmp_path, 0)
+    meter = SimpleNamespace(spent=lambda: Spent(5.0, "RAPL", 1))
+    for rank in (0, 1):
+        ranks = SimpleNamespace(rank=rank, summed=lambda *each: [3.0 * n for n in each])  # of three
+        told = SimpleNamespace(series=tmp_path)
+        run = SimpleNamespace(meter=meter, ranks=ranks, step=4, training=told)
+        loop.Run.note_energy(run, {"segment": 1})
+    assert len((tmp_path / "segments.jsonl").read_text().splitlines()) == 2
+    (segment,) = read_segments(tmp_path)
+    assert (segment["energy_joules"], segment["devices_not_measured"]) == (15.0, 3)
+    assert (segment["energy_by"], segment["energy_to_step"]) == ("RAPL", 4)
+
+
+# ---------------------------------------------------------------------------- made again
+
+
+def altered(monkeypatch, by):
+    """Have the updates from here on have another rounding, as on another machine."""
+    update = loop.Run.update
+
+    def altering(self, number):
+        row = update(self, number)
+        return row | {"loss": row["loss"] + by}
+
+    monkeypatch.setattr(loop.Run, "update", altering)
+
+
+def test_a_replay_for_other_save_steps_leaves_the_rows_and_rolls_nothing_back(run, monkeypatch):
+    whole = run(config(12, save_steps=4))
+    altered(monkeypatch, 1e-3)
+    again = run(config(12, save_steps=2), name="again")
+    assert losses(again) == losses(whole)
+    series = whole.series_root
+    replays = read_segments(series)[1:]
+    assert [(s["first_step"], s["last_step"], s.get("replay")) for s in replays] == [
+        (0, 6, True),
+        (8, 10, True),
+    ]
+    assert not any("rolled_back_from" in each for each in read_segments(series))
+    assert [row["step"] for row in segment_rows(series, 2)] == list(range(1, 7))
+
+
+def test_a_replay_before_a_rollback_is_told_apart_from_it(run, monkeypatch, tmp_path):
+    series = tmp_path / "series" / ("ab" * 32)
+    first = losses(run(config(12, stop_at=8, save_steps=4)))
+    save = loop.Run.save
+    monkeypatch.setattr(loop.Run, "save", lambda *_: (_ for _ in ()).throw(OSError("a fault")))
+    with pytest.raises(OSError, match="a fault"):
+        run(config(12, save_steps=2), name="lost")  # in a replay
+    with pytest.raises(OSError, match="a fault"):
+        run(config(12, save_steps=4), name="failed")  # at its end, 12
+    monkeypatch.setattr(loop.Run, "save", save)
+    altered(monkeypatch, 1e-3)
+    made = run(config(12, save_steps=2), name="made")
+    said = "first_step", "replay", "rolled_back_from"
+    told = [tuple(each.get(name) for name in said) for each in read_segments(series)]
+    assert told == [
+        (0, None, None),
+        (0, True, None),
+        (8, None, None),
+        (0, True, None),
+        (4, True, None),
+        (8, None, 12),
+    ]
+    assert losses(made)[:8] == first  # and the others are those of the last segment
+    by_step = {row["step"]: row["loss"] for row in segment_rows(series, 6)}
+    assert losses(made)[8:] == [by_step[step] for step in range(9, 13)]
+
+
+def test_a_damaged_checkpoint_that_others_stand_after_is_replayed(run):
+    whole = run(config(9), name="whole")
+    flip(whole, 1)
+    run(config(9), name="again")
+    last = read_segments(whole.series_root)[-1]
+    assert (last["last_step"], last.get("replay")) == (3, True) and "rolled_back_from" not in last

@@ -1,0 +1,142 @@
+"""Views of a training series: how its segments ended, its curves, and one that is not finished."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.browse.views import Block, Bytes, Facts, Plot, View, grid
+from pipeline.core.errors import CorruptShard
+from pipeline.store.leases import live_leases
+from pipeline.store.results import Results
+from pipeline.store.series import (
+    diverged_rows,
+    evaluation_rows,
+    has_state,
+    history_rows,
+    read_record,
+    read_segments,
+    series_of,
+)
+
+CURVES = ("loss", "grad_norm", "lr")
+
+
+def unfinished(results: Results, id: str, limit: int) -> View | None:
+    """What a training that has no result yet has made so far; None where `id` trains nothing.
+
+    Raises:
+        CorruptShard: a file of its series is a link or no plain file.
+    """
+    series = series_of(results.series_root, id)
+    if series is None:
+        return None
+    held = f"series-{series.name}" in live_leases(results.root / "leases")
+    rows = history_rows(series)
+    facts = {
+        "finished": "no; it is under way" if held else "no; the same command goes on with it",
+        "series": series.name[:12],
+        "folder": str(series),
+        "last step": max(rows, default=0),
+    }
+    blocks: list[Block] = [Facts(facts), *_checkpoints(series, limit)]
+    blocks += segments(series, limit, held=held)
+    blocks += evaluations(series, limit)
+    blocks += _diverged(series, limit)
+    columns: dict[str, list[Any]] = {
+        name: [rows[step].get(name) for step in sorted(rows)] for name in CURVES
+    }
+    blocks += curves(sorted(rows), columns)
+    return View(f"training {id}", blocks)
+
+
+def _checkpoints(series: Path, limit: int) -> Iterator[Block]:
+    rows: list[dict[str, Any]] = []
+    for folder in series.glob("step[0-9]*"):
+        try:
+            record = read_record(folder)
+        except CorruptShard:  # it is made again by who trains
+            continue
+        rows.append(
+            {
+                "checkpoint": folder.name,
+                "step": record.step,
+                "tokens read": record.num_tokens_read,
+                "tokens learned": record.num_tokens_learned,
+                "weights": record.weights[:12],
+                "optimizer": has_state(folder, record),
+                "size": Bytes(sum(each.stat().st_size for each in folder.iterdir())),
+            }
+        )
+    if rows:
+        rows.sort(key=lambda row: row["step"])
+        yield grid("checkpoints", rows[-limit:] if limit else [], len(rows))
+
+
+def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
+    """How a series came about, with what went wrong on the way; nothing where it was pulled.
+
+    Args:
+        held: whether somebody may train it now; if not, a segment without an end was killed.
+    """
+    rows = [
+        {
+            "segment": each["segment"],
+            "after step": each.get("first_step"),
+            "to step": each.get("last_step"),
+            "cause": each.get("cause", "under way" if held else "killed"),
+            "reason": each.get("reason", ""),
+            "documents": ", ".join("/".join(named) for named in each.get("documents", [])),
+            "rolled back from": each.get("rolled_back_from"),
+            "replay": each.get("replay", False),
+            "ranks": each.get("ranks"),
+            "device": each.get("device"),
+            "seconds": each.get("seconds"),
+        }
+        for each in read_segments(series)
+    ]
+    if rows:
+        yield grid("segments", rows[-limit:] if limit else [], len(rows))
+
+
+def evaluations(series: Path, limit: int, last_step: int | None = None) -> Iterator[Block]:
+    """What was measured in training, up to a step: of each task the first measure, its main one."""
+    rows: list[dict[str, Any]] = []
+    for each in evaluation_rows(series):
+        mains = {score["task"]: score for score in reversed(each["scores"])}
+        rows += [
+            {
+                "step": each["step"],
+                "evaluation": each["name"],
+                "task": task,
+                "metric": score["metric"],
+                "value": score["value"],
+                "standard error": score.get("standard_error"),
+                "seconds": each["seconds"],
+            }
+            for task, score in reversed(mains.items())
+            if last_step is None or each["step"] <= last_step
+        ]
+    if rows:
+        yield grid("evaluations", rows[-limit:] if limit else [], len(rows))
+
+
+def _diverged(series: Path, limit: int) -> Iterator[Block]:
+    """The updates that stopped a run, which no curve has."""
+    rows = [
+        {name: row.get(name) for name in ("step", "loss", "grad_norm", "segment")}
+        for row in diverged_rows(series)
+    ]
+    if rows:
+        yield grid("diverged", rows[-limit:] if limit else [], len(rows))
+
+
+def curves(steps: Iterable[float], columns: dict[str, list[Any]]) -> Iterator[Plot]:
+    """A line for each of `CURVES` that is there, over the steps of a history."""
+    numbers = [float(each) for each in steps] or [0.0]
+    for name in CURVES:
+        if name in columns:
+            values = [math.nan if each is None else float(each) for each in columns[name]]
+            yield Plot(name.replace("_", " "), values, numbers[0], numbers[-1])

@@ -1,0 +1,98 @@
+"""A series that begins as another one did: it takes over that one's checkpoints and history.
+
+Checkpoints are never changed where they stand, so both series have the same files; whichever is
+removed first, the other keeps its own names of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+from pipeline.core.errors import CorruptShard
+from pipeline.core.files import write_file
+from pipeline.store.memo import place_file
+from pipeline.store.series import (
+    EVALUATIONS,
+    HISTORY,
+    add_segment,
+    checkpoint_files,
+    evaluation_rows,
+    history_line,
+    history_rows,
+    last_whole_step,
+    read_record,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def is_new(series: Path) -> bool:
+    """Whether a series has no history yet."""
+    return not os.path.lexists(Path(series) / HISTORY)
+
+
+def branch(series: Path, origin: Path, last_step: int) -> int:
+    """Begin a new series with the checkpoints of another up to a step; gives the last one's.
+
+    The caller holds the lease of the series. The other one may be under way, and may have grown
+    beyond the step. A checkpoint of it that is damaged is left; what a kill cut off is done again.
+
+    Raises:
+        CorruptShard: a file of either series is a link or no plain file.
+    """
+    if not is_new(series):
+        return 0
+    rows = history_rows(origin)
+    reached = min(last_step, last_whole_step(origin))
+    taken = [step for step, folder in _folders(origin, reached) if _take(folder, series)]
+    last = max(taken, default=0)
+    if last == 0:
+        return 0
+    said = {"segment": 1, "began": round(time.time(), 3), "first_step": 0, "last_step": last}
+    reason = f"as the series {origin.name} up to step {last}"
+    add_segment(series, said | {"cause": "taken over", "reason": reason, "num_updates": 0})
+    own = {"segment": 1}
+    lines = [history_line({**_plain(rows[step]), **own}) for step in range(1, last + 1)]
+    measured = [row | own for row in evaluation_rows(origin) if row["step"] <= last]
+    if measured:
+        write_file(series / EVALUATIONS, "".join(map(history_line, measured)).encode())
+    write_file(series / HISTORY, "".join(lines).encode())
+    logger.info("%s begins as %s up to step %d", series.name[:12], origin.name[:12], last)
+    return last
+
+
+def _folders(series: Path, last_step: int) -> list[tuple[int, Path]]:
+    found = [
+        (int(path.name.removeprefix("step")), path)
+        for path in Path(series).glob("step*")
+        if re.fullmatch(r"step[0-9]{6,18}", path.name) and not path.is_symlink()
+    ]
+    return sorted((step, path) for step, path in found if step <= last_step)
+
+
+def _take(folder: Path, series: Path) -> bool:
+    """Give a checkpoint's files a place in a series too; whether they were whole and are there."""
+    target = series / folder.name
+    temporary = series / f".{folder.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        for name in checkpoint_files(folder):
+            place_file(folder / name, temporary / name)
+        if read_record(temporary) == read_record(folder) and not target.exists():
+            os.replace(temporary, target)
+    except (CorruptShard, FileNotFoundError) as error:  # or it was removed meanwhile
+        logger.warning("%s is not taken over: %s", folder, error)
+        return False
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target.exists()
+
+
+def _plain(row: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name != "replay"}
