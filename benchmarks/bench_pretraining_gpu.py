@@ -32,7 +32,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
-from pipeline.model.hf import hf_config
+from pipeline.model.hf_config import hf_config
 from pipeline.train.config import Launch, Linear, TrainConfig
 from pipeline.train.loop import Run, Training
 from pipeline.train.plan.memory import Pass
