@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from pipeline.core.errors import PipelineError
 from pipeline.model.olmo import Olmo
+from pipeline.store import verified
 from pipeline.store.series import CheckpointRecord
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.series import checkpoint, saved
@@ -123,6 +124,7 @@ class CheckpointWriter:
         if self.ranks.rank == 0:
             checkpoint.commit(folder, record)
             if folder != checkpoint.stopped_folder(folder.parent):
+                verified.note_whole(folder)
                 saved.drop_states(folder.parent, self.retention, record.step)
 
     def _agreed(self, work: Callable[[], Any]) -> list[Any]:
