@@ -247,8 +247,8 @@ def loss(shape, options):
             "F.cross_entropy": lambda h, w, t: F.cross_entropy(
                 F.linear(h, w).float(), t, reduction="sum"
             ),
-            "chunked": summed_loss,
-            "chunked, compiled": lambda h, w, t: summed_loss(h, w, t, compiled=True),
+            "chunked": lambda h, w, t: summed_loss(h, w, t)[0],
+            "chunked, compiled": lambda h, w, t: summed_loss(h, w, t, compiled=True)[0],
         }
         for name, way in ways.items():
             freed()
