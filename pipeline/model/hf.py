@@ -30,6 +30,7 @@ from pipeline.store.tensors import TensorFiles
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+FLOATS = ("F64", "F32", "F16", "BF16")  # others are codes, which mean nothing without a scale
 
 
 def to_hf_state(state: Mapping[str, Tensor], config: OlmoConfig) -> dict[str, Tensor]:
@@ -155,7 +156,7 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
 
     Raises:
         CorruptShard: the config is not of an OLMo 1, there are no safetensors, or a tensor is
-            missing, unknown or of another shape.
+            missing, unknown, of another shape, or of no floats.
     """
     source, out = Path(path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -163,6 +164,9 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
     files = _weight_files(source)
     with TensorFiles(source / name for name in files) as tensors:
         _require_shapes({each: tensors.shape(each) for each in tensors.names}, config, source)
+        for each in tensors.names:
+            if (kind := tensors.kind(each)) not in FLOATS:
+                raise CorruptShard(source, each, f"is of type {kind}; it must be one of {FLOATS}")
     copied = [*files, "config.json"]
     copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
     for name in copied:

@@ -154,7 +154,7 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 def perplexity(row: Row) -> dict[str, float]:
-    """Of a mean over tokens: the exponential of its cross-entropy; nothing where that is unknown."""
+    """Of a mean over tokens: the exponential of its cross-entropy; nothing where it is unknown."""
     loss, z_loss = row["loss"], row.get("z_loss", 0.0)
     if loss is None or z_loss is None or loss - z_loss > LARGEST:
         return {}

@@ -214,6 +214,17 @@ def test_no_index_of_a_stranger_ends_in_anything_but_its_name(folder, names, who
     assert made is None or (not replaced and not names)
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(tmp_path, kind):
+    write_made_up_model(tmp_path / "hf", tiny_model().config)
+    path = tmp_path / "hf" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].to(kind)
+    save_file(tensors, path)
+    with pytest.raises(CorruptShard, match="lm_head.weight: is of type .*; it must be one of"):
+        import_hf(tmp_path / "hf", out=tmp_path / "imported")
+
+
 @pytest.mark.parametrize("layers", [3, 10**7])
 def test_layers_that_the_files_do_not_hold_are_refused_before_any_is_made(folder, layers):
     form = FORM | {"num_hidden_layers": layers}
