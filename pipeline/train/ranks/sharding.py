@@ -12,6 +12,7 @@ from pipeline.model.olmo import Block, Olmo
 from pipeline.train.config import Precision
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.launches import Launch
+from pipeline.train.ranks.shared_memory import share_memory
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,7 +37,10 @@ def build_model(
         if launch.compile:
             block.compile()
     if dist.is_initialized():
-        _shard(model, _mesh(ranks, launch), launch.reshard_after_forward, precision)
+        mesh = _mesh(ranks, launch)
+        _shard(model, mesh, launch.reshard_after_forward, precision)
+        if ranks.device.type == "cpu" and mesh.ndim == 1 and ranks.size > 1:
+            share_memory([*model.blocks, model], ranks)
     model.to_empty(device=ranks.device)
     return model
 
