@@ -28,7 +28,7 @@ from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.series import CheckpointRecord, history_line, history_rows
-from pipeline.train.batches import Batches, CountsSources, NamesDocuments
+from pipeline.train.batches import Batches, CountsSources, NamesDocuments, parts_of
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.evaluating import Evaluating
 from pipeline.train.monitors import Row, listening
@@ -43,7 +43,7 @@ from pipeline.train.series import checkpoint, history, saved
 from pipeline.train.series.writing import CheckpointWriter
 from pipeline.train.speed import Speed, peak_memory
 from pipeline.train.spikes import Watch
-from pipeline.train.stages.objectives import Objective, microbatches, num_read
+from pipeline.train.stages.objectives import Objective, num_read
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ class Run:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)
         z_total = torch.zeros_like(total)
-        parts = list(microbatches(batch, self.objective, self.training.launch.microbatch))
+        parts = list(parts_of(batch, self.objective, self.training.launch.microbatch))
         for number, part in enumerate(parts, 1):
             reduce_gradients(self.model, self.training.launch, last=number == len(parts))
             with torch.autocast(

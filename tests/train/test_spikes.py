@@ -82,7 +82,9 @@ def spiking(monkeypatch, at, height=100.0):
     def update(self, number):
         plain = objective.setdefault("total", type(self.objective).total)
         factor = height if number in at else 1.0
-        monkeypatch.setattr(type(self.objective), "total", lambda *given: plain(*given) * factor)
+        monkeypatch.setattr(
+            type(self.objective), "total", lambda s, *given: plain(s, *given) * factor
+        )
         return total(self, number)
 
     monkeypatch.setattr(loop.Run, "update", update)

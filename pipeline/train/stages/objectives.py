@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, N learned tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -48,20 +48,6 @@ class Objective(Protocol):
 def num_read(batch: Batch) -> int:
     """The ids of a batch, without what fills its rows to the longest one's length."""
     return int(batch["lengths"].sum()) if "lengths" in batch else batch["input_ids"].numel()
-
-
-def microbatches(batch: Batch, objective: Objective, size: int | None) -> Iterator[Batch]:
-    """A batch cut into forward passes of at most so many rows; those of one item stay together."""
-    groups = objective.rows_per_item
-    num_items = len(batch["input_ids"]) // groups
-    num_together = num_items if size is None else max(1, size // groups)
-    if num_together >= num_items:
-        yield batch
-        return
-    for start in range(0, num_items, num_together):
-        items = torch.arange(start, min(start + num_together, num_items))
-        rows = torch.cat([items + group * num_items for group in range(groups)])
-        yield {name: each[rows.to(each.device)] for name, each in batch.items()}
 
 
 @dataclass(frozen=True)
