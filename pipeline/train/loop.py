@@ -12,12 +12,12 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Any
 
 import torch
 
@@ -27,8 +27,14 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
-from pipeline.store.series import CheckpointRecord, history_line, history_rows
-from pipeline.tokens.order import Piece
+from pipeline.store.series import (
+    CheckpointRecord,
+    forget_read,
+    history_line,
+    history_rows,
+    reading_once,
+)
+from pipeline.train.batches import Batches, CountsSources, NamesDocuments, parts_of
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.monitors import Row, listening
 from pipeline.train.optimizer import clip_gradients, gradient_norm, make_optimizer, parameter_norm
@@ -42,27 +48,7 @@ from pipeline.train.series import checkpoint, history, saved
 from pipeline.train.series.writing import CheckpointWriter
 from pipeline.train.speed import Speed, peak_memory
 from pipeline.train.spikes import Watch
-from pipeline.train.stages.objectives import Batch, Objective, num_read
-
-
-class Batches(Protocol):
-    """What a rank reads at a step, from 0: arrays by name, a row an item or several."""
-
-    def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, Any]: ...
-
-
-@runtime_checkable
-class NamesDocuments(Protocol):
-    """Batches that can say which documents all ranks together read at a step, from 0."""
-
-    def documents(self, step: int) -> Sequence[Piece]: ...
-
-
-@runtime_checkable
-class CountsSources(Protocol):
-    """Batches of several sources that can say how much of each all ranks together read."""
-
-    def tokens_by_source(self, step: int) -> Counter[str]: ...
+from pipeline.train.stages.objectives import Objective, num_read
 
 
 @dataclass(frozen=True)
@@ -84,6 +70,7 @@ class Training:
     upkeep: Upkeep = UPKEEP
 
 
+@reading_once()
 def train(
     training: Training,
     *,
@@ -141,6 +128,7 @@ def _make_missing(training: Training) -> None:
     saved.drop_stopped(series)
 
 
+@reading_once()
 def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ranks) -> None:
     """The work of a rank.
 
@@ -262,6 +250,7 @@ class Run:
             PipelineError: a checkpoint was not written.
         """
         progress.begin(self.step, self.num_read)
+        forget_read()  # what is known of the history so far, which may be long
         self.meter = EnergyMeter(whole_machine=self.ranks.local == 0)
         for step in saves:
             while self.step < step and not self.stopping:
@@ -331,7 +320,7 @@ class Run:
         if weight == 0:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        parts = list(_parts(batch, self.objective, self.training.launch.microbatch))
+        parts = list(parts_of(batch, self.objective, self.training.launch.microbatch))
         for number, part in enumerate(parts, 1):
             reduce_gradients(self.model, self.training.launch, last=number == len(parts))
             with torch.autocast(
@@ -380,17 +369,3 @@ class Run:
                 raise
             named = [(each.source, each.id) for each in self.batches.documents(update - 1)]
             raise DivergedTraining(update, error.reason, named, loss=loss, grad_norm=norm) from None
-
-
-def _parts(batch: Batch, objective: Objective, microbatch: int | None) -> Iterator[Batch]:
-    """A rank's batch cut into forward passes; the rows of one item stay together."""
-    groups = objective.rows_per_item
-    num_items = len(batch["input_ids"]) // groups
-    size = num_items if microbatch is None else max(1, microbatch // groups)
-    if size >= num_items:
-        yield batch
-        return
-    for start in range(0, num_items, size):
-        items = torch.arange(start, min(start + size, num_items))
-        rows = torch.cat([items + group * num_items for group in range(groups)])
-        yield {name: each[rows.to(each.device)] for name, each in batch.items()}
