@@ -32,7 +32,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from pipeline.model.config import OLMO_1B, OLMO_7B, OlmoConfig
-from pipeline.model.hf import hf_config
+from pipeline.model.hf_config import hf_config
 from pipeline.train.config import Launch, Linear, TrainConfig
 from pipeline.train.loop import Run, Training
 from pipeline.train.plan.memory import Pass
@@ -247,8 +247,8 @@ def loss(shape, options):
             "F.cross_entropy": lambda h, w, t: F.cross_entropy(
                 F.linear(h, w).float(), t, reduction="sum"
             ),
-            "chunked": summed_loss,
-            "chunked, compiled": lambda h, w, t: summed_loss(h, w, t, compiled=True),
+            "chunked": lambda h, w, t: summed_loss(h, w, t)[0],
+            "chunked, compiled": lambda h, w, t: summed_loss(h, w, t, compiled=True)[0],
         }
         for name, way in ways.items():
             freed()

@@ -1,6 +1,7 @@
 """Who may import whom, read from the import statements."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,7 @@ def test_nothing_is_ever_unpickled():
         assert not {"pickle", "dill", "joblib", "shelve"} & {n.split(".")[0] for n in imports(path)}
         assert "torch.load(" not in text, path
         assert "allow_pickle=True" not in text, path
+        assert not re.search(r"\b(all_)?(gather|broadcast|scatter|send|recv)_object", text), path
 
 
 def test_a_plan_imports_no_torch_and_no_numba():

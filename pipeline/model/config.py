@@ -5,6 +5,7 @@ Nothing here imports torch, so a plan can be made and counted without it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -53,10 +54,12 @@ class OlmoConfig:
                 f"mlp_hidden_size is {self.mlp_hidden_size}; it must be even, as half of it gates "
                 "the other half"
             )
-        if not self.rope_theta > 0:
-            raise ValueError(f"rope_theta is {self.rope_theta}; it must be positive")
-        if self.clip_qkv is not None and not self.clip_qkv > 0:
-            raise ValueError(f"clip_qkv is {self.clip_qkv}; it must be positive or null")
+        if not 0 < self.rope_theta < math.inf:
+            raise ValueError(f"rope_theta is {self.rope_theta}; it must be positive and finite")
+        if self.clip_qkv is not None and not 0 < self.clip_qkv < math.inf:
+            raise ValueError(
+                f"clip_qkv is {self.clip_qkv}; it must be positive and finite, or null"
+            )
 
     @property
     def head_size(self) -> int:

@@ -6,13 +6,13 @@ Weights move as safetensors only; nothing here reads or writes a pickle.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,20 +21,16 @@ from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.files import NamedFile, write_json
 from pipeline.core.temporary import temporary_for
+from pipeline.core.untrusted import built
 from pipeline.model.config import OlmoConfig
+from pipeline.model.hf_config import hf_config, read_config, read_index
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest, read_tensors, read_weights, weights_digest
 from pipeline.store.tensors import TensorFiles
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-FIXED = {  # what every OLMo 1 has in its `config.json`
-    "model_type": "olmo",
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-}
-ROPE_THETA = 10000.0  # where a `config.json` has none
+FLOATS = ("F64", "F32", "F16", "BF16")  # others are codes, which mean nothing without a scale
 
 
 def to_hf_state(state: Mapping[str, Tensor], config: OlmoConfig) -> dict[str, Tensor]:
@@ -84,7 +80,7 @@ def load_checkpoint_model(checkpoints: Checkpoints, checkpoint: Checkpoint) -> O
     if (found := weights_digest(state)) != checkpoint.weights:
         reason = f"holds weights {found[:12]}; must hold {checkpoint.weights[:12]}"
         raise CorruptShard(folder, None, reason)
-    return _filled(OlmoConfig(**checkpoints.model), state, folder)
+    return _filled(_shape(checkpoints), state, folder)
 
 
 def load_hf(model: HfModel) -> Olmo:
@@ -94,7 +90,7 @@ def load_hf(model: HfModel) -> Olmo:
         CorruptShard: a file differs from the manifest, or the tensors from the model's.
     """
     model.verify()
-    config = OlmoConfig(**model.model)
+    config = _shape(model)
     paths = [model.root / f.path for f in model.model_files if f.path.endswith(".safetensors")]
     hf = read_tensors(paths)
     _require_shapes({name: tuple(each.shape) for name, each in hf.items()}, config, model.root)
@@ -116,7 +112,7 @@ def export_hf(checkpoints: Checkpoints, tokenizer: Tokenizer, *, out: Path) -> H
     tokenizer.file.verify(tokenizer.root)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    config = OlmoConfig(**checkpoints.model)
+    config = _shape(checkpoints)
     hf = to_hf_state(load_checkpoint_model(checkpoints, checkpoints.latest).state_dict(), config)
     temporary = temporary_for(out / WEIGHTS)
     save_file(hf, temporary, metadata={"format": "pt"})
@@ -141,6 +137,17 @@ def export_hf(checkpoints: Checkpoints, tokenizer: Tokenizer, *, out: Path) -> H
     )
 
 
+def _tokenizer_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    loaded = tokenizers.Tokenizer.from_file(str(tokenizer.root / tokenizer.file.path))
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": loaded.id_to_token(tokenizer.end_id),
+        "pad_token": loaded.id_to_token(tokenizer.pad_id),
+        "model_max_length": config.max_sequence_length,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
 def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None) -> HfModel:
     """Take a released OLMo folder: its config is checked, its safetensors are copied.
 
@@ -149,7 +156,7 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
 
     Raises:
         CorruptShard: the config is not of an OLMo 1, there are no safetensors, or a tensor is
-            missing, unknown or of another shape.
+            missing, unknown, of another shape, or of no floats.
     """
     source, out = Path(path), Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -157,6 +164,9 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
     files = _weight_files(source)
     with TensorFiles(source / name for name in files) as tensors:
         _require_shapes({each: tensors.shape(each) for each in tensors.names}, config, source)
+        for each in tensors.names:
+            if (kind := tensors.kind(each)) not in FLOATS:
+                raise CorruptShard(source, each, f"is of type {kind}; it must be one of {FLOATS}")
     copied = [*files, "config.json"]
     copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
     for name in copied:
@@ -175,9 +185,17 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
 # ---------------------------------------------------------------------------- tensors
 
 
+def _shape(artifact: Checkpoints | HfModel) -> OlmoConfig:
+    """The shape in a manifest, which came with a workspace and so from anywhere."""
+    try:
+        config: OlmoConfig = built(OlmoConfig, artifact.model, "model")
+    except ValueError as error:
+        raise CorruptShard(artifact.root, None, f"not the shape of a model ({error})") from error
+    return config
+
+
 def _filled(config: OlmoConfig, state: Mapping[str, Tensor], path: Path) -> Olmo:
-    with torch.device("meta"):
-        model = Olmo(config)
+    model = _without_values(config, len(state), path)
     wanted = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     _require({name: tuple(each.shape) for name, each in state.items()}, wanted, path)
     wide = {name: each.to(torch.float32) for name, each in state.items()}
@@ -186,9 +204,17 @@ def _filled(config: OlmoConfig, state: Mapping[str, Tensor], path: Path) -> Olmo
 
 
 def _require_shapes(shapes: dict[str, tuple[int, ...]], config: OlmoConfig, path: Path) -> None:
-    with torch.device("meta"):
-        wanted = to_hf_state(Olmo(config).state_dict(), config)
+    wanted = to_hf_state(_without_values(config, len(shapes), path).state_dict(), config)
     _require(shapes, {name: tuple(each.shape) for name, each in wanted.items()}, path)
+
+
+def _without_values(config: OlmoConfig, num_tensors: int, path: Path) -> Olmo:
+    """A model that takes no memory but for its layers, of which each has a tensor at least."""
+    if config.n_layers > num_tensors:
+        reason = f"is {config.n_layers}; its files hold {num_tensors} tensors, and a layer has some"
+        raise CorruptShard(path, "num_hidden_layers", reason)
+    with torch.device("meta"):
+        return Olmo(config)
 
 
 def _require(
@@ -208,114 +234,4 @@ def _weight_files(source: Path) -> list[str]:
         return [WEIGHTS]
     if not (source / INDEX).is_file():
         raise CorruptShard(source, None, f"has neither {WEIGHTS} nor {INDEX}")
-    names = sorted(set(_read_json(source / INDEX).get("weight_map", {}).values()))
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CorruptShard(source / INDEX, None, f"names {name!r}, which is not in its folder")
-        if not name.endswith(".safetensors"):
-            raise CorruptShard(source / INDEX, None, f"names {name!r}, which is not safetensors")
-    return names
-
-
-# ---------------------------------------------------------------------------- config files
-
-
-def hf_config(config: OlmoConfig, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
-    """The `config.json` of a model of this shape."""
-    return {
-        "architectures": ["OlmoForCausalLM"],
-        **FIXED,
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_heads,
-        "intermediate_size": config.mlp_hidden_size // 2,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_sequence_length,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "tie_word_embeddings": config.tie_embeddings,
-        "clip_qkv": config.clip_qkv,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.end_id if tokenizer else None,
-        "pad_token_id": tokenizer.pad_id if tokenizer else None,
-        "torch_dtype": "float32",
-        "use_cache": True,
-    }
-
-
-def _tokenizer_config(config: OlmoConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    loaded = _read_json(tokenizer.root / tokenizer.file.path)
-    names = {each["id"]: each["content"] for each in loaded.get("added_tokens", [])}
-    vocabulary = loaded.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, dict):
-        names = {number: token for token, number in vocabulary.items()} | names
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": names[tokenizer.end_id],
-        "pad_token": names[tokenizer.pad_id],
-        "model_max_length": config.max_sequence_length,
-        "clean_up_tokenization_spaces": False,
-    }
-
-
-def read_config(path: Path) -> OlmoConfig:
-    """The shape in a `config.json`, under the names of any version of `transformers`.
-
-    Raises:
-        CorruptShard: it is not an OLMo 1's, and which field says so.
-    """
-    form = _read_json(path)
-    for name, value in FIXED.items():
-        if form.get(name, value if name != "model_type" else None) != value:
-            raise CorruptShard(path, name, f"is {form.get(name)!r}; an OLMo 1 has {value!r}")
-    heads = _whole_number(form, "num_attention_heads", path)
-    if (groups := form.get("num_key_value_heads")) not in (None, heads):
-        reason = f"is {groups!r}; it must be num_attention_heads, {heads}"
-        raise CorruptShard(path, "num_key_value_heads", reason)
-    try:
-        return OlmoConfig(
-            d_model=_whole_number(form, "hidden_size", path),
-            n_layers=_whole_number(form, "num_hidden_layers", path),
-            n_heads=heads,
-            mlp_hidden_size=2 * _whole_number(form, "intermediate_size", path),
-            vocab_size=_whole_number(form, "vocab_size", path),
-            max_sequence_length=_whole_number(form, "max_position_embeddings", path),
-            rope_theta=_rope_theta(form, path),
-            tie_embeddings=bool(form.get("tie_word_embeddings", False)),
-            clip_qkv=form.get("clip_qkv"),
-        )
-    except (TypeError, ValueError) as error:
-        raise CorruptShard(path, None, f"not the config of an OLMo 1 ({error})") from error
-
-
-def _whole_number(form: Mapping[str, Any], name: str, path: Path) -> int:
-    value = form.get(name)
-    if type(value) is not int:
-        raise CorruptShard(path, name, f"is {value!r}; it must be a whole number")
-    return value
-
-
-def _rope_theta(form: Mapping[str, Any], path: Path) -> float:
-    """The base of the rotary angles: a field of its own or, since version 5, an inner one."""
-    inner = form.get("rope_parameters") or {}
-    if form.get("rope_scaling"):
-        raise CorruptShard(path, "rope_scaling", f"is {form['rope_scaling']!r}; it must be null")
-    for name, value in inner.items():
-        if name != "rope_theta" and (name, value) != ("rope_type", "default"):
-            reason = f"is {value!r}; an OLMo 1 has rope_theta and the rope_type 'default' only"
-            raise CorruptShard(path, f"rope_parameters.{name}", reason)
-    found = [each["rope_theta"] for each in (form, inner) if "rope_theta" in each]
-    if not all(type(each) in (int, float) and each == found[0] for each in found):
-        raise CorruptShard(path, "rope_theta", f"is {found}; it must be one number")
-    return float(found[0]) if found else ROPE_THETA
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        form = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptShard(path, None, f"not readable JSON ({error})") from error
-    if not isinstance(form, dict):
-        raise CorruptShard(path, None, f"is a JSON {type(form).__name__}; it must be an object")
-    return form
+    return read_index(source / INDEX, ".safetensors")

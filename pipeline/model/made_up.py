@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from pipeline.core.files import write_json
 from pipeline.model.config import OlmoConfig
-from pipeline.model.hf import WEIGHTS, hf_config, to_hf_state
+from pipeline.model.hf import WEIGHTS, to_hf_state
+from pipeline.model.hf_config import hf_config
 from pipeline.model.olmo import Olmo
 
 

@@ -35,6 +35,7 @@ _NO_LINE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, R
 _ROW = {
     "step": int,
     "loss": float | None,
+    "z_loss": float | None,  # the part of it that is no cross-entropy
     "lr": float | None,
     "grad_norm": float | None,
     "num_tokens_read": int | None,

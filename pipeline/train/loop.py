@@ -320,22 +320,23 @@ class Run:
         if weight == 0:
             raise CorruptShard(f"the batch of step {update}", None, "has no token to be learned")
         total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        z_total = torch.zeros_like(total)
         parts = list(parts_of(batch, self.objective, self.training.launch.microbatch))
         for number, part in enumerate(parts, 1):
             reduce_gradients(self.model, self.training.launch, last=number == len(parts))
             with torch.autocast(
                 ranks.device.type, torch.bfloat16, enabled=self.precision == "bf16"
             ):
-                loss = self.objective.total(self.model, part)
+                loss = self.objective.total(self.model, part, z_total)
             scaled = loss * (ranks.size / weight)  # FSDP takes the mean over ranks
             torch.autograd.backward(scaled)
             total += loss.detach()
         norms = gradient_norm(self.model.parameters()), parameter_norm(self.model.parameters())
-        known = torch.stack((total, *(each.double() for each in norms)))
-        loss_here, norm, param_norm = (
+        known = torch.stack((total, z_total, *(each.double() for each in norms)))
+        loss_here, z_here, norm, param_norm = (
             known.tolist()
         )  # a card has nothing to do while both are waited for
-        mean = ranks.summed(loss_here)[0] / weight
+        mean, z_mean = (each / weight for each in ranks.summed(loss_here, z_here))
         skipped = self._is_left_out(update, mean, norm)
         rate = config.schedule(update)
         if not skipped:
@@ -350,6 +351,7 @@ class Run:
         return {
             "step": update,
             "loss": history.finite(mean),
+            **({"z_loss": history.finite(z_mean)} if config.z_loss else {}),
             "lr": rate,
             "grad_norm": history.finite(norm),
             "param_norm": history.finite(param_norm),  # before the update

@@ -154,9 +154,11 @@ def scalars(row: Row) -> dict[str, float]:
 
 
 def perplexity(row: Row) -> dict[str, float]:
-    """Of a loss that is a mean over tokens: its exponential; nothing where that is not known."""
-    loss = row["loss"]
-    return {} if loss is None or loss > LARGEST else {"perplexity": math.exp(loss)}
+    """Of a mean over tokens: the exponential of its cross-entropy; nothing where it is unknown."""
+    loss, z_loss = row["loss"], row.get("z_loss", 0.0)
+    if loss is None or z_loss is None or loss - z_loss > LARGEST:
+        return {}
+    return {"perplexity": math.exp(loss - z_loss)}
 
 
 @contextmanager

@@ -27,6 +27,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--mfu", type=float, help="share of its operations that is used; 0.5")
     parser.add_argument("--pue", type=float, help="power usage effectiveness; 1.1")
     parser.add_argument("--intensity", type=float, help="kg of CO2 a kWh of the grid; 0.61")
+    parser.add_argument(
+        "--network-gbps",
+        type=float,
+        help="Gb/s out of a node, each way; by default as machines with the card have",
+    )
     form = parser.add_mutually_exclusive_group()
     for each in ("json", "dot", "mermaid"):
         form.add_argument(f"--{each}", action="store_const", const=each, dest="form")
@@ -34,11 +39,12 @@ def main(arguments: list[str]) -> int:
     from steps.cli.experiment import SyntaxFault, build_experiment, open_results, with_inputs
     from steps.plan.costs import Assumptions, as_form, as_table, foretell
 
-    said = {name: getattr(options, name) for name in ("gpu", "mfu", "pue", "intensity")}
+    names = ("gpu", "mfu", "pue", "intensity", "network_gbps")
+    said = {name: getattr(options, name) for name in names}
     try:
         assumed = Assumptions(**{name: each for name, each in said.items() if each is not None})
     except ValueError as fault:
-        raise SyntaxFault(f"--{fault}") from fault
+        raise SyntaxFault(f"--{fault}".replace("network_gbps", "network-gbps")) from fault
     steps = build_experiment(options.experiment, options.overrides)
     steps = with_inputs(steps, options.step) if options.step else steps
     results = open_results(options.workspace, options.strict, options.experiment)

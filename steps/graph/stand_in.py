@@ -247,7 +247,7 @@ class _Supplier:
             return values
         if not isinstance(path, str) or is_url(path):
             return values
-        from pipeline.model.hf import read_config
+        from pipeline.model.hf_config import read_config
 
         config = read_config(Path(path) / "config.json")
         return {"path": self._model(config, self.folder / found.step)}

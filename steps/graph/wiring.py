@@ -330,7 +330,9 @@ def _component(
         raise WiringError(f"{path} is {value!r}; it must be an object ({options})")
     value = dict(value)
     if named:
-        kind = value.pop("type", None)
+        if "type" not in value:
+            raise WiringError(f"{path}.type is missing{nearest('', classes)}")
+        kind = value.pop("type")
         if not isinstance(kind, str) or kind not in classes:
             raise WiringError(
                 f"{path}.type is {kind!r}, which is not known{nearest(kind, classes)}"

@@ -11,7 +11,7 @@ from tango.step import Step
 
 from pipeline.core.energy import INTENSITY, PUE
 from pipeline.core.terminal import counted, duration, size
-from pipeline.train.plan.cards import CARDS, Card, find_card
+from pipeline.train.plan.cards import CARDS, GBPS, Card, find_card
 from pipeline.train.plan.foretelling import Effort, Job
 from steps.execution.needs import Needs, num_bytes
 from steps.train import TrainingStep
@@ -27,12 +27,15 @@ class Assumptions:
 
     Args:
         gpu: the card; by default a step's `gpu_type`, or an H100 where it asks for GPUs.
+        network_gbps: gigabits a second that go out of a node, each way; by default as
+            `pipeline/train/plan/cards.py` says.
     """
 
     gpu: str | None = None
     mfu: float = MFU
     pue: float = PUE
     intensity: float = INTENSITY
+    network_gbps: float | None = None
 
     def __post_init__(self) -> None:
         if self.gpu is not None and find_card(self.gpu) is None:
@@ -44,6 +47,12 @@ class Assumptions:
             raise ValueError(f"pue is {self.pue}; it must be at least 1")
         if not 0 <= self.intensity < math.inf:
             raise ValueError(f"intensity is {self.intensity}; it must be finite and not negative")
+        if self.network_gbps is not None and not 0 < self.network_gbps < math.inf:
+            raise ValueError(f"network_gbps is {self.network_gbps}; it must be positive and finite")
+
+    def effort(self, job: Job, card: Card) -> Effort:
+        network = None if self.network_gbps is None else self.network_gbps * GBPS
+        return Effort(job, card, self.mfu, self.pue, self.intensity, network)
 
 
 @dataclass(frozen=True)
@@ -68,10 +77,12 @@ def foretell(steps: Iterable[Step[Any]], assumed: Assumptions) -> list[Foretold]
     for step in steps:
         if isinstance(step, TrainingStep) and (job := step.job()) is not None:
             card = _card(step, assumed)
-            effort = (
-                Effort(job, card, assumed.mfu, assumed.pue, assumed.intensity) if card else None
-            )
-            warnings = [f"{step.name} {each}" for each in _warnings(step, job, card, assumed)]
+            effort = assumed.effort(job, card) if card else None
+            told = [
+                *_warnings(step, job, card, assumed),
+                *(_slow_network(effort) if effort else ()),
+            ]
+            warnings = [f"{step.name} {each}" for each in told]
             found.append(Foretold(step.name, job, effort, step.FULL_ROWS, warnings))
     return found
 
@@ -104,6 +115,29 @@ def _warnings(step: Step[Any], job: Job, card: Card | None, assumed: Assumptions
     each, gpus = job.launch.ranks, resources.gpu_count
     if gpus and each != gpus:
         yield f"launches {counted(each, 'rank')} a machine, and step_resources.gpu_count is {gpus}"
+
+
+def _slow_network(effort: Effort) -> Iterator[str]:
+    """Where an update cannot be as fast as the MFU has it, as its traffic alone takes longer."""
+    took, network = effort.communication_seconds, effort.out_of_node
+    if took is None:
+        yield (
+            f"spans nodes of {effort.card.name}, whose network is not known: say --network-gbps, "
+            "or what is sent is not held against it"
+        )
+    elif took > effort.update_seconds:
+        within = f"{size(effort.card.link)} a second over a card's link"
+        out = f" and {network / GBPS:,.0f} Gb/s out of a node" if _spans(effort) and network else ""
+        most = effort.mfu * effort.update_seconds / took
+        yield (
+            f"sends for {took:.3g} s in an update that is to take {effort.update_seconds:.3g} s: "
+            f"at {within}{out}, with nothing else on them, the MFU is at most {most:.2g}, "
+            f"and not {effort.mfu:g}"
+        )
+
+
+def _spans(effort: Effort) -> bool:
+    return effort.job.ranks > effort.job.launch.ranks
 
 
 Row = tuple[str, Callable[[Foretold], str]]
@@ -176,6 +210,10 @@ def _effort() -> Iterator[Row]:
     yield "GPU", of(lambda each: each.card.name)
     yield "tokens a second", of(lambda each: f"{each.tokens_per_second:,.0f}")
     yield "a rank sends, a second", of(_sent)
+    yield "a card's link carries", of(lambda each: size(each.card.link) if _sent(each) else "")
+    yield "a node's network carries", of(_carried)
+    yield "an update", of(lambda each: f"{each.update_seconds:.3g} s")
+    yield "  sending alone takes", of(_sending)
     yield "GPU-hours", of(lambda each: f"{each.gpu_hours:,.0f}")
     yield "time", of(lambda each: duration(86400 * each.days))
     yield "energy, kWh", of(lambda each: f"{each.kwh:,.0f}")
@@ -199,6 +237,15 @@ def _sent(effort: Effort) -> str:
     traffic = effort.job.traffic()
     num_bytes = traffic.all_gather + traffic.reduce_scatter + traffic.all_reduce
     return _some(num_bytes * effort.tokens_per_second / effort.job.tokens_per_update)
+
+
+def _carried(effort: Effort) -> str:
+    return size(effort.out_of_node) if _spans(effort) and effort.out_of_node else ""
+
+
+def _sending(effort: Effort) -> str:
+    seconds = effort.communication_seconds
+    return "not known" if seconds is None else f"{seconds:.3g} s" if seconds else ""
 
 
 def _ranks(each: Foretold) -> str:
@@ -248,6 +295,10 @@ def as_form(each: Foretold) -> dict[str, Any]:
             "gpu": effort.card.name,
             "mfu": effort.mfu,
             "tokens_per_second": effort.tokens_per_second,
+            "seconds_per_update": effort.update_seconds,
+            "communication_seconds_per_update": effort.communication_seconds,
+            "link_bytes_per_second": effort.card.link,
+            "node_bytes_per_second": effort.out_of_node,
             "gpu_hours": effort.gpu_hours,
             "days": effort.days,
             "kwh": effort.kwh,

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -116,6 +117,22 @@ def test_a_checkpoint_with_other_tensors_is_refused(tmp_path, change):
         path.write_bytes(b"not a safetensors file")
     with pytest.raises(CorruptShard, match="safetensors|holds weights"):
         load_checkpoint_model(checkpoints, checkpoints.latest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": "32"}, "model.d_model is '32'; it must be of type int"),
+        ({"tie_embeddings": "false"}, "model.tie_embeddings is 'false'"),
+        ({"width": 1}, "model has the fields"),
+        ({"n_layers": 10**9}, "num_hidden_layers: is 1000000000; its files hold 10 tensors"),
+    ],
+)
+def test_a_manifest_whose_shape_is_none_is_refused(tmp_path, changes, message):
+    checkpoints = write_checkpoints(tmp_path, [tiny_model()])
+    odd = dataclasses.replace(checkpoints, model=checkpoints.model | changes)
+    with pytest.raises(CorruptShard, match=message):
+        load_checkpoint_model(odd, odd.latest)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,14 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.series import history_rows
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.train.config import Launch, Upkeep
-from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases, listening, scalars
+from pipeline.train.monitors import (
+    Monitor,
+    TensorBoard,
+    WeightsAndBiases,
+    listening,
+    perplexity,
+    scalars,
+)
 from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 from tests.train.conftest import ONE, SHAPE, config
@@ -179,6 +186,16 @@ def test_wandb_gets_the_numbers_of_each_update_and_a_resumed_run_goes_on(run, mo
         given.append((fake.given["id"], fake.given["mode"], fake.given["dir"]))
     assert given == [(made.series[:32], "offline", str(made.series_root))] * 2
     assert fake.given["config"]["train"]["batch_size"] == 4
+
+
+def test_the_perplexity_is_that_of_the_cross_entropy_and_not_of_the_z_loss(run):
+    plain = history_rows(run(config(3), series="a" * 64).series_root)[1]
+    with_z = run(config(3, z_loss=0.1), Launch(threads=1, microbatch=3), series="b" * 64, name="z")
+    row = history_rows(with_z.series_root)[1]
+    assert row["z_loss"] > 1 and "z_loss" not in plain
+    assert row["loss"] - row["z_loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert perplexity(row) == pytest.approx(perplexity(plain), rel=1e-4)
+    assert perplexity({"loss": None, "z_loss": 0.1}) == perplexity({"loss": 1.0, "z_loss": None})
 
 
 @pytest.mark.parametrize(("objective", "loss", "told"), [("masked", 0.0, 1.0), ("dpo", 0.5, None)])

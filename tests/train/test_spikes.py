@@ -83,7 +83,7 @@ def spiking(monkeypatch, at, height=100.0):
         plain = objective.setdefault("total", type(self.objective).total)
         factor = height if number in at else 1.0
         monkeypatch.setattr(
-            type(self.objective), "total", lambda s, model, part: plain(s, model, part) * factor
+            type(self.objective), "total", lambda s, *given: plain(s, *given) * factor
         )
         return total(self, number)
 

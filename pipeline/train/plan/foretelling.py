@@ -170,6 +170,7 @@ class Effort:
         mfu: model FLOPs utilization, as `pipeline/train/speed.py` measures it.
         pue: power usage effectiveness of the data centre.
         intensity: kilograms of CO2-equivalent a kWh of its grid.
+        network: bytes a second that go out of a node; by default as `Card` says.
     """
 
     job: Job
@@ -177,6 +178,7 @@ class Effort:
     mfu: float
     pue: float = PUE
     intensity: float = INTENSITY
+    network: float | None = None
 
     @property
     def gpu_hours(self) -> float:
@@ -190,6 +192,46 @@ class Effort:
     def tokens_per_second(self) -> float:
         """Of all GPUs."""
         return self.job.num_tokens / (self.days * 86400)
+
+    @property
+    def update_seconds(self) -> float:
+        return self.job.tokens_per_update / self.tokens_per_second
+
+    @property
+    def out_of_node(self) -> float | None:
+        """Bytes a second that the network of a node carries; None where that is not known."""
+        if self.network is None and self.card.network is not None:
+            return self.card.network * self.job.launch.ranks
+        return self.network
+
+    @property
+    def communication_seconds(self) -> float | None:
+        """That an update's traffic takes alone; None where it needs a network that is not known.
+
+        Each collective has the whole bandwidth for itself and goes at the pace of a ring's slowest
+        part: a card's link, or the node's network, which all rings share that leave the node.
+        Ranks of one copy of the model are neighbours: their ring leaves a node once. Of ranks that
+        hold the same part of different copies, there are as many rings as parts in a node.
+        """
+        job, traffic, of_node = self.job, self.job.traffic(), self.job.launch.ranks
+        shards = job.shards
+        collectives = (  # bytes, rings that leave a node, and whether they use links within it
+            (traffic.all_gather + traffic.reduce_scatter, int(shards > of_node), of_node > 1),
+            (
+                traffic.all_reduce,
+                min(shards, of_node) if job.ranks > of_node else 0,
+                shards < of_node,
+            ),
+        )
+        seconds = 0.0
+        for num_bytes, rings, linked in collectives:
+            if num_bytes:
+                if rings and self.out_of_node is None:
+                    return None
+                paces = [self.card.link] if linked else []
+                paces += [self.out_of_node / rings] if rings and self.out_of_node else []
+                seconds += num_bytes / min(paces)
+        return seconds
 
     @property
     def kwh(self) -> float:

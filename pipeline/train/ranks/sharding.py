@@ -10,6 +10,7 @@ from pipeline.model.olmo import Block, Olmo
 from pipeline.train.config import Precision
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.launches import Launch
+from pipeline.train.ranks.shared_memory import share_memory
 
 
 def build_model(
@@ -61,6 +62,8 @@ def _shard(model: Olmo, ranks: Ranks, launch: Launch, precision: Precision) -> N
             reshard_after_forward=launch.reshard_after_forward,
         )
     fully_shard(model, mesh=mesh, mp_policy=policy)
+    if device == "cpu" and parts == ranks.size > 1:
+        share_memory([*model.blocks, model], ranks)
 
 
 def reduce_gradients(model: Olmo, launch: Launch, *, last: bool) -> None:

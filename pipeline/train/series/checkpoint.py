@@ -10,7 +10,8 @@ rows (pipeline/store/tensors.py). No rank ever holds more than its own part; no 
 The files are those of torch.distributed.checkpoint's Hugging Face storage, and its reader and
 planner give each rank its rows back, whatever the number of ranks was. Its writer is not used: it
 brings nothing for tensors that FSDP2 cuts along their rows, builds every file in memory once more,
-and gathers plans and results as pickled objects of all ranks before and after.
+and gathers plans and results of all ranks as pickled objects. Its reader would do that with plans
+too: here each rank plans and reads for itself (`no_dist`), so nothing is pickled between ranks.
 """
 
 from __future__ import annotations
@@ -227,7 +228,7 @@ def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or unin")
         reader = HuggingFaceStorageReader(os.fspath(paths[0].parent))
         reader.fs = Listed()
-        load(tensors, storage_reader=reader)
+        load(tensors, storage_reader=reader, no_dist=True)
 
 
 def clear_temporary(folder: Path) -> None:

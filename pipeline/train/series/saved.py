@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.core.artifacts import Checkpoint, checkpoint_name
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import file_sha256
+from pipeline.store import verified
 from pipeline.store.series import (
     checkpoint_files,
     drop_state,
@@ -126,12 +127,16 @@ def _warn_of_dropped(there: list[int], stretches: Iterable[Stretch]) -> None:
 
 
 def is_saved(series: Path, config: TrainConfig) -> bool:
-    """Whether all that a view shows is there and whole; nothing is changed, as others may train."""
+    """Whether all that a view shows is there and whole; nothing is changed, as others may train.
+
+    What is known to be whole is not read again (`pipeline/store/verified.py`).
+    """
     try:
         if last_whole_step(series) < config.last_step:
             return False
         for step in config.kept_steps:
-            _require_whole(folder_of(series, step), step, with_state=False)
+            _require_step(folder_of(series, step), step)
+            verified.require_whole(folder_of(series, step))
     except (CorruptShard, OSError):
         return False
     return True

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from pipeline.core.errors import PipelineError
 from pipeline.model.olmo import Olmo
+from pipeline.store import verified
 from pipeline.store.series import CheckpointRecord
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.series import checkpoint, saved
@@ -123,20 +124,20 @@ class CheckpointWriter:
         if self.ranks.rank == 0:
             checkpoint.commit(folder, record)
             if folder != checkpoint.stopped_folder(folder.parent):
+                verified.note_whole(folder)
                 saved.drop_states(folder.parent, self.retention, record.step)
 
     def _agreed(self, work: Callable[[], Any]) -> list[Any]:
-        """What some work gave in each rank; raises in all of them where it failed in one."""
+        """What some work gave in each rank, as JSON; raises in all where it failed in one."""
         if self.group is None:
             return [work()]
-        mine: tuple[Any, str | None]
+        given = failure = None
         try:
-            mine = work(), None
+            given = work()
         except Exception as error:
-            mine = None, f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
-        said: list[Any] = [None] * self.ranks.size
-        dist.all_gather_object(said, mine, group=self.group)
-        for _, failure in said:
-            if failure is not None:
-                raise PipelineError(failure)
-        return [given for given, _ in said]
+            failure = f"rank {self.ranks.rank}: {type(error).__name__}: {error}"
+        told = self.ranks.told([given, failure], self.group)
+        for _, each in told:
+            if each is not None:
+                raise PipelineError(each)
+        return [each for each, _ in told]

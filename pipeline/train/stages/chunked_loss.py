@@ -23,8 +23,11 @@ def summed_loss(
     targets_N: Tensor,
     z_loss: float = 0.0,
     compiled: bool = False,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """The sum of the tokens' cross-entropy, and of `z_loss` times log(Z) squared, in nats.
+
+    Returns:
+        The sum, and the part of it that is no cross-entropy, which has no gradient of its own.
 
     The gradients of a sum are known when the logits are, so they are computed with them, a chunk
     at a time, and no logits are kept. Added up in float64.
@@ -33,10 +36,10 @@ def summed_loss(
         compiled: compile what is done to a chunk, so that its logits are written once, and their
             gradient once, both as wide as the matrix products are.
     """
-    loss: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
+    sums: tuple[Tensor, Tensor] = _SummedLoss.apply(  # type: ignore[no-untyped-call]
         hidden_ND, weight_VD, targets_N, z_loss, _product_type(hidden_ND), compiled
     )
-    return loss
+    return sums
 
 
 def token_losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -60,8 +63,9 @@ class _SummedLoss(torch.autograd.Function):
         z_loss: float,
         kind: torch.dtype,
         compiled: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
+        z_total = torch.zeros_like(total)
         wanted = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if wanted else None
         grads = []
@@ -69,14 +73,16 @@ class _SummedLoss(torch.autograd.Function):
         with torch.autocast(hidden_ND.device.type, enabled=False):
             weight = weight_VD.detach().to(kind)
             for hidden, targets in _chunks(hidden_ND.detach(), targets_N, weight_VD):
-                loss, grad = add(hidden.to(kind), weight, targets, z_loss, grad_VD)
+                loss, z, grad = add(hidden.to(kind), weight, targets, z_loss, grad_VD)
                 total += loss
+                z_total += z
                 if grad is not None:
                     grads.append(grad)
         if grad_VD is not None:
             made = torch.cat(grads).to(hidden_ND.dtype) if grads else torch.zeros_like(hidden_ND)
             ctx.save_for_backward(made, grad_VD.to(weight_VD.dtype))
-        return total
+        ctx.mark_non_differentiable(z_total)
+        return total, z_total
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -90,18 +96,23 @@ def _add_chunk(
     targets_N: Tensor,
     z_loss: float,
     grad_VD: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
-    """The summed loss of a chunk and its gradient by the rows; that by the matrix is added."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A chunk's summed loss, the z-loss in it, and its gradient by the rows.
+
+    The gradient by the matrix is added to `grad_VD`.
+    """
     logits_NV = (hidden_ND @ weight_VD.T).float()
     logprobs_NV = logits_NV.log_softmax(-1)
     places = targets_N[:, None]
     said = logprobs_NV.gather(-1, places)
     log_z = logits_NV.gather(-1, places) - said
     loss = -said.sum(dtype=torch.float64)
+    z = torch.zeros_like(loss)
     if z_loss:
-        loss = loss + z_loss * log_z.square().sum(dtype=torch.float64)
+        z = z_loss * log_z.square().sum(dtype=torch.float64)
+        loss = loss + z
     if grad_VD is None:
-        return loss, None
+        return loss, z, None
     probs_NV = logprobs_NV.exp_()
     of_target = said.exp()
     if z_loss:
@@ -111,11 +122,11 @@ def _add_chunk(
     kind = hidden_ND.dtype
     grad_NV = probs_NV.to(kind).scatter_(-1, places, (of_target - 1).to(kind))
     grad_VD += grad_NV.T @ hidden_ND
-    return loss, grad_NV @ weight_VD
+    return loss, z, grad_NV @ weight_VD
 
 
 @functools.cache
-def _compiled_add_chunk() -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _compiled_add_chunk() -> Callable[..., tuple[Tensor, Tensor, Tensor | None]]:
     return torch.compile(_add_chunk)
 
 

@@ -36,8 +36,12 @@ class Objective(Protocol):
         """The tokens that the loss is of."""
         ...
 
-    def total(self, model: Olmo, batch: Batch) -> Tensor:
-        """The loss, in nats, summed over the batch."""
+    def total(self, model: Olmo, batch: Batch, z_total: Tensor | None = None) -> Tensor:
+        """The loss, in nats, summed over the batch.
+
+        Args:
+            z_total: a number to which the z-loss is added that is part of the sum.
+        """
         ...
 
 
@@ -71,12 +75,12 @@ class NextToken:
     def num_learned(self, batch: Batch) -> int:
         return self.weight(batch)
 
-    def total(self, model: Olmo, batch: Batch) -> Tensor:
+    def total(self, model: Olmo, batch: Batch, z_total: Tensor | None = None) -> Tensor:
         ids_BT = batch["input_ids"]
         seen_BTT = None if self.end_id is None else within_documents(ids_BT, self.end_id)
         hidden_ND = model(ids_BT, seen_BTT=seen_BTT)[:, :-1].flatten(0, 1)
         targets_N = ids_BT[:, 1:].flatten()
-        return summed_loss(hidden_ND, _projection(model), targets_N, self.z_loss, model.compiled)
+        return _summed(model, hidden_ND, targets_N, self.z_loss, z_total)
 
 
 def within_documents(ids_BT: Tensor, end_id: int) -> Tensor:
@@ -105,11 +109,11 @@ class Masked:
     def num_learned(self, batch: Batch) -> int:
         return self.weight(batch)
 
-    def total(self, model: Olmo, batch: Batch) -> Tensor:
+    def total(self, model: Olmo, batch: Batch, z_total: Tensor | None = None) -> Tensor:
         ids_BT, learned = batch["input_ids"], batch["mask"][:, 1:].bool()
         hidden_ND = model(ids_BT)[:, :-1][learned]
         targets_N = ids_BT[:, 1:][learned]
-        return summed_loss(hidden_ND, _projection(model), targets_N, self.z_loss, model.compiled)
+        return _summed(model, hidden_ND, targets_N, self.z_loss, z_total)
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,20 @@ class DpoLoss:
     def num_learned(self, batch: Batch) -> int:
         return int(batch["mask"][:, 1:].sum())
 
-    def total(self, model: Olmo, batch: Batch) -> Tensor:
+    def total(self, model: Olmo, batch: Batch, z_total: Tensor | None = None) -> Tensor:
         policy_B = sequence_logprobs(model, batch["input_ids"], batch["mask"])
         gain_B = policy_B - batch["reference"]
         chosen, rejected = gain_B.chunk(2)
         return -F.logsigmoid(self.beta * (chosen - rejected)).sum()
+
+
+def _summed(
+    model: Olmo, hidden_ND: Tensor, targets_N: Tensor, z_loss: float, z_total: Tensor | None
+) -> Tensor:
+    loss, z = summed_loss(hidden_ND, _projection(model), targets_N, z_loss, model.compiled)
+    if z_total is not None:
+        z_total += z
+    return loss
 
 
 def sequence_logprobs(model: Olmo, ids_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -232,7 +232,8 @@ def test_in_the_process_of_the_run_a_breakpoint_has_the_terminal(lab):
 def test_training_that_saves_its_state_has_the_time_for_it(lab, tmp_path):
     lab.write(a=toy(does="save_slowly"))
     code = (
-        "import sys; from steps.execution import pool; pool.GRACE_SECONDS = dict.fromkeys(range(64), 0.1);"
+        "import sys; from steps.execution import pool;"
+        "pool.GRACE_SECONDS = dict.fromkeys(range(64), 0.1);"
         "from steps.cli.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     running = subprocess.Popen(

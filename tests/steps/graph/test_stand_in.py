@@ -89,7 +89,7 @@ def test_a_given_file_that_cannot_be_read_is_told(tmp_path, name, file, message)
 
 
 def test_a_folder_of_a_whole_model_is_made_small_too(tmp_path):
-    from pipeline.model.hf import read_config
+    from pipeline.model.hf_config import read_config
     from pipeline.model.made_up import write_made_up_model
 
     released = OlmoConfig(128, 4, 4, 256, 300, 512, tie_embeddings=True)

@@ -82,6 +82,10 @@ def test_a_graph_is_built_with_typed_components():
             {"kept": {"rules": [{"type": "kep", "attribute": "gopher.word_count", "at_least": 5}]}},
             r"steps\.kept\.rules\[0\]\.type is 'kep'.*'keep'",
         ),
+        (
+            {"quality": {"taggers": [{"min_words_per_line": 3}]}},
+            r"taggers\[0\]\.type is missing; there is c4, .*gopher",
+        ),
         ({"kept": {"needs": {"type": "need"}}}, r"steps\.kept\.needs\.type is 'need'.*'needs'"),
         (
             {"kept": {"rules": [{"attribute": "gopher.word_count", "at_least": 9, "at_most": 5}]}},

@@ -93,6 +93,31 @@ def test_a_card_of_unknown_numbers_is_said_and_no_time_told():
     assert base.warnings == ["base asks for gpu_type 'T4', whose numbers are not known; say --gpu"]
 
 
+def test_traffic_that_a_network_does_not_carry_in_an_updates_time_is_said():
+    assert not foretold(SEVEN, network_gbps=1300)["base"].warnings
+    base, sft = (foretold(SEVEN, network_gbps=100)[name] for name in ("base", "sft"))
+    assert base.warnings == [
+        "base sends for 4.34 s in an update that is to take 0.359 s: at 450 GB a second over a "
+        "card's link and 100 Gb/s out of a node, with nothing else on them, the MFU is at most "
+        "0.041, and not 0.5"
+    ]
+    assert not sft.warnings  # within a node
+    assert as_form(base)["effort"]["communication_seconds_per_update"] == pytest.approx(4.34, 0.01)
+
+
+def test_traffic_over_pcie_is_held_against_pcie():
+    found = foretold(SEVEN, gpu="H100 PCIe", network_gbps=400)
+    assert [each.startswith("sft sends for 5.9") for each in found["sft"].warnings] == [True]
+    assert "H100 PCIe" in "".join(as_table(list(found.values())))
+
+
+def test_a_network_that_is_not_known_is_said_and_not_held_against():
+    base = foretold(SEVEN, gpu="H200 NVL")["base"]
+    [warning] = base.warnings
+    assert warning.startswith("base spans nodes of H200 NVL, whose network is not known")
+    assert "not known" in "".join(as_table([base]))
+
+
 def test_without_gpus_the_table_is_short_and_tells_no_time():
     lines = list(as_table(list(foretold(TINY).values()), full=False))
     assert len(lines) < 14
@@ -103,7 +128,9 @@ def test_without_gpus_the_table_is_short_and_tells_no_time():
 @pytest.mark.parametrize(
     "option, says",
     [
-        (["--gpu", "T4"], "--gpu is 'T4'; it must be one of H100 PCIe, "),
+        (["--gpu", "T4"], "--gpu is 'T4'; it must be one of H100, H100 PCIe, "),
+        (["--gpu", "B200 NVL"], "--gpu is 'B200 NVL'; it must be one of H100, "),
+        (["--network-gbps", "0"], "--network-gbps is 0.0; it must be positive and finite"),
         (["--mfu", "0"], "--mfu is 0.0; it must be above 0 and at most 1"),
         (["--pue", "0.5"], "--pue is 0.5; it must be at least 1"),
         (["--pue", "nan"], "--pue is nan; it must be at least 1"),

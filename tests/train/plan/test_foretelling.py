@@ -103,6 +103,11 @@ def test_time_and_energy_follow_from_operations():
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
         ("AMD Instinct MI250X", "MI250X"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200 NVL"),
+        ("NVIDIA H100 NVL", "H100 NVL"),
+        ("NVIDIA A100-PCIE-40GB", "A100 PCIe 40GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 PCIe"),
     ],
 )
 def test_a_card_is_known_by_any_of_its_names(name, card):
@@ -111,6 +116,38 @@ def test_a_card_is_known_by_any_of_its_names(name, card):
 
 def test_an_unknown_card_is_none():
     assert find_card("T4") is None and find_card("") is None
+    assert find_card("NVIDIA H200 PCIe") is None and find_card("B200 NVL") is None
+
+
+def seconds(launch, network=None, card="H100"):
+    job = Job(OLMO_7B, config(batch_size=64), launch, 2048)
+    effort = Effort(job, find_card(card), mfu=0.5, network=network)
+    return effort.communication_seconds, job.traffic()
+
+
+def test_within_a_node_traffic_takes_the_cards_links():
+    assert seconds(Launch())[0] == 0
+    took, traffic = seconds(Launch(ranks=8), network=1)
+    assert took == (traffic.all_gather + traffic.reduce_scatter) / 450e9
+
+
+def test_a_ring_over_nodes_has_the_pace_of_its_slowest_part():
+    took, traffic = seconds(Slurm(ranks=8, nodes=4))
+    sent = traffic.all_gather + traffic.reduce_scatter
+    assert took == sent / (8 * 50e9)
+    assert seconds(Slurm(ranks=8, nodes=4), network=1e12)[0] == sent / 450e9
+    took, traffic = seconds(Slurm(ranks=1, nodes=4), network=1e12)  # no link is used
+    assert took == (traffic.all_gather + traffic.reduce_scatter) / 1e12
+    assert seconds(Slurm(ranks=8, nodes=4), card="H100 PCIe")[0] is None
+
+
+def test_rings_among_the_copies_of_nodes_share_the_network():
+    took, traffic = seconds(Slurm(ranks=8, nodes=4, shard_within=8), network=80e9)
+    within = (traffic.all_gather + traffic.reduce_scatter) / 450e9
+    assert took == pytest.approx(within + traffic.all_reduce / 10e9)
+    took, traffic = seconds(Slurm(ranks=8, nodes=4, shard_within=4), network=80e9)
+    within = (traffic.all_gather + traffic.reduce_scatter) / 450e9
+    assert took == pytest.approx(within + traffic.all_reduce / 20e9)
 
 
 def test_one_rank_sends_nothing():

@@ -30,6 +30,8 @@ class Meet:
 
     def __call__(self, ranks):
         told = ranks.agreed(lambda: {"from": os.getpid()})
+        each = [{"é" * (9 * rank): rank} for rank in range(ranks.size)]  # of unequal lengths
+        assert ranks.told(each[ranks.rank]) == each
         (self.folder / f"{ranks.rank}-{ranks.size}-{ranks.local}").write_text(str(told["from"]))
         if ranks.rank == self.fails:
             FAULTS[self.how]()

@@ -6,16 +6,23 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint.utils as dcp_utils
+import torch.distributed.distributed_c10d as distributed_c10d
 
 from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.store.series import history_rows, read_segments, segment_rows
 from pipeline.tokens.olmo_order import OlmoShuffle
+from pipeline.train import loop
 from pipeline.train.config import Launch
+from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.series import saved
 from pipeline.train.stages.pretrain import pretrain
 from tests.small_disk import small_disk
@@ -47,6 +54,31 @@ def test_masked_documents_in_the_order_of_olmo_are_trained_on_alike_by_ranks(run
         run(config(9), series="c" * 64, name="three", hooks={**hooks, "mask_documents": False})
     )
     assert plain != pytest.approx(unmasked, rel=2e-5)
+
+
+@dataclass(frozen=True)
+class WithoutObjects:
+    """The work of a rank in which what would be pickled between ranks is an error."""
+
+    work: Callable[[Ranks], None]
+
+    def __call__(self, ranks):
+        for name in ("all_gather", "gather", "broadcast", "scatter", "send", "recv"):
+            for each in (f"{name}_object", f"{name}_object_list"):
+                for module in (dist, distributed_c10d, dcp_utils.dist):
+                    if hasattr(module, each):
+                        setattr(module, each, self.refused)
+        self.work(ranks)
+
+    def refused(self, *_, **__):
+        raise AssertionError("ranks tell each other objects")
+
+
+def test_nothing_is_pickled_between_ranks_that_save_and_go_on(run, monkeypatch):
+    start = loop.run_ranks
+    monkeypatch.setattr(loop, "run_ranks", lambda work, *how: start(WithoutObjects(work), *how))
+    run(config(6, stop_at=3), of(2), name="first")
+    assert run(config(6), of(2), name="second").latest.step == 6
 
 
 def test_a_series_goes_on_from_any_number_of_ranks_to_any_other(run):

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.store import inventory
 from pipeline.store import series as series_files
 from pipeline.store.series import (
     add_lines,
@@ -149,6 +150,20 @@ def test_a_saved_view_that_is_damaged_is_made_again_under_the_lease(run):
     whole, lease = run(config(9), name="whole"), Lease()
     flip(whole, 1)
     again = run(config(9), name="again", hooks={"lease": lease})
+    assert again.content == whole.content and lease.times == 1
+
+
+def test_large_weights_are_read_for_a_view_only_where_their_time_moved(run, monkeypatch):
+    monkeypatch.setattr(inventory, "SMALL_BYTES", 0)
+    whole, lease = run(config(9), name="whole"), Lease()
+    path = whole.folder(whole.steps[1]) / "model.safetensors"
+    before = path.stat().st_mtime_ns
+    flip(whole, 1)
+    os.utime(path, ns=(before, before))
+    run(config(9), name="unread", hooks={"lease": lease})
+    assert lease.times == 0
+    os.utime(path)
+    again = run(config(9), name="read", hooks={"lease": lease})
     assert again.content == whole.content and lease.times == 1
 
 

@@ -28,10 +28,13 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_cross_entropy(monkeypat
     monkeypatch.setattr(chunked_loss, "CHUNK_BYTES", 4 * TINY.vocab_size * 5)  # five rows a chunk
     ids = rows()
     ours, plain = (tiny_model(3, tie_embeddings=tied).double() for _ in range(2))
-    total = NextToken(z_loss).total(ours, {"input_ids": ids})
+    z_total = torch.zeros((), dtype=torch.float64)
+    total = NextToken(z_loss).total(ours, {"input_ids": ids}, z_total)
     logits = plain.logits(plain(ids)[:, :-1]).flatten(0, 1)
     expected = F.cross_entropy(logits, ids[:, 1:].flatten(), reduction="sum")
-    expected = expected + z_loss * logits.logsumexp(-1).square().sum()
+    expected_z = z_loss * logits.logsumexp(-1).square().sum()
+    expected = expected + expected_z
+    assert z_total.item() == pytest.approx(expected_z.item(), rel=1e-6)
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
     total.backward()
     expected.backward()
