@@ -66,7 +66,8 @@ def open_plain_file(path: Path, *, to_add: bool = False) -> BinaryIO:
 def parsed(text: bytes) -> Any:
     """The value of a JSON text; raises ValueError where it is none, or nested too deeply."""
     try:
-        return json.loads(text, parse_constant=_refused)
+        decoded: Any = _DECODER.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
+        return decoded
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -98,6 +99,9 @@ class Remembered(Generic[T]):
 
 def _refused(name: str) -> None:
     raise ValueError(f"it holds {name}, which is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refused)  # one for all: `json.loads` makes one a text
 
 
 def built(hint: Any, value: Any, path: str) -> Any:

@@ -18,19 +18,21 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, get_type_hints
+from typing import Any, BinaryIO, NamedTuple, get_args, get_type_hints
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_json
-from pipeline.core.untrusted import built, open_plain_file, parsed, read_json
+from pipeline.core.untrusted import MAX_INT, built, open_plain_file, parsed, read_json
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.tensors import are_complete, kind_of
 
 RECORD, USERS = "state.json", "users.json"
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+CRC = b', "crc": '  # ends a line of a history, and a checksum of the row before it
 _NO_LINE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 _ROW = {
     "step": int,
@@ -46,6 +48,7 @@ _ROW = {
     "diverged": bool,
     "replay": bool,
 }
+_PLAIN = {name: get_args(hint) or (hint,) for name, hint in _ROW.items()}
 _SEGMENT = {
     "segment": int,
     "began": float,
@@ -73,6 +76,9 @@ _EVALUATION = {
     "scores": list[dict[str, Any]],
 }
 _SCORE = {"task": str, "metric": str, "value": float | None, "standard_error": float | None}
+_READ: ContextVar[dict[Path, tuple[tuple[int, ...], list[dict[str, Any]]]] | None] = ContextVar(
+    "read", default=None
+)  # file -> how it was, and its rows
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -161,7 +167,23 @@ def _is_state(name: str) -> bool:
 def history_line(row: dict[str, Any]) -> str:
     """The line of a history that stands for one update, or for one evaluation."""
     text = json.dumps(row)
-    return json.dumps({**row, "crc": zlib.crc32(text.encode())}) + "\n"
+    return f"{text[:-1]}{CRC.decode()}{zlib.crc32(text.encode())}}}\n"
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within, a history is parsed again only where its file changed; `forget_read` frees it."""
+    token = _READ.set({} if _READ.get() is None else _READ.get())
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
+def forget_read() -> None:
+    """Free the rows that are remembered within `reading_once`."""
+    if (read := _READ.get()) is not None:
+        read.clear()
 
 
 def all_rows(series: Path) -> Iterator[dict[str, Any]]:
@@ -170,17 +192,41 @@ def all_rows(series: Path) -> Iterator[dict[str, Any]]:
     A line that a kill cut off or a fault changed is no line: its update is made again. A row with
     `diverged` is of an update that was not made, as its loss or gradient norm stopped the run.
     """
-    yield from _sealed_rows(Path(series) / HISTORY, _ROW, ("step", "loss"))
+    path, read = Path(series) / HISTORY, _READ.get()
+    if read is None or not os.path.lexists(path):
+        return _parsed_rows(path)
+    stat = path.lstat()
+    state = stat.st_ino, stat.st_size, stat.st_mtime_ns
+    if path not in read or read[path][0] != state:
+        read[path] = state, list(_parsed_rows(path))
+    return iter(read[path][1])
 
 
-def _sealed_rows(
-    path: Path, hints: Mapping[str, Any], required: Iterable[str]
-) -> Iterator[dict[str, Any]]:
+def _parsed_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for row in _sealed_rows(path):
+        with suppress(*_NO_LINE):
+            yield row if _is_plain(row) else _checked(row, _ROW, ("step", "loss"))
+
+
+def _is_plain(row: Mapping[str, Any]) -> bool:
+    """Whether the known fields of a row have the very types of `_ROW`: what costs little to say."""
+    if "step" not in row or "loss" not in row:
+        return False
+    for name, kinds in _PLAIN.items():
+        if name in row:
+            value = row[name]
+            if type(value) not in kinds or (type(value) is int and not 0 <= value < MAX_INT):
+                return False
+    return True
+
+
+def _sealed_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """What stands in the lines of a file whose checksum is right."""
     for line in _lines(path):
         with suppress(*_NO_LINE):
-            row = parsed(line)
-            if row.pop("crc") == zlib.crc32(json.dumps(row).encode()):
-                yield _checked(row, hints, required)
+            text, _, crc = line.rstrip(b"}\n").rpartition(CRC)
+            if int(crc) == zlib.crc32(text + b"}"):
+                yield parsed(text + b"}")
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
@@ -213,8 +259,9 @@ def evaluation_rows(series: Path) -> list[dict[str, Any]]:
     `scores` has a row a measure, as `scores.parquet` of the step that measures the same.
     """
     found: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in _sealed_rows(Path(series) / EVALUATIONS, _EVALUATION, _EVALUATION):
+    for sealed in _sealed_rows(Path(series) / EVALUATIONS):
         with suppress(*_NO_LINE):
+            row = _checked(sealed, _EVALUATION, _EVALUATION)
             row["scores"] = [
                 _checked(each, _SCORE, ("task", "metric", "value")) for each in row["scores"]
             ]

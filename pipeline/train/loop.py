@@ -27,7 +27,13 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
-from pipeline.store.series import CheckpointRecord, history_line, history_rows
+from pipeline.store.series import (
+    CheckpointRecord,
+    forget_read,
+    history_line,
+    history_rows,
+    reading_once,
+)
 from pipeline.train.batches import Batches, CountsSources, NamesDocuments, parts_of
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.evaluating import Evaluating
@@ -65,6 +71,7 @@ class Training:
     upkeep: Upkeep = UPKEEP
 
 
+@reading_once()
 def train(
     training: Training,
     *,
@@ -125,6 +132,7 @@ def _make_missing(training: Training, tokenizer: str) -> None:
     saved.drop_stopped(series)
 
 
+@reading_once()
 def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ranks) -> None:
     """The work of a rank.
 
@@ -257,6 +265,7 @@ class Run:
             tell=tell,
         )
         progress.begin(self.step, self.num_read)
+        forget_read()  # what is known of the history so far, which may be long
         self.meter = EnergyMeter(whole_machine=self.ranks.local == 0)
         for step in saves:
             while self.step < step and not self.stopping:

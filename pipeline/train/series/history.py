@@ -45,11 +45,13 @@ def added_rows(series: Path) -> Iterator[IO[str]]:
     """
     path = Path(series) / LINES
     with open_lines(path, to_add=True) as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
+        text = file.read()
+        if (whole := text.rfind(b"\n") + 1) < len(text):
+            file.truncate(whole)
         file.seek(0, os.SEEK_END)
-        with io.TextIOWrapper(file, encoding="utf-8") as text:
-            yield text
-            sync(text)
+        with io.TextIOWrapper(file, encoding="utf-8") as lines:
+            yield lines
+            sync(lines)
 
 
 def sync(file: IO[str]) -> None:

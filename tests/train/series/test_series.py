@@ -9,6 +9,7 @@ import pytest
 from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.store import inventory
+from pipeline.store import series as series_files
 from pipeline.store.series import (
     add_lines,
     all_rows,
@@ -21,6 +22,7 @@ from pipeline.train import loop
 from pipeline.train.config import Upkeep
 from pipeline.train.series import history, saved
 from pipeline.train.series.saved import Stretch, plan_stretches
+from pipeline.train.spikes import SpikeRule
 from tests.train.conftest import config
 from tests.train.test_loop import flip, losses, weights
 from tests.train.test_stopping import stopped_after
@@ -331,6 +333,25 @@ def test_what_all_ranks_took_is_noted_for_a_segment_by_the_first(tmp_path):
     (segment,) = read_segments(tmp_path)
     assert (segment["energy_joules"], segment["devices_not_measured"]) == (15.0, 3)
     assert (segment["energy_by"], segment["energy_to_step"]) == ("RAPL", 4)
+
+
+def test_a_history_is_parsed_once_where_a_run_begins_and_once_at_its_end(run, monkeypatch):
+    run(config(12, stop_at=6))
+    parsed, found = [], series_files._parsed_rows
+    monkeypatch.setattr(
+        series_files, "_parsed_rows", lambda path: (parsed.append(path), found(path))[1]
+    )
+    run(config(12), name="on", hooks={"upkeep": Upkeep(stop_on=SpikeRule(9, 2))})
+    assert len(parsed) == 2
+
+
+def test_a_history_that_changed_is_parsed_again(tmp_path):
+    with series_files.reading_once():
+        for step in (1, 2):
+            add_lines(tmp_path / "history.jsonl", [history_line({"step": step, "loss": 1.0})])
+            assert len(history_rows(tmp_path)) == step
+        series_files.forget_read()
+        assert len(history_rows(tmp_path)) == 2
 
 
 # ---------------------------------------------------------------------------- made again
