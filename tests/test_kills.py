@@ -9,6 +9,7 @@ from tests.fixtures.small import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_curation_killed_at_random_moments_ends_as_an_undisturbed_one():
     command = [sys.executable, "benchmarks/kills.py", "--kills", "4", "--per-round", "4"]
     made = subprocess.run(

@@ -175,7 +175,7 @@ def slowly():
     loop.Run.update, checkpoint.write_part = slow_update, slow_write
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_run_killed_at_random_updates_goes_on_to_the_same_bits(mix, run, tmp_path, ranks):
     whole = run(config(30, save_steps=3), of(ranks), series="a" * 64, name="whole")
     script = tmp_path / "killed.py"
