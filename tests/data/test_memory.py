@@ -21,9 +21,15 @@ KINDS = {  # those that took most, of what was tried
     "four bytes": "words of a line with a 👩 in it, which makes all wide\n",
     "addresses": "a@b.cc\n",
 }
-CASES = [(stage, "letters") for stage in STAGES]
-CASES += [pytest.param(stage, "four bytes", marks=pytest.mark.long) for stage in STAGES]
-CASES.append(("curate", "addresses"))
+OFTEN = ["tag", "curate", "near"]  # what takes most
+CASES = [
+    pytest.param(
+        stage, kind, marks=() if kind == "letters" and stage in OFTEN else pytest.mark.long
+    )
+    for kind in ("letters", "four bytes")
+    for stage in STAGES
+]
+CASES.append(pytest.param("curate", "addresses", marks=pytest.mark.long))
 
 
 @pytest.fixture(scope="module")
