@@ -23,6 +23,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.train.config import AdamW, Linear, TrainConfig
 from pipeline.train.loop import Run, Training
 from pipeline.train.processor import kept_memory
+from pipeline.train.ranks import sharding
 from pipeline.train.ranks.launches import Launch
 from pipeline.train.ranks.launching import run_ranks
 from pipeline.train.stages.objectives import NextToken
@@ -38,10 +39,12 @@ SHAPE = OlmoConfig(
 ROWS = 4
 ONE = Launch(threads=2)
 TWO = Launch(ranks=2, threads=1)
+GLOO = "2 ranks, through gloo's sockets"
 VARIANTS = {
     "1 rank of 2 threads": ONE,
     "1 rank of 1 thread": Launch(threads=1),
     "2 ranks": TWO,
+    GLOO: TWO,
     "2 ranks, layers held after forward": replace(TWO, reshard_after_forward=False),
     "2 copies, gradients averaged": replace(TWO, shard_within=1),
 }
@@ -66,8 +69,11 @@ class Measure:
     training: Training
     num_updates: int
     out: Path
+    shares_memory: bool
 
     def __call__(self, ranks):
+        if not self.shares_memory:
+            sharding.share_memory = lambda units, ranks: False
         run = Run(self.training, ranks)
         run.go_to(0)
         seconds, losses = [], []
@@ -80,7 +86,7 @@ class Measure:
             self.out.write_text(json.dumps({"seconds": seconds[2:], "losses": losses}))
 
 
-def measured(launch, precision, num_updates):
+def measured(launch, precision, num_updates, shares_memory):
     """Seconds and losses of updates under a launch."""
     schedule = Linear(peak_lr=3e-4, warmup_steps=10, total_steps=100)
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +98,8 @@ def measured(launch, precision, num_updates):
             launch=launch,
             series=Path(folder),
         )
-        run_ranks(Measure(training, num_updates, Path(folder, "made")), launch, Path(folder))
+        measure = Measure(training, num_updates, Path(folder, "made"), shares_memory)
+        run_ranks(measure, launch, Path(folder))
         return json.loads(Path(folder, "made").read_text())
 
 
@@ -109,7 +116,7 @@ def main():
         losses = {}
         for _ in range(options.rounds):
             for name, launch in VARIANTS.items():
-                made = measured(launch, precision, options.updates)
+                made = measured(launch, precision, options.updates, name != GLOO)
                 seconds[name] += made["seconds"]
                 losses[name] = made["losses"]
                 middle = statistics.median(made["seconds"])

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.browse.series import curves, evaluations, segments
+from pipeline.browse.series import checkpoint_row, curves, evaluations, last_of, segments
 from pipeline.browse.text import first_rows
 from pipeline.browse.views import Block, Bytes, Facts, Prose, grid
 from pipeline.core.artifacts import Checkpoints, Generations, HfModel, Report, Scores
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
-from pipeline.store.series import checkpoint_files
-from pipeline.store.tensors import TensorFiles, kind_of, tensor_files
+from pipeline.store.tensors import TensorFiles, tensor_files
 
 MOST_TENSORS = 400
 MOST_ROWS = 200_000  # of a history, or of scores
@@ -33,24 +32,8 @@ def checkpoints(made: Checkpoints, limit: int) -> Iterator[Block]:
             **{name: value for name, value in made.model.items() if value is not None},
         }
     )
-    rows = []
-    for each in made.steps:
-        folder = made.folder(each)
-        names = checkpoint_files(folder, each.weights)
-        size = sum((folder / name).stat().st_size for name in names)
-        rows.append(
-            {
-                "checkpoint": each.name,
-                "step": each.step,
-                "tokens read": each.num_tokens_read,
-                "tokens learned": each.num_tokens_learned,
-                "weights": each.weights[:12],
-                "optimizer": any(kind_of(name) == "optimizer" for name in names),
-                "size": Bytes(size),
-                "folder": str(folder),
-            }
-        )
-    yield grid("checkpoints", rows[-limit:], len(rows))
+    rows = [checkpoint_row(made.folder(each), each) for each in made.steps]
+    yield last_of("checkpoints", rows, limit)
     yield from segments(made.series_root, limit)
     yield from evaluations(made.series_root, limit, made.latest.step)
     yield from _history(made)

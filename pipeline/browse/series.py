@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.browse.views import Block, Bytes, Facts, Plot, View, grid
+from pipeline.browse.views import Block, Bytes, Facts, Grid, Plot, View, grid
+from pipeline.core.artifacts import Checkpoint
 from pipeline.core.errors import CorruptShard
 from pipeline.store.leases import live_leases
 from pipeline.store.results import Results
 from pipeline.store.series import (
+    CheckpointRecord,
+    checkpoint_files,
     diverged_rows,
     evaluation_rows,
-    has_state,
     history_rows,
     read_record,
     read_segments,
     series_of,
 )
+from pipeline.store.tensors import kind_of
 
 CURVES = ("loss", "grad_norm", "lr")
 
@@ -53,26 +57,32 @@ def unfinished(results: Results, id: str, limit: int) -> View | None:
 
 
 def _checkpoints(series: Path, limit: int) -> Iterator[Block]:
-    rows: list[dict[str, Any]] = []
+    rows = []
     for folder in series.glob("step[0-9]*"):
-        try:
-            record = read_record(folder)
-        except CorruptShard:  # it is made again by who trains
-            continue
-        rows.append(
-            {
-                "checkpoint": folder.name,
-                "step": record.step,
-                "tokens read": record.num_tokens_read,
-                "tokens learned": record.num_tokens_learned,
-                "weights": record.weights[:12],
-                "optimizer": has_state(folder, record),
-                "size": Bytes(sum(each.stat().st_size for each in folder.iterdir())),
-            }
-        )
+        with suppress(CorruptShard, FileNotFoundError):  # it is made again by who trains
+            rows.append(checkpoint_row(folder, read_record(folder)))
     if rows:
-        rows.sort(key=lambda row: row["step"])
-        yield grid("checkpoints", rows[-limit:] if limit else [], len(rows))
+        yield last_of("checkpoints", sorted(rows, key=lambda row: row["step"]), limit)
+
+
+def checkpoint_row(folder: Path, saved: Checkpoint | CheckpointRecord) -> dict[str, Any]:
+    """What a table says of a checkpoint; raises CorruptShard where it is not of those weights."""
+    names = checkpoint_files(folder, saved.weights)
+    return {
+        "checkpoint": folder.name,
+        "step": saved.step,
+        "tokens read": saved.num_tokens_read,
+        "tokens learned": saved.num_tokens_learned,
+        "weights": saved.weights[:12],
+        "optimizer": any(kind_of(name) == "optimizer" for name in names),
+        "size": Bytes(sum((folder / name).stat().st_size for name in names)),
+        "folder": str(folder),
+    }
+
+
+def last_of(title: str, rows: Sequence[dict[str, Any]], limit: int) -> Grid:
+    """A table of the last rows, `limit` of them."""
+    return grid(title, rows[-limit:] if limit else [], len(rows))
 
 
 def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
@@ -98,7 +108,7 @@ def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
         for each in read_segments(series)
     ]
     if rows:
-        yield grid("segments", rows[-limit:] if limit else [], len(rows))
+        yield last_of("segments", rows, limit)
 
 
 def evaluations(series: Path, limit: int, last_step: int | None = None) -> Iterator[Block]:
@@ -120,7 +130,7 @@ def evaluations(series: Path, limit: int, last_step: int | None = None) -> Itera
             if last_step is None or each["step"] <= last_step
         ]
     if rows:
-        yield grid("evaluations", rows[-limit:] if limit else [], len(rows))
+        yield last_of("evaluations", rows, limit)
 
 
 def _diverged(series: Path, limit: int) -> Iterator[Block]:
@@ -130,7 +140,7 @@ def _diverged(series: Path, limit: int) -> Iterator[Block]:
         for row in diverged_rows(series)
     ]
     if rows:
-        yield grid("diverged", rows[-limit:] if limit else [], len(rows))
+        yield last_of("diverged", rows, limit)
 
 
 def curves(steps: Iterable[float], columns: dict[str, list[Any]]) -> Iterator[Plot]:

@@ -151,6 +151,8 @@ def test_a_series_shows_how_its_segments_ended_and_what_it_can_go_on_from(maker,
     assert (rows[0]["reason"], rows[1]["rolled back from"]) == ("the loss is nan", 3)
     (steps,) = [each for each in view.blocks if getattr(each, "title", "") == "checkpoints"]
     assert [row[steps.heads.index("optimizer")] for row in steps.rows] == [False, True]
+    none = show(open_workspace(maker.results.root)[id], 0).blocks
+    assert all(not each.rows for each in none if getattr(each, "title", "") == "checkpoints")
     assert "diverged" in text_of(view, capsys)
 
 

@@ -87,7 +87,12 @@ def _shared(num_bytes: int, ranks: Ranks) -> torch.Tensor | None:
 
 
 def _new_file(folder: Path, num_bytes: int) -> str | None:
-    """A new file with room for so many bytes, which nobody else may read; None if there is none."""
+    """A new file with room for so many bytes, which nobody else may read; None if there is none.
+
+    Room that cannot be taken at once, as on macOS, counts as none.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return None
     try:
         number, path = tempfile.mkstemp(prefix="olmo-tango-", dir=folder)
     except OSError:

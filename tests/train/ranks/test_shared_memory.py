@@ -107,11 +107,13 @@ def test_ranks_that_cannot_share_memory_talk_by_gloo(tmp_path, where):
     assert {each.read_text() for each in tmp_path.glob("shared-*")} == {"False"}
 
 
-def test_room_is_taken_when_the_memory_is_made_not_when_it_is_filled(tmp_path):
+def test_room_is_taken_when_the_memory_is_made_not_when_it_is_filled(tmp_path, monkeypatch):
     path = Path(shared_memory._new_file(tmp_path, 1 << 20))
     assert path.stat().st_blocks * 512 >= 1 << 20 and path.stat().st_mode & 0o077 == 0
     assert shared_memory._new_file(tmp_path, 1 << 60) is None
     assert shared_memory._new_file(tmp_path / "none", 1) is None
+    monkeypatch.delattr("os.posix_fallocate")
+    assert shared_memory._new_file(tmp_path, 1) is None
     assert list(tmp_path.iterdir()) == [path]
 
 
