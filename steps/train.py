@@ -10,7 +10,14 @@ from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, 
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, Feistel
-from pipeline.train.config import UPKEEP, Conduct, TrainConfig, Upkeep, check_launch
+from pipeline.train.config import (
+    UPKEEP,
+    Conduct,
+    TrainConfig,
+    Upkeep,
+    check_launch,
+    require_no_z_loss,
+)
 from pipeline.train.evaluations import Evaluation, check_evaluations
 from pipeline.train.monitors import Monitor
 from pipeline.train.plan.foretelling import Job
@@ -226,3 +233,8 @@ class Dpo(TrainingStep):
             beta=beta,
             conduct=self.conduct(launch, retention, stop_on, monitors, evaluations),
         )
+
+    def check(self, path: str) -> None:
+        """Raises ValueError as for all training steps, and for a z-loss."""
+        super().check(path)
+        require_no_z_loss(self.kwargs["train"], f"{path}.train.")

@@ -25,9 +25,10 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import built
+from pipeline.store.history import history_rows
 from pipeline.store.lineage import Made, lineage
 from pipeline.store.results import KEY, Results
-from pipeline.store.series import history_rows, series_of
+from pipeline.store.series import series_of
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle

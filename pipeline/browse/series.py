@@ -11,18 +11,11 @@ from typing import Any
 from pipeline.browse.views import Block, Bytes, Facts, Grid, Plot, View, grid
 from pipeline.core.artifacts import Checkpoint
 from pipeline.core.errors import CorruptShard
+from pipeline.store.checkpoints import CheckpointRecord, checkpoint_files, read_record
+from pipeline.store.history import diverged_rows, evaluation_rows, history_rows, read_segments
 from pipeline.store.leases import live_leases
 from pipeline.store.results import Results
-from pipeline.store.series import (
-    CheckpointRecord,
-    checkpoint_files,
-    diverged_rows,
-    evaluation_rows,
-    history_rows,
-    read_record,
-    read_segments,
-    series_of,
-)
+from pipeline.store.series import series_of
 from pipeline.store.tensors import kind_of
 
 CURVES = ("loss", "grad_norm", "lr")

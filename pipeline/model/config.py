@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipeline.core.artifacts import MANIFEST, Checkpoints, HfModel
+from pipeline.core.errors import CorruptShard
+from pipeline.core.untrusted import built
+
 
 @dataclass(frozen=True)
 class OlmoConfig:
@@ -117,3 +121,16 @@ OLMO_7B = OlmoConfig(
     vocab_size=50304,
     max_sequence_length=2048,
 )
+
+
+def shape_in(artifact: Checkpoints | HfModel) -> OlmoConfig:
+    """The shape in a manifest, which came with a workspace and so from anywhere.
+
+    Raises:
+        CorruptShard: there is no shape of a model in it.
+    """
+    try:
+        shape: OlmoConfig = built(OlmoConfig, artifact.model, "model")
+    except ValueError as error:
+        raise CorruptShard(artifact.root / MANIFEST, None, f"is of no model ({error})") from error
+    return shape

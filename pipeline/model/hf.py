@@ -21,15 +21,15 @@ from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.files import NamedFile, write_json
 from pipeline.core.temporary import temporary_for
-from pipeline.core.untrusted import built
-from pipeline.model.config import OlmoConfig
-from pipeline.model.hf_config import hf_config, read_config, read_index
+from pipeline.model.config import OlmoConfig, shape_in
+from pipeline.model.hf_config import hf_config, read_config, read_index, read_object
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest, read_tensors, read_weights, weights_digest
 from pipeline.store.tensors import TensorFiles
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 FLOATS = ("F64", "F32", "F16", "BF16")  # others are codes, which mean nothing without a scale
 
 
@@ -80,7 +80,7 @@ def load_checkpoint_model(checkpoints: Checkpoints, checkpoint: Checkpoint) -> O
     if (found := weights_digest(state)) != checkpoint.weights:
         reason = f"holds weights {found[:12]}; must hold {checkpoint.weights[:12]}"
         raise CorruptShard(folder, None, reason)
-    return _filled(_shape(checkpoints), state, folder)
+    return _filled(shape_in(checkpoints), state, folder)
 
 
 def load_hf(model: HfModel) -> Olmo:
@@ -90,7 +90,7 @@ def load_hf(model: HfModel) -> Olmo:
         CorruptShard: a file differs from the manifest, or the tensors from the model's.
     """
     model.verify()
-    config = _shape(model)
+    config = shape_in(model)
     paths = [model.root / f.path for f in model.model_files if f.path.endswith(".safetensors")]
     hf = read_tensors(paths)
     _require_shapes({name: tuple(each.shape) for name, each in hf.items()}, config, model.root)
@@ -112,19 +112,19 @@ def export_hf(checkpoints: Checkpoints, tokenizer: Tokenizer, *, out: Path) -> H
     tokenizer.file.verify(tokenizer.root)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    config = _shape(checkpoints)
+    config = shape_in(checkpoints)
     hf = to_hf_state(load_checkpoint_model(checkpoints, checkpoints.latest).state_dict(), config)
     temporary = temporary_for(out / WEIGHTS)
     save_file(hf, temporary, metadata={"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
     write_json(out / "config.json", hf_config(config, tokenizer))
     write_json(
-        out / "generation_config.json",
+        out / GENERATION,
         {"eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id},
     )
     shutil.copyfile(tokenizer.root / tokenizer.file.path, out / "tokenizer.json")
     write_json(out / "tokenizer_config.json", _tokenizer_config(config, tokenizer))
-    names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"]
+    names = ["config.json", GENERATION, "tokenizer.json", "tokenizer_config.json"]
     return HfModel.of(
         out,
         weights=checkpoints.latest.weights,
@@ -168,7 +168,10 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
             if (kind := tensors.kind(each)) not in FLOATS:
                 raise CorruptShard(source, each, f"is of type {kind}; it must be one of {FLOATS}")
     copied = [*files, "config.json"]
-    copied += [each for each in ("generation_config.json", INDEX) if (source / each).is_file()]
+    if (source / GENERATION).is_file():
+        read_object(source / GENERATION)  # a link in a stranger's folder may lead anywhere
+        copied.append(GENERATION)
+    copied += [INDEX] if (source / INDEX).is_file() else []
     for name in copied:
         temporary = temporary_for(out / name)
         shutil.copyfile(source / name, temporary)
@@ -183,15 +186,6 @@ def import_hf(path: Path | str, *, out: Path, tokenizer: Tokenizer | None = None
 
 
 # ---------------------------------------------------------------------------- tensors
-
-
-def _shape(artifact: Checkpoints | HfModel) -> OlmoConfig:
-    """The shape in a manifest, which came with a workspace and so from anywhere."""
-    try:
-        config: OlmoConfig = built(OlmoConfig, artifact.model, "model")
-    except ValueError as error:
-        raise CorruptShard(artifact.root, None, f"not the shape of a model ({error})") from error
-    return config
 
 
 def _filled(config: OlmoConfig, state: Mapping[str, Tensor], path: Path) -> Olmo:

@@ -60,7 +60,7 @@ def read_config(path: Path) -> OlmoConfig:
     Raises:
         CorruptShard: it is not an OLMo 1's, and which field says so.
     """
-    form = _read_object(path)
+    form = read_object(path)
     for name, value in FIXED.items():
         if form.get(name, value if name != "model_type" else None) != value:
             raise CorruptShard(path, name, f"is {shown(form.get(name))}; an OLMo 1 has {value!r}")
@@ -93,7 +93,7 @@ def read_index(path: Path, ending: str) -> list[str]:
     Raises:
         CorruptShard: it is no index, or a name is not of a file beside it that ends so.
     """
-    form = _read_object(path)
+    form = read_object(path)
     files = form.get("weight_map")
     if not isinstance(files, dict):
         reason = f"is {shown(files)}; it must be an object from tensors to files"
@@ -145,7 +145,7 @@ def _rope_theta(form: Mapping[str, Any], path: Path) -> float:
     return found[0] if found else ROPE_THETA
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """The object in a file, which may be a link, as in the caches of the hub."""
     try:
         if not path.is_file():

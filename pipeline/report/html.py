@@ -28,6 +28,7 @@ from pipeline.core.artifacts import (
 from pipeline.core.files import NamedFile
 from pipeline.core.shards import read_batches
 from pipeline.core.terminal import shortened
+from pipeline.model.config import shape_in
 from pipeline.report import scores as scoring
 from pipeline.report import tables
 from pipeline.report.charts import escaped
@@ -162,7 +163,7 @@ class _Page:
             tiles.append((number, f"tokens, vocabulary of {sizes}"))
         for name in runs[:1]:
             read = training[name].latest.num_tokens_read if training[name].steps else 0
-            number = short_count(tables.num_parameters(training[name]))
+            number = short_count(shape_in(training[name]).num_parameters())
             tiles.append((number, f"parameters, {short_count(read)} tokens read by {name}"))
         for each in scoring.of_kind(scores, "series").values():
             rows = scoring.score_rows(each)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from pipeline.core.artifacts import Artifact, Checkpoints, Documents, Report, Scores, Tokens
 from pipeline.core.errors import PipelineError
+from pipeline.model.config import shape_in
 from pipeline.report import scores as scoring
 from pipeline.report import tables
 from pipeline.report.figures import joined_loss_chart
@@ -117,7 +118,7 @@ def facts(run: Run) -> str:
         for name, c in ((n, run.training[n]) for n in run.order)
         if c.steps
     )
-    sizes = {f"{tables.num_parameters(each):,}" for each in run.training.values()}
+    sizes = {f"{shape_in(each).num_parameters():,}" for each in run.training.values()}
     rows: list[list[Cell]] = [
         ["steps", f"{len(run.records)}, {sum(seconds.values()):.0f} s one after the other: {told}"]
     ]

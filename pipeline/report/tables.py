@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.artifacts import (
-    MANIFEST,
     Attributes,
     Checkpoints,
     Documents,
@@ -26,7 +25,7 @@ from pipeline.core.files import file_sha256
 from pipeline.core.shards import read_batches
 from pipeline.data.decontamination.decontaminate import HITS
 from pipeline.data.funnel import FUNNEL, REMOVED
-from pipeline.model.config import OlmoConfig
+from pipeline.model.config import shape_in
 
 OBJECTIVES = ("next_token", "masked", "dpo")
 REMOVED_A_RULE = 3  # documents shown for each rule
@@ -304,16 +303,6 @@ def last_loss(losses: list[float]) -> float:
     return math.fsum(tail) / len(tail) if tail else math.nan
 
 
-def num_parameters(checkpoints: Checkpoints) -> int:
-    """Parameters of the model; raises CorruptShard where the manifest describes none."""
-    try:
-        return OlmoConfig(**checkpoints.model).num_parameters()
-    except (TypeError, ValueError) as error:
-        raise CorruptShard(
-            checkpoints.root / MANIFEST, None, f"is of no model ({error})"
-        ) from error
-
-
 def training_runs(training: Mapping[str, Checkpoints]) -> Table:
     """A row a run: what it learned from, how long, and the loss at both ends."""
     rows: list[list[Cell]] = []
@@ -326,7 +315,7 @@ def training_runs(training: Mapping[str, Checkpoints]) -> Table:
             [
                 name,
                 checkpoints.objective.replace("_", " "),
-                num_parameters(checkpoints),
+                shape_in(checkpoints).num_parameters(),
                 steps[-1].step if steps else 0,
                 steps[-1].num_tokens_read if steps else 0,
                 steps[-1].num_tokens_learned if steps else 0,

@@ -15,18 +15,17 @@ from pathlib import Path
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_file
-from pipeline.store.memo import place_file
-from pipeline.store.series import (
+from pipeline.store.checkpoints import checkpoint_files, read_record
+from pipeline.store.history import (
     EVALUATIONS,
     HISTORY,
     add_segment,
-    checkpoint_files,
     evaluation_rows,
     history_line,
     history_rows,
     last_whole_step,
-    read_record,
 )
+from pipeline.store.memo import place_file
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import require_inside, write_json
 from pipeline.core.keys import Json
 from pipeline.core.untrusted import built
+from pipeline.store.checkpoints import checkpoint_files
 from pipeline.store.inventory import FILES, FileState
 from pipeline.store.results import FAILURE, KEY, RECORD, Results, is_id, result_id
-from pipeline.store.series import checkpoint_files
 from pipeline.store.tensors import kind_of
 
 OWN = frozenset({MANIFEST, KEY, RECORD, FILES, FAILURE})  # what an entry has no bytes of

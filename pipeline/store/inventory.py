@@ -27,8 +27,8 @@ from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenMix
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256, require_inside
 from pipeline.core.untrusted import Remembered, built, read_plain_file
+from pipeline.store.checkpoints import checkpoint_files
 from pipeline.store.sealed import unsealed, write_sealed
-from pipeline.store.series import checkpoint_files
 
 FILES = "files.json"
 ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")

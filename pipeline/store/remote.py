@@ -24,12 +24,13 @@ from typing import Any, Literal
 from pipeline.core.artifacts import Artifact, Checkpoints
 from pipeline.core.errors import CorruptShard, MismatchedInputs, PipelineError
 from pipeline.core.files import file_sha256
+from pipeline.store.checkpoints import read_record
 from pipeline.store.discarding import restore
 from pipeline.store.entries import OWN, Entry, Stored
+from pipeline.store.history import complete_history
 from pipeline.store.memo import place_file
 from pipeline.store.objects import ObjectStore, Tell
 from pipeline.store.results import Results, is_id
-from pipeline.store.series import complete_history, read_record
 from pipeline.store.transfers import Bytes, byte_bar, transfer
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.energy import Spent, energy_record
-from pipeline.store.series import add_segment, read_segments
+from pipeline.store.history import add_segment, read_segments
 
 
 def claim_energy(series: Path, id: str) -> dict[str, Any]:

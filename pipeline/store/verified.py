@@ -15,9 +15,9 @@ from pathlib import Path
 
 from pipeline.core.untrusted import built
 from pipeline.store import inventory
+from pipeline.store.checkpoints import checkpoint_files
 from pipeline.store.inventory import FileState, time_of
 from pipeline.store.sealed import read_sealed, write_sealed
-from pipeline.store.series import checkpoint_files
 
 FOLDER = "verified"
 

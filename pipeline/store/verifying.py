@@ -15,10 +15,10 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import Shard, StoredFile, file_sha256
 from pipeline.core.keys import digest
 from pipeline.core.shards import RowDigest, read_batches
+from pipeline.store.checkpoints import checkpoint_files
 from pipeline.store.inventory import FileState
 from pipeline.store.memo import forget, read_entry
 from pipeline.store.results import KEY, Results, is_id, result_id
-from pipeline.store.series import checkpoint_files
 
 MEMO = "memo"  # the owner of what is remembered of work
 

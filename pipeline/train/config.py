@@ -285,6 +285,12 @@ def check_launch(config: TrainConfig, launch: Launch, path: str = "") -> None:
             )
 
 
+def require_no_z_loss(config: TrainConfig, path: str = "") -> None:
+    """Raises ValueError where a z-loss is asked of a training on preferences, which has none."""
+    if config.z_loss:
+        raise ValueError(f"{path}z_loss is {config.z_loss}; it must be 0 for preferences")
+
+
 def check_saved(wanted: Iterable[int], config: TrainConfig, name: str, path: str) -> None:
     """Raises ValueError for a step after which a run keeps no checkpoint.
 

@@ -13,7 +13,7 @@ import torch
 from pipeline.core.stopping import stop_requested
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import Scorer
-from pipeline.store.series import EVALUATIONS, add_lines, evaluation_rows, history_line
+from pipeline.store.history import EVALUATIONS, add_lines, evaluation_rows, history_line
 from pipeline.train.evaluations import Evaluation
 from pipeline.train.monitors import Row
 from pipeline.train.progress import Progress

@@ -27,13 +27,8 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
-from pipeline.store.series import (
-    CheckpointRecord,
-    forget_read,
-    history_line,
-    history_rows,
-    reading_once,
-)
+from pipeline.store.checkpoints import CheckpointRecord
+from pipeline.store.history import forget_read, history_line, history_rows, reading_once
 from pipeline.train.batches import Batches, CountsSources, NamesDocuments, parts_of
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.evaluating import Evaluating

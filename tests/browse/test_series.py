@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline.core.errors import DivergedTraining
-from pipeline.store.series import SEGMENTS
+from pipeline.store.history import SEGMENTS
 from steps.cli.__main__ import main
 from tests.steps.conftest import Bench
 from tests.steps.test_reading import pretrain, run_graph

@@ -24,8 +24,8 @@ from pipeline.core.artifacts import (
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import NamedFile, StoredFile
 from pipeline.core.shards import write_shard
+from pipeline.store.checkpoints import drop_state
 from pipeline.store.discarding import discard
-from pipeline.store.series import drop_state
 from tests.browse.conftest import weights
 from tests.steps.conftest import Bench
 

@@ -7,9 +7,9 @@ from pipeline.core.artifacts import Documents, Tokens
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import StoredFile
 from pipeline.data.document import DOCUMENT_SCHEMA
+from pipeline.store.checkpoints import CheckpointRecord, write_record
 from pipeline.store.discarding import discard
 from pipeline.store.finding import NotFound
-from pipeline.store.series import CheckpointRecord, write_record
 from tests.browse.conftest import weights
 from tests.steps.conftest import Bench
 from tests.store.conftest import flip

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pipeline.core.errors import CorruptShard
-from pipeline.model.config import OLMO_1B, OLMO_7B
+from pipeline.model.config import OLMO_1B, OLMO_7B, shape_in
 from pipeline.model.hf import import_hf, load_hf
 from pipeline.model.hf_config import hf_config, read_config
 from pipeline.model.made_up import write_made_up_model
@@ -223,6 +224,24 @@ def test_weights_that_are_no_floats_are_refused(tmp_path, kind):
     save_file(tensors, path)
     with pytest.raises(CorruptShard, match="lm_head.weight: is of type .*; it must be one of"):
         import_hf(tmp_path / "hf", out=tmp_path / "imported")
+
+
+def test_a_link_to_what_is_no_configuration_is_not_copied(tmp_path):
+    write_made_up_model(tmp_path / "hf", tiny_model().config)
+    (tmp_path / "private").write_text("-----BEGIN PRIVATE KEY-----")
+    (tmp_path / "hf" / "generation_config.json").unlink(missing_ok=True)
+    (tmp_path / "hf" / "generation_config.json").symlink_to(tmp_path / "private")
+    with pytest.raises(CorruptShard, match=r"generation_config\.json"):
+        import_hf(tmp_path / "hf", out=tmp_path / "imported")
+
+
+def test_a_shape_that_no_model_has_is_refused_by_the_manifest_that_holds_it(tmp_path):
+    write_made_up_model(tmp_path / "hf", tiny_model().config)
+    model = import_hf(tmp_path / "hf", out=tmp_path / "imported")
+    assert shape_in(model) == tiny_model().config
+    for fault in ({"d_model": 128}, model.model | {"n_layers": "2"}, model.model | {"depth": 2}):
+        with pytest.raises(CorruptShard, match=r"manifest\.json: is of no model"):
+            shape_in(replace(model, model=fault))
 
 
 @pytest.mark.parametrize("layers", [3, 10**7])

@@ -30,6 +30,9 @@ MODEL = {
     "mlp_hidden_size": 1024,
     "vocab_size": 2048,
     "max_sequence_length": 256,
+    "rope_theta": 10000.0,
+    "tie_embeddings": False,
+    "clip_qkv": None,
 }
 SCORE_ROWS = pa.schema(
     [

@@ -1,4 +1,3 @@
-import dataclasses
 
 import pytest
 
@@ -41,13 +40,6 @@ def test_the_sample_of_removed_documents_has_some_of_each_rule(inputs):
     sample = tables.removed_sample(inputs["corpus"]["code kept"])
     assert [row["rule"] for row in sample] == ["gopher.num_words"] * 3 + [EVIL]
     assert tables.removed_sample(inputs["corpus"]["code"]) == []
-
-
-def test_the_parameters_of_a_run_are_those_of_its_model(inputs):
-    run = inputs["training"]["base"]
-    assert tables.num_parameters(run) == 1_572_864
-    with pytest.raises(CorruptShard, match="is of no model"):
-        tables.num_parameters(dataclasses.replace(run, model={"d_model": 128}))
 
 
 def test_the_data_sheet_has_what_was_kept_of_each_source_with_its_licence(inputs):

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import DivergedTraining
 from pipeline.store.branching import branch, is_new
 from pipeline.store.cleaning import plan_removal, remove
-from pipeline.store.series import history_rows, read_segments
+from pipeline.store.history import history_rows, read_segments
 from pipeline.store.survey import Survey
 from pipeline.train import loop
 from steps.graph.wiring import WiringError

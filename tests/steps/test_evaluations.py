@@ -7,7 +7,7 @@ from pipeline.browse.models import checkpoints as shown
 from pipeline.core.errors import MismatchedInputs
 from pipeline.core.shards import read_shard
 from pipeline.eval.made_up import write_made_up_wheel
-from pipeline.store.series import evaluation_rows
+from pipeline.store.history import evaluation_rows
 from steps.graph.rehearsal import Size, rehearsed
 from steps.graph.wiring import WiringError, build_steps
 from steps.plan.planning import plan_steps

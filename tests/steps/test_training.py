@@ -6,8 +6,8 @@ import time
 import pytest
 
 from pipeline.core.energy import Spent
+from pipeline.store.history import history_rows, read_segments
 from pipeline.store.leases import Occupied
-from pipeline.store.series import history_rows, read_segments
 from pipeline.train import loop
 from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref

@@ -16,8 +16,8 @@ from pipeline.core.artifacts import (
 from pipeline.core.files import StoredFile, write_json
 from pipeline.core.shards import write_shard
 from pipeline.data.document import DOCUMENT_SCHEMA
+from pipeline.store.checkpoints import CheckpointRecord, write_record
 from pipeline.store.results import Results, result_id
-from pipeline.store.series import CheckpointRecord, write_record
 from pipeline.tokens.format import TokenShardWriter
 
 WEIGHTS = "c" * 64

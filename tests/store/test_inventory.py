@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.errors import CorruptShard
+from pipeline.store.checkpoints import drop_state
 from pipeline.store.inventory import FILES, Inventory
 from pipeline.store.results import Results
 from pipeline.store.sealed import write_sealed
-from pipeline.store.series import drop_state
 from pipeline.store.verifying import find_all_damage
 from tests.store.conftest import flip
 

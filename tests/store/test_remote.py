@@ -14,18 +14,14 @@ from hypothesis import strategies as st
 from pipeline.core.artifacts import Artifact, Tokenizer
 from pipeline.core.errors import CorruptShard, MissingDependency, Unavailable
 from pipeline.core.files import StoredFile
+from pipeline.store.checkpoints import CheckpointRecord, drop_state, write_record
 from pipeline.store.discarding import discard
 from pipeline.store.entries import Entry, Stored
+from pipeline.store.history import history_rows
 from pipeline.store.objects import ObjectStore
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results, result_id
-from pipeline.store.series import (
-    CheckpointRecord,
-    drop_state,
-    history_rows,
-    read_users,
-    write_record,
-)
+from pipeline.store.series import read_users
 from pipeline.store.verifying import find_all_damage
 
 

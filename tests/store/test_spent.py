@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.core.energy import JOULES_A_KWH
-from pipeline.store.series import add_segment, read_segments
+from pipeline.store.history import add_segment, read_segments
 from pipeline.store.spent import claim_energy
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.errors import CorruptShard
 from pipeline.store import inventory, verified
-from pipeline.store.series import CheckpointRecord, write_record
+from pipeline.store.checkpoints import CheckpointRecord, write_record
 
 DIGESTED = []
 

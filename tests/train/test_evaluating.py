@@ -14,7 +14,7 @@ from pipeline.core.stopping import Stopped, stopping_signals
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.scoring import Row, score_rows
 from pipeline.store.branching import branch
-from pipeline.store.series import EVALUATIONS, evaluation_rows, history_rows
+from pipeline.store.history import EVALUATIONS, evaluation_rows, history_rows
 from pipeline.train.config import Launch, Upkeep
 from pipeline.train.monitors import Monitor
 from pipeline.train.ranks.distributed import Ranks

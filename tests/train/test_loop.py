@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
 from pipeline.model.weights import read_weights
-from pipeline.store.series import HISTORY, history_line, history_rows
+from pipeline.store.history import HISTORY, history_line, history_rows
 from pipeline.train.config import Launch, Linear
 from pipeline.train.series import history, saved
 from tests.train.conftest import ONE, SHAPE, config

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core.errors import MissingDependency
 from pipeline.model.config import OlmoConfig
-from pipeline.store.series import history_rows
+from pipeline.store.history import history_rows
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.train.config import Conduct, Launch, Upkeep
 from pipeline.train.monitors import (

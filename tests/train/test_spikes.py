@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import DivergedTraining
-from pipeline.store.series import diverged_rows, history_rows, read_segments
+from pipeline.store.history import diverged_rows, history_rows, read_segments
 from pipeline.train import loop
 from pipeline.train.config import Linear, Upkeep
 from pipeline.train.spikes import SkipRule, SpikeRule, Watch

@@ -34,7 +34,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest
-from pipeline.store.series import CheckpointRecord, read_record, write_record
+from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
 from pipeline.store.tensors import KINDS, TensorFiles, file_name, sharding_note, tensor_files
 from pipeline.train.optimizer import STATE
 

@@ -18,7 +18,7 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
 from pipeline.core.stopping import Stopped
-from pipeline.store.series import (
+from pipeline.store.history import (
     HISTORY,
     add_segment,
     history_line,

@@ -15,13 +15,8 @@ from pipeline.core.artifacts import Checkpoint, checkpoint_name
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.store import verified
-from pipeline.store.series import (
-    checkpoint_files,
-    drop_state,
-    has_state,
-    last_whole_step,
-    read_record,
-)
+from pipeline.store.checkpoints import checkpoint_files, drop_state, has_state, read_record
+from pipeline.store.history import last_whole_step
 from pipeline.store.tensors import kind_of
 from pipeline.train.config import TrainConfig
 from pipeline.train.series.checkpoint import folder_of, require_state, set_aside, stopped_folder

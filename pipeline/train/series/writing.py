@@ -17,7 +17,7 @@ import torch.distributed as dist
 from pipeline.core.errors import PipelineError
 from pipeline.model.olmo import Olmo
 from pipeline.store import verified
-from pipeline.store.series import CheckpointRecord
+from pipeline.store.checkpoints import CheckpointRecord
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.series import checkpoint, saved
 

@@ -11,13 +11,13 @@ from pipeline.core.artifacts import Checkpoints, Pairs
 from pipeline.core.errors import MismatchedInputs
 from pipeline.core.progress import Progress
 from pipeline.core.shards import ShardWriter, read_batches
-from pipeline.model.config import OlmoConfig
+from pipeline.model.config import shape_in
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import masked_row, score_rows
 from pipeline.tokens.batches import PairBatches
 from pipeline.tokens.chat import PAIR
-from pipeline.train.config import Conduct, TrainConfig
+from pipeline.train.config import Conduct, TrainConfig, require_no_z_loss
 from pipeline.train.loop import Training, train
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.stages.objectives import DpoLoss
@@ -44,7 +44,9 @@ def dpo(
 
     Raises:
         MismatchedInputs: the pairs' reference is not computed, or is another model.
+        ValueError: there are no pairs, or `z_loss` is asked for, which this loss has not.
     """
+    require_no_z_loss(config)
     require_same_tokenizer(checkpoints, pairs.tokenizer, "Pairs")
     if pairs.reference != checkpoints.latest.weights:
         held = f"is of {pairs.reference[:12]}" if pairs.reference else "is not computed"
@@ -57,7 +59,7 @@ def dpo(
         raise ValueError(f"there are no pairs; {pairs.num_skipped} were skipped")
     return train(
         Training(
-            model=OlmoConfig(**checkpoints.model),
+            model=shape_in(checkpoints),
             objective=DpoLoss(beta),
             batches=partial(PairBatches, pairs, config.batch_size, config.seed),
             config=config,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from pipeline.core.artifacts import Checkpoints, Examples
-from pipeline.model.config import OlmoConfig
+from pipeline.model.config import shape_in
 from pipeline.tokens.batches import ExampleBatches
 from pipeline.train.config import Conduct, TrainConfig
 from pipeline.train.loop import Training, train
@@ -33,7 +33,7 @@ def sft(
         raise ValueError(f"there are no examples; {examples.num_skipped} were skipped")
     return train(
         Training(
-            model=OlmoConfig(**checkpoints.model),
+            model=shape_in(checkpoints),
             objective=Masked(config.z_loss),
             batches=partial(ExampleBatches, examples, config.batch_size, config.seed),
             config=config,

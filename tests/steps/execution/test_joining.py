@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipeline.store.series import read_segments
+from pipeline.store.history import read_segments
 from tests.steps.lab import ref
 from tests.train.ranks.test_launching import free_port, task
 

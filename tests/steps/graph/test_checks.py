@@ -128,6 +128,7 @@ def test_the_graph_as_it_stands_is_built(graph):
         ("base.train.batch_size", 5, "a multiple of ranks, 2"),
         ("sft.train.batch_size", 5, "a multiple of ranks, 2"),
         ("dpo.train.batch_size", 5, "a multiple of ranks, 2"),
+        ("dpo.train.z_loss", 0.1, "it must be 0 for preferences"),
         ("base.train.schedule.warmup_steps", 300, "below total_steps, 300"),
         ("base.model.rope_theta", 0, "positive"),
         ("base.launch.ranks", 0, "at least 1"),

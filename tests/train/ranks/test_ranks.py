@@ -18,7 +18,7 @@ import torch.distributed.distributed_c10d as distributed_c10d
 
 from pipeline.core.errors import PipelineError
 from pipeline.model.hf import load_checkpoint_model
-from pipeline.store.series import history_rows, read_segments, segment_rows
+from pipeline.store.history import history_rows, read_segments, segment_rows
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.train import loop
 from pipeline.train.config import Conduct, Launch

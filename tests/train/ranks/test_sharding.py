@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.store.series import read_segments
+from pipeline.store.history import read_segments
 from pipeline.train.config import Conduct
 from pipeline.train.ranks.launches import Launch, Torchrun
 from pipeline.train.stages.pretrain import pretrain

@@ -12,7 +12,7 @@ from pipeline.core.files import file_sha256
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
-from pipeline.store.series import CheckpointRecord, read_record, write_record
+from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
 from pipeline.store.tensors import KINDS, kind_of
 from pipeline.train import loop
 from pipeline.train.config import AdamW, Upkeep

@@ -10,7 +10,7 @@ from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.store import inventory
 from pipeline.store import series as series_files
-from pipeline.store.series import (
+from pipeline.store.history import (
     add_lines,
     all_rows,
     history_line,

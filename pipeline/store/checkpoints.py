@@ -1,0 +1,102 @@
+"""What a checkpoint in a training series says of itself; read without torch.
+
+A result that shows a checkpoint relies on its weights alone: the optimizer's state is there so that
+training can go on, and is dropped from all but the last few (`retention`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+from pipeline.core.errors import CorruptShard
+from pipeline.core.untrusted import built
+from pipeline.store.sealed import read_sealed, write_sealed
+from pipeline.store.tensors import are_complete, kind_of
+
+RECORD = "state.json"
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+class CheckpointRecord(NamedTuple):
+    """What `state.json` says of a checkpoint; `sha256` is of its other files, by name."""
+
+    step: int
+    num_tokens_read: int
+    num_tokens_learned: int
+    weights: str
+    sha256: dict[str, str]
+    num_skipped: int = 0  # of the steps, those whose update was left out
+
+
+def write_record(folder: Path, record: CheckpointRecord) -> None:
+    """Say what a checkpoint is, once its other files are written."""
+    write_sealed(Path(folder) / RECORD, record._asdict())
+
+
+def read_record(folder: Path) -> CheckpointRecord:
+    """The record of a checkpoint; raises CorruptShard where it is missing or broken."""
+    path = Path(folder) / RECORD
+    try:
+        form = read_sealed(path)
+        return _checked_record({"num_skipped": 0, **form})
+    except (OSError, LookupError, ValueError, TypeError) as error:
+        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+
+
+def _checked_record(form: Mapping[str, Any]) -> CheckpointRecord:
+    """The record that some JSON gives; raises ValueError or LookupError where it gives none."""
+    hints = get_type_hints(CheckpointRecord)
+    record = CheckpointRecord(**{name: built(hints[name], form[name], name) for name in hints})
+    for name, digest in {"weights": record.weights, **record.sha256}.items():
+        if not _DIGEST.fullmatch(digest):
+            raise ValueError(f"the digest of {name} is {digest[:80]!r}; it must be 64 hex digits")
+    if not are_complete(record.sha256):
+        there = ", ".join(sorted(record.sha256)) or "none"
+        raise ValueError(f"its files must be model and optimizer of each rank; there is {there}")
+    if record.num_skipped > record.step:
+        raise ValueError(f"num_skipped is {record.num_skipped}; there are {record.step} steps")
+    return record
+
+
+def checkpoint_files(
+    folder: Path, weights: str | None = None, *, with_state: bool = True
+) -> dict[str, str | None]:
+    """The files of a checkpoint with the digests it was saved with; None for the record itself.
+
+    Args:
+        weights: the content digest that the weights must have.
+        with_state: name the optimizer's state too, where it was not dropped.
+
+    Raises:
+        CorruptShard: its record is missing or broken, or it is of other weights, or there are
+            tensors beside those that it names.
+    """
+    record = read_record(folder)
+    strays = {path.name for path in Path(folder).glob("*.safetensors")} - record.sha256.keys()
+    if strays:
+        raise CorruptShard(Path(folder) / min(strays), None, "is not named by the record beside it")
+    if weights is not None and record.weights != weights:
+        reason = f"is of the weights {record.weights[:12]}, not {weights[:12]}"
+        raise CorruptShard(Path(folder) / RECORD, None, reason)
+    keeps = with_state and has_state(folder, record)
+    files = {name: each for name, each in record.sha256.items() if keeps or not _is_state(name)}
+    return {**files, RECORD: None}
+
+
+def has_state(folder: Path, record: CheckpointRecord) -> bool:
+    """Whether all files of the optimizer's state stand, so that training can go on from here."""
+    return all((Path(folder) / name).exists() for name in record.sha256 if _is_state(name))
+
+
+def drop_state(folder: Path) -> None:
+    """Remove the optimizer's state from a checkpoint; its weights and its record stay."""
+    for name in read_record(folder).sha256:
+        if _is_state(name):
+            (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _is_state(name: str) -> bool:
+    return kind_of(name) == "optimizer"
