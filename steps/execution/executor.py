@@ -94,7 +94,9 @@ class LocalExecutor(Executor):
         )
         try:
             with stopping_signals(), _alive(workspace, run_name), display:
-                outcomes = self._run(step_graph, reads, known, folder, display)
+                outcomes = known
+                if len(known) < len(reads):
+                    outcomes = self._run(step_graph, reads, known, folder, display)
         except KeyboardInterrupt as stop:
             say(f"\N{BALLOT X} {stop or 'stopped'}; what is finished is kept", "yellow")
             say(f"  to go on: {command_line()}")
@@ -112,8 +114,6 @@ class LocalExecutor(Executor):
         folder: Path,
         display: Display,
     ) -> dict[str, Outcome]:
-        if len(known) == len(reads):
-            return known
         slots = min(self.workers, len(reads) - len(known))
         here = in_process() or any(type(step).__module__ == "__main__" for step in graph.values())
         demands = {name: demand_of(graph[name]) for name in reads}

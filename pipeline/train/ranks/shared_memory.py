@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from torch import nn
 from pipeline.train.ranks.distributed import Ranks
 
 logger = logging.getLogger(__name__)
-IN_MEMORY = Path("/dev/shm")
 # A slot is filled anew only after all waited for each other at least once more, when what it held
 # was taken. FSDP2 may begin a gather before it took the one before: hence one slot more.
 NUM_GATHERED, NUM_REDUCED = 3, 2
@@ -32,8 +30,7 @@ ALIGNED = 64  # bytes
 def share_memory(units: Sequence[nn.Module], ranks: Ranks) -> bool:
     """Have units of FSDP2 use shared memory, if all ranks see it and it has room; whether they do.
 
-    It takes (3 + 2 R) times the bytes of the largest unit, for R ranks together, and its file has
-    no name any more when this returns: nothing is left behind, however the ranks end.
+    It takes (3 + 2 R) times the bytes of the largest unit, for R ranks together.
 
     Args:
         units: all of a model that is divided over all ranks, the one that holds others last.
@@ -69,42 +66,50 @@ def _num_bytes(units: Sequence[nn.Module], parts: int) -> int:
 
 def _shared(num_bytes: int, ranks: Ranks) -> torch.Tensor | None:
     """So many bytes that all ranks see; None where they cannot, or there is no room."""
-    folder = IN_MEMORY if IN_MEMORY.is_dir() else Path(tempfile.gettempdir())
-    made = ranks.agreed(lambda: _new_file(folder, num_bytes))
+    made = ranks.agreed(lambda: _new_memory(num_bytes))
     memory = None
-    try:
-        if made is not None and os.stat(made).st_size == num_bytes:
-            memory = torch.from_file(made, shared=True, size=num_bytes, dtype=torch.uint8)
-    except (OSError, RuntimeError):
-        pass  # another machine
+    if made is not None:
+        process, number, name = made
+        path = f"/proc/{process}/fd/{number}"
+        try:
+            if os.readlink(path) == name:  # on another machine it is something else, or nothing
+                memory = torch.from_file(path, shared=True, size=num_bytes, dtype=torch.uint8)
+        except (OSError, RuntimeError):
+            pass
     everybody = ranks.summed(float(memory is not None))[0] == ranks.size
     if made is not None and ranks.rank == 0:
-        os.unlink(made)
+        os.close(made[1])
     if not everybody:
         logger.info("ranks share no memory; gloo carries parameters and gradients")
         return None
     return memory
 
 
-def _new_file(folder: Path, num_bytes: int) -> str | None:
-    """A new file with room for so many bytes, which nobody else may read; None if there is none.
+def _new_memory(num_bytes: int) -> tuple[int, int, str] | None:
+    """New memory that goes with the processes that hold it: whose it is, its number and its name.
 
-    Room that cannot be taken at once, as on macOS, counts as none.
+    It has no name in any folder, so that nothing is left of it however the ranks end, and needs no
+    `/dev/shm`, which is small in containers. None if there is no room, or the system has no such
+    memory, as macOS.
     """
-    if not hasattr(os, "posix_fallocate"):
+    if not hasattr(os, "memfd_create"):
         return None
+    if num_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+        return None  # the system would rather kill processes than refuse it
+    unique = f"olmo-tango-{uuid.uuid4().hex}"
     try:
-        number, path = tempfile.mkstemp(prefix="olmo-tango-", dir=folder)
+        number = os.memfd_create(unique)
     except OSError:
         return None
     try:
-        os.posix_fallocate(number, 0, num_bytes)
+        os.posix_fallocate(
+            number, 0, num_bytes
+        )  # taken now: it is not lacking in the midst of a step
+        name = os.readlink(f"/proc/self/fd/{number}")
     except OSError:
-        os.unlink(path)
-        return None
-    finally:
         os.close(number)
-    return path
+        return None
+    return os.getpid(), number, name
 
 
 class SharedGather:

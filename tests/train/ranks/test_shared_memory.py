@@ -1,8 +1,9 @@
-"""Through shared memory ranks have the gradients that gloo gives them, and leave nothing there."""
+"""Through shared memory ranks have the gradients that gloo gives them."""
 
+import errno
+import os
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -64,29 +65,21 @@ def compare(folder, launch, ranks):
 @pytest.mark.parametrize(("size", "held"), [(2, False), (2, True), (3, False)])
 def test_gradients_are_those_that_gloo_gives(tmp_path, size, held):
     launch = Launch(ranks=size, threads=1, reshard_after_forward=not held)
-    before = set(shared_memory.IN_MEMORY.glob("olmo-tango-*"))
     run_ranks(partial(compare, tmp_path, launch), launch, tmp_path)
     apart = [float((tmp_path / f"apart-{rank}").read_text()) for rank in range(size)]
     # the mean of two is the same in any order; of three it is rounded
     assert max(apart) <= (0 if size == 2 else 1e-6)
-    assert set(shared_memory.IN_MEMORY.glob("olmo-tango-*")) <= before
 
 
 def without_room(work, ranks):
-    shared_memory._new_file = lambda folder, num_bytes: None
+    shared_memory._new_memory = lambda num_bytes: None
     work(ranks)
 
 
 def in_another_machine(work, ranks):
-    if ranks.rank:
-        shared_memory.os.stat = partial(_no_such_file, shared_memory.os.stat)
+    if ranks.rank:  # where the first rank's number is that of another process, or of none
+        shared_memory.os.readlink = lambda path: "/dev/null"
     work(ranks)
-
-
-def _no_such_file(stat, path, *arguments, **named):
-    if "olmo-tango-" in str(path):
-        raise FileNotFoundError(path)
-    return stat(path, *arguments, **named)
 
 
 def note_shared(folder, launch, ranks):
@@ -107,14 +100,25 @@ def test_ranks_that_cannot_share_memory_talk_by_gloo(tmp_path, where):
     assert {each.read_text() for each in tmp_path.glob("shared-*")} == {"False"}
 
 
-def test_room_is_taken_when_the_memory_is_made_not_when_it_is_filled(tmp_path, monkeypatch):
-    path = Path(shared_memory._new_file(tmp_path, 1 << 20))
-    assert path.stat().st_blocks * 512 >= 1 << 20 and path.stat().st_mode & 0o077 == 0
-    assert shared_memory._new_file(tmp_path, 1 << 60) is None
-    assert shared_memory._new_file(tmp_path / "none", 1) is None
-    monkeypatch.delattr("os.posix_fallocate")
-    assert shared_memory._new_file(tmp_path, 1) is None
-    assert list(tmp_path.iterdir()) == [path]
+def test_room_is_taken_when_the_memory_is_made_not_when_it_is_filled(monkeypatch):
+    process, number, name = shared_memory._new_memory(1 << 20)
+    assert process == os.getpid() and "olmo-tango-" in name
+    assert os.fstat(number).st_blocks * 512 >= 1 << 20
+    os.close(number)
+    assert shared_memory._new_memory(1 << 60) is None
+
+
+def test_a_system_without_such_memory_or_room_for_it_is_told_so(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    open_before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        assert shared_memory._new_memory(1) is None
+    assert set(os.listdir("/proc/self/fd")) == open_before
+    monkeypatch.delattr(os, "memfd_create")
+    assert shared_memory._new_memory(1) is None
 
 
 def test_the_largest_unit_is_reckoned_with_its_padding():
