@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.store import inventory
-from pipeline.store import series as series_files
+from pipeline.store import history as history_files
 from pipeline.store.history import (
     add_lines,
     all_rows,
@@ -337,20 +337,20 @@ def test_what_all_ranks_took_is_noted_for_a_segment_by_the_first(tmp_path):
 
 def test_a_history_is_parsed_once_where_a_run_begins_and_once_at_its_end(run, monkeypatch):
     run(config(12, stop_at=6))
-    parsed, found = [], series_files._parsed_rows
+    parsed, found = [], history_files._parsed_rows
     monkeypatch.setattr(
-        series_files, "_parsed_rows", lambda path: (parsed.append(path), found(path))[1]
+        history_files, "_parsed_rows", lambda path: (parsed.append(path), found(path))[1]
     )
     run(config(12), name="on", hooks={"upkeep": Upkeep(stop_on=SpikeRule(9, 2))})
     assert len(parsed) == 2
 
 
 def test_a_history_that_changed_is_parsed_again(tmp_path):
-    with series_files.reading_once():
+    with history_files.reading_once():
         for step in (1, 2):
             add_lines(tmp_path / "history.jsonl", [history_line({"step": step, "loss": 1.0})])
             assert len(history_rows(tmp_path)) == step
-        series_files.forget_read()
+        history_files.forget_read()
         assert len(history_rows(tmp_path)) == 2
 
 
