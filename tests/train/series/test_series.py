@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.core.energy import Spent
 from pipeline.core.errors import CorruptShard, PipelineError
-from pipeline.store import inventory
 from pipeline.store import history as history_files
+from pipeline.store import inventory
 from pipeline.store.history import (
     add_lines,
     all_rows,
