@@ -298,8 +298,8 @@ def history(checkpoints: Checkpoints) -> dict[str, list[float]]:
 
 
 def last_loss(losses: list[float]) -> float:
-    """Mean loss of the last tenth of the steps; one step alone is noisy."""
-    tail = losses[-max(1, len(losses) // 10) :]
+    """Mean loss of the last tenth of the steps, of those that are known; one alone is noisy."""
+    tail = [each for each in losses[-max(1, len(losses) // 10) :] if not math.isnan(each)]
     return math.fsum(tail) / len(tail) if tail else math.nan
 
 

@@ -23,7 +23,6 @@ from pipeline.store.history import (
     evaluation_rows,
     history_line,
     history_rows,
-    last_whole_step,
 )
 from pipeline.store.memo import place_file
 
@@ -47,8 +46,7 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     if not is_new(series):
         return 0
     rows = history_rows(origin)
-    reached = min(last_step, last_whole_step(origin))
-    taken = [step for step, folder in _folders(origin, reached) if _take(folder, series)]
+    taken = [step for step, folder in _folders(origin, last_step) if _take(folder, series)]
     last = max(taken, default=0)
     if last == 0:
         return 0
@@ -56,7 +54,7 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     reason = f"as the series {origin.name} up to step {last}"
     add_segment(series, said | {"cause": "taken over", "reason": reason, "num_updates": 0})
     own = {"segment": 1}
-    lines = [history_line({**_plain(rows[step]), **own}) for step in range(1, last + 1)]
+    lines = [history_line({**_plain(rows[step]), **own}) for step in sorted(rows) if step <= last]
     measured = [row | own for row in evaluation_rows(origin) if row["step"] <= last]
     if measured:
         write_file(series / EVALUATIONS, "".join(map(history_line, measured)).encode())

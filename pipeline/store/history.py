@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
@@ -204,12 +203,6 @@ def _checked(
         for name, hint in hints.items()
         if name in form or name in required
     }
-
-
-def last_whole_step(series: Path) -> int:
-    """The last update up to which a history has no gap."""
-    steps = history_rows(series).keys()
-    return next(step for step in count() if step + 1 not in steps)
 
 
 def complete_history(series: Path, table: Path) -> None:

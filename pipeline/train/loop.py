@@ -206,7 +206,7 @@ class Run:
         by_source = rows.get(self.step, {}).get("tokens_by_source")
         self.by_source = Counter[str](by_source or {})
         self.num_counted = 0 if by_source is None else self.step  # steps that it counts
-        before = [rows[each] for each in range(1, self.step + 1)] if any(rules) else []
+        before = [rows[each] for each in sorted(rows) if each <= self.step] if any(rules) else []
         self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
 
     def begin_segment(self, replay: bool) -> Row:

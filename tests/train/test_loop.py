@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from pipeline.core.artifacts import Artifact
-from pipeline.core.errors import CorruptShard, DivergedTraining, MismatchedInputs, PipelineError
+from pipeline.core.errors import DivergedTraining, MismatchedInputs, PipelineError
 from pipeline.model.weights import read_weights
-from pipeline.store.history import HISTORY, history_line, history_rows
+from pipeline.store.history import HISTORY, history_line, history_rows, read_segments
 from pipeline.train.config import Launch, Linear
 from pipeline.train.series import history, saved
 from tests.train.conftest import ONE, SHAPE, config
@@ -206,14 +206,6 @@ ROW = {
 }
 
 
-def test_a_history_without_a_step_is_refused(tmp_path):
-    with history.added_rows(tmp_path) as file:
-        for step in (1, 3):
-            file.write(history_line({**ROW, "step": step}))
-    with pytest.raises(CorruptShard, match="has no row of step 2"):
-        history.write_history(tmp_path, 3, tmp_path / "out")
-
-
 def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path):
     path = tmp_path / history.LINES
     path.write_text(history_line(ROW) + '{"step": 2, "lo')
@@ -223,22 +215,44 @@ def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path):
     assert shard.num_records == 2
 
 
-def test_a_changed_byte_of_history_or_record_costs_only_the_steps_from_there(run, tmp_path):
+def flip_in(path, before, skipped=0):
+    """Change a byte of a number that follows some text."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b":", data.index(before) + skipped) + 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_changed_byte_of_a_record_costs_only_the_steps_from_there(run, tmp_path):
     whole = run(config(12, save_steps=4), series="a" * 64, name="whole")
     series = tmp_path / "series" / ("a" * 64)
-    for number, (name, step) in enumerate((("history", 7), ("record", 8))):
-        first = (series / "step000004" / "model.safetensors").stat().st_ino
-        path = series / HISTORY if name == "history" else series / "step000008" / "state.json"
-        data = path.read_bytes()
-        place = data.index(b'{"step": 7') if name == "history" else data.index(b"num_tokens_read")
-        data = bytearray(data)
-        place = data.index(b":", place + 10 * (name == "history")) + 2
-        data[place] ^= 1
-        path.write_bytes(data)
-        again = run(config(12, save_steps=4), series="a" * 64, name=f"again{number}")
-        assert again.content == whole.content, (name, step)
-        assert (series / "step000004" / "model.safetensors").stat().st_ino == first
-        assert history_rows(series).keys() == set(range(1, 13))
+    first = (series / "step000004" / "model.safetensors").stat().st_ino
+    flip_in(series / "step000008" / "state.json", b"num_tokens_read")
+    again = run(config(12, save_steps=4), series="a" * 64, name="again")
+    assert again.content == whole.content
+    assert (series / "step000004" / "model.safetensors").stat().st_ino == first
+    assert history_rows(series).keys() == set(range(1, 13))
+
+
+@pytest.mark.parametrize("lost", ["a line", "the file"])
+def test_a_damaged_history_costs_no_update_and_is_said(run, tmp_path, caplog, lost):
+    run(config(12, save_steps=4, stop_at=8), series="a" * 64, name="begun")
+    series = tmp_path / "series" / ("a" * 64)
+    if lost == "a line":
+        flip_in(series / HISTORY, b'{"step": 7', 10)
+    else:
+        (series / HISTORY).unlink()
+    missing = {7} if lost == "a line" else set(range(1, 9))
+    made = run(config(12, save_steps=4), series="a" * 64, name="whole")
+    assert f"has no whole line of step {min(missing)}" in caplog.text
+    assert [each["first_step"] for each in read_segments(series)] == [0, 8]
+    rows = pq.read_table(made.root / "history.parquet").to_pylist()
+    assert [row["step"] for row in rows] == list(range(1, 13))
+    assert {row["step"] for row in rows if row["loss"] is None} == missing
+    other = run(config(12, save_steps=4), series="b" * 64, name="undisturbed")
+    assert made.latest.weights == other.latest.weights
+    assert made.latest.num_tokens_read == other.latest.num_tokens_read
+    by_source = [history_rows(series.parent / (each * 64))[12]["tokens_by_source"] for each in "ab"]
+    assert by_source[0] == by_source[1]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import time
@@ -28,6 +29,7 @@ from pipeline.store.history import (
     segment_rows,
 )
 
+logger = logging.getLogger(__name__)
 LINES, TABLE = HISTORY, "history.parquet"
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
@@ -78,18 +80,17 @@ def finite(value: float | None) -> float | None:
 def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool = False) -> Shard:
     """Write `history.parquet`, a row an update from 1 to `last_step`.
 
+    The row of an update whose line was damaged is empty, and said to be: its checkpoints stand,
+    and to train them again for it would cost more than it is worth.
+
     Args:
         with_skips: add a column that says whose update was left out.
-
-    Raises:
-        CorruptShard: a step is missing.
     """
-    path = Path(series) / LINES
     by_step = history_rows(series)
-    for step in range(1, last_step + 1):
-        if step not in by_step:
-            raise CorruptShard(path, None, f"has no row of step {step}")
-    rows = [by_step[step] for step in range(1, last_step + 1)]
+    if lost := [step for step in range(1, last_step + 1) if step not in by_step]:
+        told = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+        logger.warning("%s has no whole line of step %s", Path(series) / LINES, told)
+    rows = [by_step.get(step, {"step": step}) for step in range(1, last_step + 1)]
     schema = SCHEMA
     if with_skips:  # a row that was taken over from a series without a rule does not say so
         schema, rows = SCHEMA.append(SKIPPED), [{"skipped": False} | row for row in rows]

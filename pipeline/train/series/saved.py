@@ -16,7 +16,7 @@ from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.store import verified
 from pipeline.store.checkpoints import checkpoint_files, drop_state, has_state, read_record
-from pipeline.store.history import last_whole_step
+from pipeline.store.history import history_rows
 from pipeline.store.tensors import kind_of
 from pipeline.train.config import TrainConfig
 from pipeline.train.series.checkpoint import folder_of, require_state, set_aside, stopped_folder
@@ -69,17 +69,16 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
         PipelineError: the series has passed `stop_at` and did not save it: to make it would be to
             train again what was trained, and to write over its history.
     """
-    last = last_whole_step(series)  # a checkpoint beyond it is made again, with its history
-    _require_not_passed(series, config, last)
+    _require_not_passed(series, config)
     while True:
-        there = [step for step in find_checkpoints(series, thorough=False) if step <= last]
+        there = find_checkpoints(series, thorough=False)
         missing = [step for step in config.kept_steps if step not in there]
         if not missing:
-            there = [step for step in find_checkpoints(series) if step <= last]
+            there = find_checkpoints(series)
             missing = [step for step in config.kept_steps if step not in there]
         starts = {step: checkpoint_name(step) for step in there if _can_go_on(series, step)}
         paused = find_stopped(series)
-        if paused is not None and paused <= min(last, max(missing, default=0)):
+        if paused is not None and paused <= max(missing, default=0):
             starts.setdefault(paused, stopped_folder(series).name)
         stretches = plan_stretches(starts, missing, max([*there, *starts], default=-1))
         if all([is_whole(series / each.folder) for each in stretches if each.folder]):
@@ -87,12 +86,13 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
             return stretches
 
 
-def _require_not_passed(series: Path, config: TrainConfig, last: int) -> None:
+def _require_not_passed(series: Path, config: TrainConfig) -> None:
+    last = max(history_rows(series), default=0)
     stop, name = config.stop_at, checkpoint_name(config.last_step)
     if stop is None or stop >= last or stop % config.save_steps == 0:
         return
     if not any(Path(series).glob(f"*{name}*")):  # saved, or saved and found damaged
-        known = [s for s in find_checkpoints(series, thorough=False) if s <= last]
+        known = find_checkpoints(series, thorough=False)
         near = sorted(sorted(known, key=lambda each: abs(each - stop))[:2])
         raise PipelineError(
             f"stop_at is {stop}; the series has gone on to step {last} and did not save that one, "
@@ -127,8 +127,6 @@ def is_saved(series: Path, config: TrainConfig) -> bool:
     What is known to be whole is not read again (`pipeline/store/verified.py`).
     """
     try:
-        if last_whole_step(series) < config.last_step:
-            return False
         for step in config.kept_steps:
             _require_step(folder_of(series, step), step)
             verified.require_whole(folder_of(series, step))
