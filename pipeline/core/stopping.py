@@ -4,7 +4,9 @@ Within `stopping_signals`, SIGINT, SIGTERM, SIGHUP (a terminal that is gone) and
 sends ahead of its limit) raise `Stopped` in the main thread and end its child processes: by the
 same signal those that hear signals as this process does (`passes_on_to`), others by SIGTERM. Work
 that can do better than to break off (a training loop, which saves its state) runs within `heeding`
-and asks `stop_requested` often; then only a second signal breaks it off.
+and asks `stop_requested` often; then only a second signal breaks it off. Where a system signals
+every process of a job, as Slurm and systemd do, a child hears it twice, from its parent too: what
+comes soon after the first, and is not SIGINT, is the same wish.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import ClassVar, NamedTuple
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED = 130  # the exit status after Ctrl-C, as a shell gives it
+SAME_WISH_SECONDS = 5.0
 RESUMABLE = 75  # EX_TEMPFAIL: asked to stop by a system; the same command goes on
 
 
@@ -41,6 +44,7 @@ class _State:
     """What this process was asked; set by signal handlers in the main thread."""
 
     signum: int | None = None
+    heard_at: float = 0.0
     heeding: int = 0
     hearers: ClassVar[set[int]] = set()
     error: BaseException | None = None
@@ -103,13 +107,17 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     if error is not None:
         end_children(signal.SIGKILL)
         raise error
-    again = _State.signum is not None
-    _State.signum = _State.signum or signum
-    if _State.heeding and not again:
+    first = _State.signum
+    if first is None:
+        _State.signum, _State.heard_at = signum, time.monotonic()
+        if _State.heeding:
+            return
+    elif signum != signal.SIGINT and time.monotonic() - _State.heard_at < SAME_WISH_SECONDS:
         return
+    first = first or signum
     for pid in children():
-        _send([pid], _State.signum if pid in _State.hearers else signal.SIGTERM)
-    raise Stopped(_State.signum)
+        _send([pid], first if pid in _State.hearers else signal.SIGTERM)
+    raise Stopped(first)
 
 
 def end_children(signum: int) -> None:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import threading
@@ -94,3 +95,15 @@ def test_ranks_that_are_asked_to_stop_do_so_together(run, tmp_path):
         run(config(4000, save_steps=4000), both, series="b" * 64)
     done = saved.find_stopped(series)
     assert 5 <= done < 4000 and len(rows_of(series)) == done
+
+
+@pytest.mark.slow
+def test_ranks_that_are_asked_to_stop_before_they_began_are_stopped_and_not_failed(run):
+    def ask():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(Stopped, match="SIGTERM"), stopping_signals():
+        run(config(4000, save_steps=4000), Launch(ranks=2, threads=1))

@@ -170,6 +170,9 @@ def _tell(launch: Launch, folder: Path, size: int, exit_codes: dict[int, int | N
     """Raises what ended a run before its work was done."""
     if all(code == 0 for code in exit_codes.values()):
         return _require_not_stopped(folder)
+    signum = stop_requested()
+    if signum is not None and -signal.SIGTERM in exit_codes.values():
+        raise Stopped(signum)  # a rank had not begun, so it could not heed
     found = failures_of(exit_codes, folder)
     failure = first_failure(found, size, launch.timeout_seconds)
     raise failure.told() if failure else PipelineError(f"ranks ended with {exit_codes}")
