@@ -12,7 +12,16 @@ from pipeline.browse.views import Block, Bytes, Facts, Grid, Plot, View, grid
 from pipeline.core.artifacts import Checkpoint
 from pipeline.core.errors import CorruptShard
 from pipeline.store.checkpoints import CheckpointRecord, checkpoint_files, read_record
-from pipeline.store.history import diverged_rows, evaluation_rows, history_rows, read_segments
+from pipeline.store.history import (
+    EVALUATIONS,
+    HISTORY,
+    SEGMENTS,
+    damaged_lines,
+    diverged_rows,
+    evaluation_rows,
+    history_rows,
+    read_segments,
+)
 from pipeline.store.leases import live_leases
 from pipeline.store.results import Results
 from pipeline.store.series import series_of
@@ -102,6 +111,9 @@ def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
     ]
     if rows:
         yield last_of("segments", rows, limit)
+    damaged = {name: damaged_lines(series / name) for name in (HISTORY, SEGMENTS, EVALUATIONS)}
+    if any(damaged.values()):
+        yield Facts({f"damaged lines of {name}": num for name, num in damaged.items() if num})
 
 
 def evaluations(series: Path, limit: int, last_step: int | None = None) -> Iterator[Block]:

@@ -21,8 +21,8 @@ from pipeline.store.history import (
     HISTORY,
     add_segment,
     evaluation_rows,
-    history_line,
     history_rows,
+    sealed_line,
 )
 from pipeline.store.memo import place_file
 
@@ -54,10 +54,10 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     reason = f"as the series {origin.name} up to step {last}"
     add_segment(series, said | {"cause": "taken over", "reason": reason, "num_updates": 0})
     own = {"segment": 1}
-    lines = [history_line({**_plain(rows[step]), **own}) for step in sorted(rows) if step <= last]
+    lines = [sealed_line({**_plain(rows[step]), **own}) for step in sorted(rows) if step <= last]
     measured = [row | own for row in evaluation_rows(origin) if row["step"] <= last]
     if measured:
-        write_file(series / EVALUATIONS, "".join(map(history_line, measured)).encode())
+        write_file(series / EVALUATIONS, "".join(map(sealed_line, measured)).encode())
     write_file(series / HISTORY, "".join(lines).encode())
     logger.info("%s begins as %s up to step %d", series.name[:12], origin.name[:12], last)
     return last

@@ -1,7 +1,7 @@
 """The lines that a training series keeps: updates, segments and evaluations; read without torch.
 
-Lines of updates and of evaluations end with a checksum of themselves. A line that a kill cut off or
-a fault changed is no line.
+Each line ends with a checksum of itself. One that a kill cut off or a fault changed is no line;
+`damaged_lines` counts them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pipeline.core.untrusted import MAX_INT, built, open_plain_file, parsed
 
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
 EVALUATIONS = "evaluations.jsonl"
-CRC = b', "crc": '  # ends a line of a history, and a checksum of the row before it
+MAX_SEGMENTS = 1 << 32  # a larger number is none that this counted up to
+CRC = b', "crc": '  # ends a line, with a checksum of the row before it
 _NO_LINE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 _ROW = {
     "step": int,
@@ -69,9 +70,9 @@ _READ: ContextVar[dict[Path, tuple[tuple[int, ...], list[dict[str, Any]]]] | Non
 )  # file -> how it was, and its rows
 
 
-def history_line(row: dict[str, Any]) -> str:
-    """The line of a history that stands for one update, or for one evaluation."""
-    text = json.dumps(row)
+def sealed_line(row: Mapping[str, Any]) -> str:
+    """The line that stands for an update, an evaluation or what is said of a segment."""
+    text = json.dumps(dict(row))
     return f"{text[:-1]}{CRC.decode()}{zlib.crc32(text.encode())}}}\n"
 
 
@@ -128,10 +129,21 @@ def _is_plain(row: Mapping[str, Any]) -> bool:
 def _sealed_rows(path: Path) -> Iterator[dict[str, Any]]:
     """What stands in the lines of a file whose checksum is right."""
     for line in _lines(path):
-        with suppress(*_NO_LINE):
-            text, _, crc = line.rstrip(b"}\n").rpartition(CRC)
-            if int(crc) == zlib.crc32(text + b"}"):
-                yield parsed(text + b"}")
+        if (text := _text_of(line)) is not None:
+            with suppress(*_NO_LINE):
+                yield parsed(text)
+
+
+def _text_of(line: bytes) -> bytes | None:
+    """The row in a line whose checksum is right; None in any other."""
+    text, _, crc = line.rstrip(b"}\n").rpartition(CRC)
+    whole = crc.isdigit() and len(crc) <= 10 and int(crc) == zlib.crc32(text + b"}")
+    return text + b"}" if whole else None
+
+
+def damaged_lines(path: Path) -> int:
+    """How many lines of a file a kill cut off or a fault changed."""
+    return sum(_text_of(line) is None for line in _lines(path))
 
 
 def history_rows(series: Path) -> dict[int, dict[str, Any]]:
@@ -158,6 +170,12 @@ def segment_rows(series: Path, number: int) -> list[dict[str, Any]]:
     return [row for row in made if row.get("segment") == number]
 
 
+def last_segment(series: Path) -> int:
+    """The last segment that rows are of; 0 where there is none."""
+    numbers = (row.get("segment", 0) for row in all_rows(series))
+    return max((each for each in numbers if each < MAX_SEGMENTS), default=0)
+
+
 def evaluation_rows(series: Path) -> list[dict[str, Any]]:
     """What was measured of a series, by step: the last row of each step and name.
 
@@ -180,18 +198,18 @@ def read_segments(series: Path) -> list[dict[str, Any]]:
     One that has no `cause` is under way, or was killed.
     """
     found: dict[int, dict[str, Any]] = {}
-    for place, line in enumerate(_lines(Path(series) / SEGMENTS), 1):
+    for row in _sealed_rows(Path(series) / SEGMENTS):
         with suppress(*_NO_LINE):
-            said = _checked(parsed(line), _SEGMENT, ("segment",))
+            said = _checked(row, _SEGMENT, ("segment",))
             number = said["segment"]
-            if number <= place and ("first_step" in said or number in found):
+            if number < MAX_SEGMENTS and ("first_step" in said or number in found):
                 found[number] = found.get(number, {}) | said
     return [found[number] for number in sorted(found)]
 
 
 def add_segment(series: Path, said: Mapping[str, Any]) -> None:
     """Add what is said of a segment, where it begins or where it ends."""
-    add_lines(Path(series) / SEGMENTS, [json.dumps(said) + "\n"])
+    add_lines(Path(series) / SEGMENTS, [sealed_line(said)])
 
 
 def _checked(
@@ -219,7 +237,7 @@ def complete_history(series: Path, table: Path) -> None:
         rows = [row for row in pq.read_table(table).to_pylist() if row["step"] not in known]
     except (pa.ArrowInvalid, OSError, LookupError, TypeError) as error:
         raise CorruptShard(table, None, f"not a history ({error})") from error
-    add_lines(Path(series) / HISTORY, map(history_line, rows))
+    add_lines(Path(series) / HISTORY, map(sealed_line, rows))
 
 
 def add_lines(path: Path, lines: Iterable[str]) -> None:

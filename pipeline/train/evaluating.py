@@ -13,7 +13,7 @@ import torch
 from pipeline.core.stopping import stop_requested
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import Scorer
-from pipeline.store.history import EVALUATIONS, add_lines, evaluation_rows, history_line
+from pipeline.store.history import EVALUATIONS, add_lines, evaluation_rows, sealed_line
 from pipeline.train.evaluations import Evaluation
 from pipeline.train.monitors import Row
 from pipeline.train.progress import Progress
@@ -113,7 +113,7 @@ class Evaluating:
         if self.ranks.rank:
             return
         row = {"step": step, "name": name, "segment": segment, "seconds": seconds, "scores": scores}
-        add_lines(self.series / EVALUATIONS, [history_line(row)])
+        add_lines(self.series / EVALUATIONS, [sealed_line(row)])
         logger.info("evaluated %s after step %d in %.1f s", name, step, seconds)
         told: Row = {"step": step, name: {"seconds": seconds}}
         for each in scores:

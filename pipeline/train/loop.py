@@ -28,7 +28,7 @@ from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
 from pipeline.store.checkpoints import CheckpointRecord
-from pipeline.store.history import forget_read, history_line, history_rows, reading_once
+from pipeline.store.history import forget_read, history_rows, reading_once, sealed_line
 from pipeline.train.batches import Batches, CountsSources, NamesDocuments, parts_of
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
 from pipeline.train.evaluating import Evaluating
@@ -271,7 +271,7 @@ class Run:
                 row = self.update(self.step + 1) | noted
                 if rows is not None:
                     row |= self.seen()
-                    rows.write(history_line(row))
+                    rows.write(sealed_line(row))
                     rows.flush()
                 tell(row)
                 loss = math.nan if row["loss"] is None else row["loss"]

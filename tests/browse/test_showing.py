@@ -26,6 +26,7 @@ from pipeline.core.files import NamedFile, StoredFile
 from pipeline.core.shards import write_shard
 from pipeline.store.checkpoints import drop_state
 from pipeline.store.discarding import discard
+from pipeline.store.history import sealed_line
 from tests.browse.conftest import weights
 from tests.steps.conftest import Bench
 
@@ -143,7 +144,7 @@ def test_a_series_shows_how_its_segments_ended_and_what_it_can_go_on_from(maker,
         {"segment": 1, "cause": "diverged", "reason": "the loss is nan", "last_step": 3},
         {"segment": 2, "first_step": 2, "rolled_back_from": 3},
     ]
-    (series / "segments.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+    (series / "segments.jsonl").write_text("".join(map(sealed_line, lines)))
     view = show(open_workspace(maker.results.root)[id])
     (grid,) = [each for each in view.blocks if getattr(each, "title", "") == "segments"]
     rows = [dict(zip(grid.heads, row, strict=True)) for row in grid.rows]

@@ -15,7 +15,7 @@ from torch._dynamo.utils import counters
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import DivergedTraining, MismatchedInputs, PipelineError
 from pipeline.model.weights import read_weights
-from pipeline.store.history import HISTORY, history_line, history_rows, read_segments
+from pipeline.store.history import HISTORY, history_rows, read_segments, sealed_line
 from pipeline.train.config import Launch, Linear
 from pipeline.train.series import history, saved
 from tests.train.conftest import ONE, SHAPE, config
@@ -208,9 +208,9 @@ ROW = {
 
 def test_a_line_that_a_kill_cut_off_is_made_again(tmp_path):
     path = tmp_path / history.LINES
-    path.write_text(history_line(ROW) + '{"step": 2, "lo')
+    path.write_text(sealed_line(ROW) + '{"step": 2, "lo')
     with history.added_rows(tmp_path) as file:
-        file.write(history_line({**ROW, "step": 2}))
+        file.write(sealed_line({**ROW, "step": 2}))
     shard = history.write_history(tmp_path, 2, tmp_path / "out")
     assert shard.num_records == 2
 

@@ -22,10 +22,11 @@ from pipeline.core.stopping import Stopped
 from pipeline.store.history import (
     HISTORY,
     add_segment,
-    history_line,
     history_rows,
+    last_segment,
     open_lines,
     read_segments,
+    sealed_line,
     segment_rows,
 )
 
@@ -69,7 +70,7 @@ def diverged_line(error: DivergedTraining, noted: dict[str, Any]) -> str:
         noted: what all rows of its segment say.
     """
     row = {"step": error.step, "loss": finite(error.loss), "grad_norm": finite(error.grad_norm)}
-    return history_line(row | noted | {"diverged": True})
+    return sealed_line(row | noted | {"diverged": True})
 
 
 def finite(value: float | None) -> float | None:
@@ -108,7 +109,8 @@ def begin_segment(series: Path, first_step: int, *, replay: bool = False, **how:
         how: what it runs with, as launch and device. No result depends on it.
     """
     end_segment(series, "killed")
-    number = max((each["segment"] for each in read_segments(series)), default=0) + 1
+    number = 1 + max((each["segment"] for each in read_segments(series)), default=0)
+    number = max(number, 1 + last_segment(series))  # a damaged line may hide one
     began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
     if replay:
         began["replay"] = True

@@ -1,6 +1,7 @@
 import json
 import os
 import threading
+import zlib
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -11,11 +12,13 @@ from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.store import history as history_files
 from pipeline.store import inventory
 from pipeline.store.history import (
+    CRC,
     add_lines,
     all_rows,
-    history_line,
+    damaged_lines,
     history_rows,
     read_segments,
+    sealed_line,
     segment_rows,
 )
 from pipeline.train import loop
@@ -281,11 +284,27 @@ HOSTILE = [
 
 def test_no_line_of_a_stranger_breaks_the_segments_of_a_series(tmp_path):
     history.begin_segment(tmp_path, 0)
+    rows = [each.removesuffix("}").encode("latin-1") for each in HOSTILE]
+    sealed = [f"{row.decode('latin-1')}{CRC.decode()}{zlib.crc32(row + b'}')}}}" for row in rows]
     with open(tmp_path / "segments.jsonl", "a", encoding="latin-1") as file:
-        file.writelines(f"{each}\n" for each in HOSTILE)
+        file.writelines(f"{each}\n" for each in HOSTILE + sealed)
     assert history.begin_segment(tmp_path, 4) == 2
     history.end_segment(tmp_path, "finished")
     assert causes(tmp_path) == [(0, 0, "killed"), (4, 4, "finished")]
+
+
+def test_a_changed_byte_of_a_segment_costs_its_line_and_is_counted(tmp_path):
+    for first_step in (0, 4):
+        history.begin_segment(tmp_path, first_step)
+        history.end_segment(tmp_path, "failed", "the disk is full")
+    path = tmp_path / "segments.jsonl"
+    text = path.read_text()
+    path.write_text(text[::-1].replace("failed"[::-1], "killed"[::-1], 1)[::-1])
+    assert causes(tmp_path) == [(0, 0, "failed"), (4, None, None)]
+    assert damaged_lines(path) == 1
+    (tmp_path / "history.jsonl").write_text(sealed_line({"step": 5, "loss": 1.0, "segment": 2}))
+    path.write_text(text.replace('"first_step": 4', '"first_step": 3'))
+    assert causes(tmp_path) == [(0, 0, "failed")] and history.begin_segment(tmp_path, 4) == 3
 
 
 def test_no_line_of_a_stranger_breaks_the_history_of_a_series(tmp_path):
@@ -301,9 +320,9 @@ def test_no_line_of_a_stranger_breaks_the_history_of_a_series(tmp_path):
         {"loss": 10**400},
     ]
     rows = [
-        history_line(fine),
-        *(history_line(fine | {"step": 2} | each) for each in wrong),
-        history_line({"step": 2}),
+        sealed_line(fine),
+        *(sealed_line(fine | {"step": 2} | each) for each in wrong),
+        sealed_line({"step": 2}),
     ]
     text = "".join(rows) + "\n".join(HOSTILE) + "\n"
     (tmp_path / "history.jsonl").write_text(text, encoding="latin-1")
@@ -348,7 +367,7 @@ def test_a_history_is_parsed_once_where_a_run_begins_and_once_at_its_end(run, mo
 def test_a_history_that_changed_is_parsed_again(tmp_path):
     with history_files.reading_once():
         for step in (1, 2):
-            add_lines(tmp_path / "history.jsonl", [history_line({"step": step, "loss": 1.0})])
+            add_lines(tmp_path / "history.jsonl", [sealed_line({"step": step, "loss": 1.0})])
             assert len(history_rows(tmp_path)) == step
         history_files.forget_read()
         assert len(history_rows(tmp_path)) == 2
