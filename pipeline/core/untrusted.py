@@ -53,13 +53,18 @@ def open_plain_file(path: Path, *, to_add: bool = False) -> BinaryIO:
 
     Raises:
         OSError: it is missing, a link, or not readable.
-        ValueError: it is no plain file.
+        ValueError: it is no plain file, or `to_add` and it has another name too (a hard link), so
+            that what is written would go there.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT if to_add else os.O_RDONLY
     number = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    if not stat.S_ISREG(os.fstat(number).st_mode):
+    found = os.fstat(number)
+    fault = "" if stat.S_ISREG(found.st_mode) else "it is no plain file"
+    if to_add and found.st_nlink > 1:
+        fault = "it has another name too, a hard link; a copy of it can be added to"
+    if fault:
         os.close(number)
-        raise ValueError("it is no plain file")
+        raise ValueError(fault)
     return open(number, "r+b" if to_add else "rb")
 
 

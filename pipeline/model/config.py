@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST, Checkpoints, HfModel
 from pipeline.core.errors import CorruptShard
@@ -134,3 +135,12 @@ def shape_in(artifact: Checkpoints | HfModel) -> OlmoConfig:
     except ValueError as error:
         raise CorruptShard(artifact.root / MANIFEST, None, f"is of no model ({error})") from error
     return shape
+
+
+def require_layers(
+    config: OlmoConfig, num_tensors: int, path: Path, name: str = "n_layers"
+) -> None:
+    """Raises CorruptShard for more layers than tensors: to make them could take all memory."""
+    if config.n_layers > num_tensors:
+        reason = f"is {config.n_layers}; its files hold {num_tensors} tensors, and a layer has some"
+        raise CorruptShard(path, name, reason)

@@ -21,7 +21,7 @@ from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.files import NamedFile, write_json
 from pipeline.core.temporary import temporary_for
-from pipeline.model.config import OlmoConfig, shape_in
+from pipeline.model.config import OlmoConfig, require_layers, shape_in
 from pipeline.model.hf_config import hf_config, read_config, read_index, read_object
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest, read_tensors, read_weights, weights_digest
@@ -204,9 +204,7 @@ def _require_shapes(shapes: dict[str, tuple[int, ...]], config: OlmoConfig, path
 
 def _without_values(config: OlmoConfig, num_tensors: int, path: Path) -> Olmo:
     """A model that takes no memory but for its layers, of which each has a tensor at least."""
-    if config.n_layers > num_tensors:
-        reason = f"is {config.n_layers}; its files hold {num_tensors} tensors, and a layer has some"
-        raise CorruptShard(path, "num_hidden_layers", reason)
+    require_layers(config, num_tensors, path, "num_hidden_layers")
     with torch.device("meta"):
         return Olmo(config)
 

@@ -71,8 +71,8 @@ def checkpoint_files(
         with_state: name the optimizer's state too, where it was not dropped.
 
     Raises:
-        CorruptShard: its record is missing or broken, or it is of other weights, or there are
-            tensors beside those that it names.
+        CorruptShard: its record is missing or broken, or it is of other weights, or a file is none,
+            or there are tensors beside those that it names.
     """
     record = read_record(folder)
     strays = {path.name for path in Path(folder).glob("*.safetensors")} - record.sha256.keys()
@@ -83,6 +83,9 @@ def checkpoint_files(
         raise CorruptShard(Path(folder) / RECORD, None, reason)
     keeps = with_state and has_state(folder, record)
     files = {name: each for name, each in record.sha256.items() if keeps or not _is_state(name)}
+    for path in (Path(folder) / name for name in files):
+        if path.exists() and not path.is_file():
+            raise CorruptShard(path, None, "it is no plain file")
     return {**files, RECORD: None}
 
 

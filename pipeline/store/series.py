@@ -9,35 +9,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from pipeline.core.files import write_json
-from pipeline.core.untrusted import read_json
+from pipeline.core.untrusted import built, read_json
 from pipeline.store.history import HISTORY, SEGMENTS
 
+logger = logging.getLogger(__name__)
 USERS = "users.json"
 
 
 def note_user(series: Path, id: str) -> None:
     """Note that the step `id` trains this series, so that what it made so far is kept for it."""
     users = read_users(series)
-    if id not in users:
-        write_json(Path(series) / USERS, sorted({*users, id}))
+    if users is None:
+        logger.warning(
+            "%s is damaged; other steps are named there again when they run", series / USERS
+        )
+    if id not in (users or []):
+        write_json(Path(series) / USERS, sorted({*(users or []), id}))
 
 
-def read_users(series: Path) -> list[str]:
-    """Ids of the steps that train a series."""
+def read_users(series: Path) -> list[str] | None:
+    """Ids of the steps that train a series; None where the file that has them is damaged."""
     try:
-        users = read_json(Path(series) / USERS)
-    except (OSError, ValueError):
+        users: list[str] = built(list[str], read_json(Path(series) / USERS), USERS)
+    except FileNotFoundError:
         return []
-    return [each for each in users if isinstance(each, str)] if isinstance(users, list) else []
+    except (OSError, ValueError):
+        return None
+    return users
 
 
 def series_of(series_root: Path, id: str) -> Path | None:
     """The series that the step `id` trains, finished or not; of several the one worked on last."""
-    found = [each for each in Path(series_root).glob("*") if id in read_users(each)]
+    found = [each for each in Path(series_root).glob("*") if id in (read_users(each) or [])]
     return max(found, key=_last_change, default=None)
 
 

@@ -207,12 +207,16 @@ def look_at(results: Results, id: str) -> Standing:
 
 
 def keeps_series(survey: Survey, name: str, ids: set[str]) -> bool:
-    """Whether a series is shown by one of some results, or trained by a step that is wanted."""
+    """Whether a series is shown by one of some results, or trained by a step that is wanted.
+
+    One whose users cannot be read is kept: it may be a training that was killed.
+    """
     if f"series-{name}" in survey.live:
         return True
     if any(name in survey.results_by_id[id].series for id in ids & survey.results_by_id.keys()):
         return True
-    return bool(ids & set(read_users(survey.results.series(name))))
+    users = read_users(survey.results.series(name))
+    return users is None or bool(ids & set(users))
 
 
 def _made(results: Results, id: str) -> float:

@@ -100,6 +100,8 @@ class TensorFiles:
 
     def _add(self, path: Path, framework: str) -> None:
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError("it is no plain file")
             file = self._open.enter_context(safe_open(path, framework=framework))
             note = (file.metadata() or {}).get(SHARDING)
             places = parsed(note.encode()) if note else {}

@@ -284,7 +284,7 @@ class Run:
             if self.step == step:
                 self.save(writer, checkpoint.folder_of(series, step))
             if self.stopping and self.step < saves[-1]:
-                if self.step < step:
+                if self.step < step and self.is_farthest():
                     self.save(writer, checkpoint.stopped_folder(series))
                 writer.wait()
                 self.note_energy(noted)
@@ -293,6 +293,11 @@ class Run:
                 self.note_energy(noted)
         writer.wait()
         self.note_energy(noted)
+
+    def is_farthest(self) -> bool:
+        """Whether no run that was stopped left the state of a later step, as before a replay."""
+        before = self.ranks.agreed(lambda: checkpoint.stopped_at(self.training.series))
+        return self.step > int(before)
 
     def note_energy(self, noted: Row) -> None:
         """Note what all machines took for the segment so far; all ranks call it."""

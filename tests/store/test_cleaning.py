@@ -19,6 +19,7 @@ from pipeline.store.cleaning import (
 from pipeline.store.discarding import discard
 from pipeline.store.leases import run_lease
 from pipeline.store.results import Results
+from pipeline.store.series import read_users
 from pipeline.store.survey import Survey, read_runs
 from pipeline.store.verifying import find_all_damage
 from tests.store.conftest import Maker
@@ -110,6 +111,17 @@ def test_the_series_of_a_step_that_was_killed_is_kept_while_its_run_is(maker):
     assert clean(results).places == []
     remove_run(results, "one")
     assert kinds(clean(results)) == {"series": ["c" * 64], "work": [id]}
+
+
+@pytest.mark.parametrize("text", ["[", '{"a": 1}', "[1]"])
+def test_a_series_whose_users_cannot_be_read_is_kept_and_the_next_one_is_named(maker, caplog, text):
+    results = maker.results
+    series = results.series("c" * 64, user=maker.id("Train", 5))
+    (series / "users.json").write_text(text)
+    assert clean(results).places == []
+    results.series("c" * 64, user=maker.id("Train", 6))
+    assert "users.json is damaged" in caplog.text
+    assert read_users(series) == [maker.id("Train", 6)]
 
 
 def test_the_series_of_damaged_checkpoints_is_kept_as_they_are_mended_from_it(maker):

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from pipeline.core.stopping import Stopped, stopping_signals
+from pipeline.store.history import read_segments
 from pipeline.train import loop
 from pipeline.train.config import Launch
 from pipeline.train.series import checkpoint, history, saved
@@ -67,6 +68,26 @@ def test_a_shorter_view_leaves_what_a_longer_run_was_stopped_at(run, tmp_path, m
     resumed = run(config(9, save_steps=4), series="b" * 64, name="resumed")
     whole = run(config(9, save_steps=4), series="a" * 64, name="whole")
     assert weights(resumed) == weights(whole)
+
+
+def test_a_replay_that_is_stopped_leaves_what_the_series_was_stopped_at(run, tmp_path, monkeypatch):
+    series = tmp_path / "series" / ("b" * 64)
+    stopped_after(run, monkeypatch, 6, config(9, save_steps=4), series="b" * 64)
+    stopped_after(run, monkeypatch, 1, config(9, save_steps=3), series="b" * 64)  # replays from 0
+    assert saved.find_stopped(series) == 7
+    resumed = run(config(9, save_steps=4), series="b" * 64, name="resumed")
+    assert read_segments(series)[-1]["first_step"] == 7
+    whole = run(config(9, save_steps=4), series="a" * 64, name="whole")
+    assert resumed.content == whole.content
+
+
+def test_what_is_made_before_a_stopped_state_is_a_replay(run, tmp_path, monkeypatch):
+    series = tmp_path / "series" / ("b" * 64)
+    stopped_after(run, monkeypatch, 4, config(9, save_steps=9), series="b" * 64)
+    run(config(9, save_steps=2, stop_at=4), series="b" * 64, name="part")
+    assert saved.find_stopped(series) == 5
+    assert [each.get("replay", False) for each in read_segments(series)] == [False, True]
+    assert not any("rolled_back_from" in each for each in read_segments(series))
 
 
 def test_a_damaged_state_of_a_stopped_run_is_not_used(run, tmp_path, monkeypatch):

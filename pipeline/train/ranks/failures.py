@@ -115,6 +115,8 @@ class RankTraceback(Exception):
 
 
 def _is_lost(error: BaseException) -> bool:
+    if isinstance(error, PipelineError) and error.__cause__ is not None:
+        error = error.__cause__  # as of a checkpoint that was not written
     if isinstance(error, dist.DistError):
         return True
     words = str(error).lower()

@@ -51,6 +51,14 @@ def stopped_folder(series: Path) -> Path:
     return Path(series) / ".stopped"
 
 
+def stopped_at(series: Path) -> int:
+    """The step whose state stands there, as its record says; -1 where there is none."""
+    try:
+        return read_record(stopped_folder(series)).step
+    except CorruptShard:
+        return -1
+
+
 def temporary_folder(folder: Path) -> Path:
     """Where a checkpoint is written until it is complete."""
     return folder.with_name(f".{folder.name}.tmp")

@@ -29,6 +29,7 @@ from pipeline.store.history import (
     sealed_line,
     segment_rows,
 )
+from pipeline.store.leases import LostLease
 
 logger = logging.getLogger(__name__)
 LINES, TABLE = HISTORY, "history.parquet"
@@ -155,6 +156,8 @@ def noting_failure(series: Path) -> Iterator[None]:
     """Note why the segment under way ended, where what is done within fails."""
     try:
         yield
+    except LostLease:
+        raise  # the segment under way is another process's
     except BaseException as error:
         cause, reason, documents = "failed", f"{type(error).__name__}: {error}", []
         if isinstance(error, Stopped):

@@ -80,7 +80,8 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
         paused = find_stopped(series)
         if paused is not None and paused <= max(missing, default=0):
             starts.setdefault(paused, stopped_folder(series).name)
-        stretches = plan_stretches(starts, missing, max([*there, *starts], default=-1))
+        reached = -1 if paused is None else paused
+        stretches = plan_stretches(starts, missing, max([*there, reached]))
         if all([is_whole(series / each.folder) for each in stretches if each.folder]):
             _warn_of_dropped(there, stretches)
             return stretches
@@ -171,13 +172,20 @@ def _weights_stay(folder: Path, reason: str) -> bool:
 
 
 def _folders(series: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a series by their names, first step first; no copy under another name."""
+    """The checkpoints of a series by their names, first step first; no copy under another name.
+
+    Raises:
+        CorruptShard: one is a link: what is dropped of it would be dropped elsewhere.
+    """
     steps = [
         int(path.name.removeprefix("step"))
         for path in Path(series).glob("step*")
         if re.fullmatch(r"step[0-9]{6,18}", path.name)
     ]
     named = {step: folder_of(series, step) for step in sorted(steps)}
+    for folder in named.values():
+        if folder.is_symlink():
+            raise CorruptShard(folder, None, "it is a link; a series holds its checkpoints itself")
     return [(step, folder) for step, folder in named.items() if folder.exists()]
 
 

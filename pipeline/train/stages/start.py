@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.core.artifacts import Checkpoints
+from pipeline.core.artifacts import MANIFEST, Checkpoints
 from pipeline.core.errors import CorruptShard, MismatchedInputs
+from pipeline.model.config import require_layers, shape_in
 from pipeline.model.weights import files_digest
-from pipeline.store.tensors import tensor_files
+from pipeline.store.tensors import TensorFiles, tensor_files
 
 
 def latest_weights(checkpoints: Checkpoints) -> Path:
-    """The folder of the latest weights; raises CorruptShard where they are not as recorded."""
+    """The folder of the latest weights.
+
+    Raises:
+        CorruptShard: they are not as recorded, or of fewer layers than the manifest says.
+    """
     folder = checkpoints.folder(checkpoints.latest)
-    found, wanted = files_digest(tensor_files(folder, "model")), checkpoints.latest.weights
+    files = tensor_files(folder, "model")
+    with TensorFiles(files) as tensors:
+        num_tensors = len(list(tensors.names))
+    require_layers(shape_in(checkpoints), num_tensors, checkpoints.root / MANIFEST)
+    found, wanted = files_digest(files), checkpoints.latest.weights
     if found != wanted:
         raise CorruptShard(folder, None, f"holds weights {found[:12]}; must hold {wanted[:12]}")
     return folder

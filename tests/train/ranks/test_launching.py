@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core.errors import CorruptShard, DivergedTraining, PipelineError
 from pipeline.core.stopping import Stopped, heeding, stop_requested, stopping_signals
-from pipeline.train.ranks.failures import Failure, failures_in
+from pipeline.train.ranks.failures import Failure, failures_in, failures_of, first_failure
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, Torchrun
 from pipeline.train.ranks.launching import open_attempt, run_ranks
 
@@ -125,6 +125,17 @@ def series(tmp_path):
 def torchrun(**changes):
     place = f"localhost:{free_port()}"
     return Torchrun(rendezvous=place, threads=1, timeout_seconds=SECONDS, **changes)
+
+
+def test_who_could_not_write_its_checkpoint_for_want_of_another_is_not_the_first_to_fail(tmp_path):
+    error = PipelineError("checkpoint step000003 was not written")
+    error.__cause__ = RuntimeError("Connection closed by peer [127.0.0.1]:4711")
+    Failure.of(0, error).write(tmp_path)
+    found = failures_of({0: 1, 1: -9}, tmp_path)
+    assert "rank 1 was killed by SIGKILL" in str(first_failure(found, 2, 60).told())
+    full = PipelineError("checkpoint step000003 was not written")
+    full.__cause__ = OSError(28, "No space left on device")
+    assert not Failure.of(0, full).lost
 
 
 def test_one_rank_works_in_the_process_of_its_step(met, series):

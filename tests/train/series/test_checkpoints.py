@@ -1,4 +1,5 @@
 import errno
+import os
 import shutil
 import threading
 
@@ -13,7 +14,7 @@ from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
 from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
-from pipeline.store.tensors import KINDS, kind_of
+from pipeline.store.tensors import KINDS, TensorFiles, kind_of
 from pipeline.train import loop
 from pipeline.train.config import AdamW, Upkeep
 from pipeline.train.optimizer import make_optimizer
@@ -111,6 +112,31 @@ def test_a_damaged_file_of_a_rank_is_refused_by_name_and_the_checkpoint_before_u
     assert f"{name}.safetensors: its SHA-256 is not the recorded one" in caplog.text
     assert aside(part) == [".damaged-step000006"] * name.startswith("model")  # weights stay
     assert made.content == whole.content
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(run, name):
+    whole = run(config(9), series="a" * 64, name="whole")
+    part = run(config(9, stop_at=6), series="b" * 64, name="part")
+    path = part.folder(part.latest) / name
+    path.unlink()
+    os.mkfifo(path)
+    assert run(config(9), series="b" * 64, name="made").content == whole.content
+    assert aside(part) == [".damaged-step000006"] * name.startswith("model")
+    pipe = path.parents[1] / "pipe.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(CorruptShard, match="it is no plain file"):
+        TensorFiles([pipe])
+
+
+def test_a_link_in_the_place_of_a_checkpoint_is_refused_and_what_it_leads_to_stays(run, tmp_path):
+    other = run(config(9), series="c" * 64, name="other")
+    part = run(config(9, stop_at=6), series="b" * 64, name="part")
+    shutil.rmtree(part.folder(part.steps[1]))
+    part.folder(part.steps[1]).symlink_to(other.folder(other.steps[2]))
+    with pytest.raises(CorruptShard, match="step000003: it is a link"):
+        run(config(9), series="b" * 64, name="made", hooks={"upkeep": Upkeep(retention=1)})
+    assert saved.has_state(other.folder(other.steps[2]), read_record(other.folder(other.steps[2])))
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -21,6 +21,7 @@ from pipeline.store.history import (
     sealed_line,
     segment_rows,
 )
+from pipeline.store.leases import LostLease
 from pipeline.train import loop
 from pipeline.train.config import Upkeep
 from pipeline.train.series import history, saved
@@ -291,6 +292,24 @@ def test_no_line_of_a_stranger_breaks_the_segments_of_a_series(tmp_path):
     assert history.begin_segment(tmp_path, 4) == 2
     history.end_segment(tmp_path, "finished")
     assert causes(tmp_path) == [(0, 0, "killed"), (4, 4, "finished")]
+
+
+def test_who_lost_the_lease_says_nothing_of_the_segment_of_who_took_it_over(tmp_path):
+    history.begin_segment(tmp_path, 0)
+    with pytest.raises(LostLease), history.noting_failure(tmp_path):
+        history.begin_segment(tmp_path, 0)  # by who took it over
+        raise LostLease("it was taken over")
+    history.end_segment(tmp_path, "finished")
+    assert causes(tmp_path) == [(0, 0, "killed"), (0, 0, "finished")]
+
+
+def test_a_hard_link_is_not_added_to(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("a line without an end")
+    (tmp_path / "segments.jsonl").hardlink_to(victim)
+    with pytest.raises(CorruptShard, match="a hard link"):
+        history.begin_segment(tmp_path, 0)
+    assert victim.read_text() == "a line without an end"
 
 
 def test_a_changed_byte_of_a_segment_costs_its_line_and_is_counted(tmp_path):
