@@ -215,6 +215,7 @@ class Run:
             self.training.series,
             self.step,
             replay=replay,
+            died_of=attempt.died_of if (attempt := self.ranks.attempt) else "",
             device=str(self.ranks.device),
             products=self.precision,
             launch=self.training.launch.TYPE,
@@ -270,6 +271,7 @@ class Run:
                     break
                 row = self.update(self.step + 1) | noted
                 if rows is not None:
+                    self.ranks.require_open()
                     row |= self.seen()
                     rows.write(sealed_line(row))
                     rows.flush()
