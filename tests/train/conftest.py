@@ -1,11 +1,14 @@
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.mixing import mix_tokens
+from pipeline.train import loop
 from pipeline.train.config import AdamW, Conduct, Cosine, Launch, TrainConfig
+from pipeline.train.ranks.launching import run_ranks
 from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 
@@ -63,3 +66,22 @@ def run(mix, tmp_path):
 
     yield train
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def as_wanted(wanted, device):
+    return wanted
+
+
+def in_real_bf16(work, ranks):
+    """The work of a rank in the precision that is asked for, however slow it is here."""
+    loop.precision_of_products = as_wanted
+    work(ranks)
+
+
+@pytest.fixture
+def real_bf16(monkeypatch):
+    """Training computes in bf16 where that is asked for, in ranks of other processes too."""
+    monkeypatch.setattr(loop, "precision_of_products", as_wanted)
+    monkeypatch.setattr(
+        loop, "run_ranks", lambda work, *rest: run_ranks(partial(in_real_bf16, work), *rest)
+    )
