@@ -1,12 +1,14 @@
 import logging
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
 
-from pipeline.train import processor
+from pipeline.train import loop, processor
 from pipeline.train.processor import multiplies_bf16_fast, precision_of_products
+from tests.train.conftest import config
 
 CPU = torch.device("cpu")
 
@@ -67,3 +69,22 @@ def test_kept_memory_is_not_asked_of_the_system_again():
     before, kept = map(int, run.stdout.split())
     pages = 64 << 20 >> 12
     assert kept < pages < 2 * pages < before
+
+
+def test_updates_are_made_with_memory_that_is_kept(run, monkeypatch):
+    update, within = loop.Run.update, []
+
+    @contextmanager
+    def noted():
+        within.append("kept")
+        yield
+        within.append("given back")
+
+    def noted_update(self, number):
+        within.append(number)
+        return update(self, number)
+
+    monkeypatch.setattr(loop, "kept_memory", noted)
+    monkeypatch.setattr(loop.Run, "update", noted_update)
+    run(config(3))
+    assert within == ["kept", 1, 2, 3, "given back"]

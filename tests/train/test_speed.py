@@ -7,20 +7,31 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.model.config import OLMO_1B
+from pipeline.store.history import history_rows
 from pipeline.train.speed import Speed, peak_flops
-from tests.train.conftest import config
+from tests.train.conftest import SHAPE, config
 
 
 def test_utilization_is_the_share_of_what_all_devices_could_do():
     speed = Speed(OLMO_1B, peak=989e12, ranks=2)
     # 6 * 1,176,764,416 + 12 * 16 * 2,048 * 2,048 operations a token
     assert speed.mfu(100_000, 2048) == pytest.approx(1e5 * 7_865_892_864 / (2 * 989e12))
-    assert speed.row(16_384, 0.5, 2048)["tokens_per_second"] == 32_768
+    row = speed.row(16_384, 0.5, 2048)
+    assert row["tokens_per_second"] == 32_768
+    assert row["mfu"] == pytest.approx(32_768 * 7_865_892_864 / (2 * 989e12), abs=5e-5)
 
 
 def test_no_utilization_is_told_where_the_peak_is_not_known():
     assert peak_flops(torch.device("cpu")) is None
     assert Speed(OLMO_1B, None, 1).row(10, 1.0, 2048)["mfu"] is None
+
+
+def test_the_utilization_of_a_run_is_of_its_sequence_length(run, monkeypatch):
+    monkeypatch.setattr("pipeline.train.speed.peak_flops", lambda device: 1e6)
+    made = run(config(stop_at=2))
+    for row in history_rows(made.series_root).values():
+        used = row["tokens_per_second"] * SHAPE.flops_per_token(SHAPE.max_sequence_length)
+        assert row["mfu"] == pytest.approx(used / 1e6, rel=1e-3)
 
 
 @pytest.mark.parametrize(

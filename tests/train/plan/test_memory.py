@@ -94,11 +94,18 @@ def foretold(shape, rows, *, precision="fp32", microbatch=None, recomputed=False
 
 
 @pytest.mark.parametrize(
-    "recomputed, microbatch, tied",
-    [(False, None, False), (True, None, True), (False, 1, True), (True, 1, False)],
+    "recomputed, microbatch, tied, vocab",
+    [
+        (False, None, False, 1024),
+        (True, None, True, 1024),
+        (False, 1, True, 1024),
+        (True, 1, False, 1024),
+        (True, None, True, 16_384),  # the peak is at the loss
+    ],
 )
-def test_an_update_takes_the_memory_that_is_foretold(recomputed, microbatch, tied):
-    shape = replace(SMALL, tie_embeddings=tied, clip_qkv=8.0 if tied else None)
+def test_an_update_takes_the_memory_that_is_foretold(recomputed, microbatch, tied, vocab):
+    clip = 8.0 if tied else None
+    shape = replace(SMALL, tie_embeddings=tied, clip_qkv=clip, vocab_size=vocab)
     way = {"recomputed": recomputed, "microbatch": microbatch}
     took = allocated(shape, 4, microbatch=microbatch, activation_checkpointing=recomputed)
     assert foretold(shape, 4, **way).total == pytest.approx(took, rel=MOST_OFF)
@@ -160,6 +167,14 @@ ONE_CARD = [
 def test_what_one_card_took_is_foretold_to_four_per_cent(shape, rows, way, gigabytes):
     peak = Pass(shape, rows, 2048, **way).peak()
     assert peak.total / 1e9 == pytest.approx(gigabytes, rel=0.04)
+
+
+def test_with_a_large_vocabulary_the_peak_is_at_the_loss():
+    large = Pass(replace(SMALL, vocab_size=65_536), 4, 128, "fp32", recomputed=True)
+    matrix, hidden, chunk = 65_536 * 64 * 4, 512 * 64 * 4, 256 * 65_536 * 4  # 64 MiB of logits
+    peak = large.peak()
+    assert peak.logits == 2 * matrix + hidden + 2 * chunk
+    assert peak.activations == 3 * hidden + 4 * hidden  # the last norm's, and inputs of layers
 
 
 def test_sharding_splits_what_each_parameter_takes():
