@@ -120,7 +120,7 @@ def test_the_graph_as_it_stands_is_built(graph):
         ("order.batch_size", 0, "at least 1"),
         ("order.seed", -1, "from 0 to 9223372036854775807"),
         ("order.num_steps", 0, "at least 1"),
-        ("order.first_step", -1, "at least 0"),
+        ("order.first_step", 0, "at least 1"),
         ("order.world_size", 0, "at least 1"),
         ("examples.max_length", 1, "at least 2"),
         ("pairs.max_length", 1, "at least 2"),
