@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core.artifacts import OrderTable, TokenMix, Tokens
+from pipeline.core.seeds import seed_fault
 from pipeline.core.shards import ShardWriter
 from pipeline.tokens.format import open_ids, read_index
 
@@ -41,7 +42,7 @@ class Order:
     Args:
         num_instances: of one epoch.
         batch_instances: of one optimizer step, over all ranks.
-        seed: 0 to 2**63 - 1.
+        seed: 0 to 2**53 - 1.
     """
 
     num_instances: int
@@ -52,8 +53,8 @@ class Order:
         for name in ("num_instances", "batch_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+        if fault := seed_fault(self.seed):
+            raise ValueError(f"seed {fault}")
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
         """Instances read by `rank` at `step`, from 0: every `world_size`-th row of the batch."""
