@@ -1,5 +1,6 @@
 """Seeds as an axis of the graph: branches that share what is above them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,15 @@ def test_what_is_changed_of_the_pretraining_the_order_shows(tmp_path, seeds):
     seen, train = graph["order"].kwargs, graph["base"].kwargs["train"]
     assert (seen["seed"], seen["batch_size"]) == (train.seed, train.batch_size) == (9, 16)
     assert seen["order"] == graph["base"].kwargs["order"] == OlmoShuffle()
+
+
+def test_the_experiment_that_our_readme_adds_shows_what_it_reads(tmp_path):
+    page = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```jsonnet\n(\(import 'tiny\.jsonnet'\).*?)```", page, re.DOTALL)
+    path = tmp_path / "seed.jsonnet"
+    path.write_text(example.replace("tiny.jsonnet", f"{EXPERIMENTS}/tiny.jsonnet"))
+    graph = build_steps(read_experiment(str(path))["steps"])
+    assert graph["base"].kwargs["train"].seed == graph["order"].kwargs["seed"] == 7
 
 
 def test_the_experiment_on_seeds_is_the_tiny_run_with_more_branches():
