@@ -44,6 +44,7 @@ class CheckpointWriter:
             timeout = timedelta(seconds=timeout_seconds)
             self.group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
+        self._dropped = set[int]()  # checkpoints that keep no optimizer's state any more
         self._error: PipelineError | None = None
 
     def __enter__(self) -> Self:
@@ -126,7 +127,8 @@ class CheckpointWriter:
             checkpoint.commit(folder, record)
             if folder != checkpoint.stopped_folder(folder.parent):
                 verified.note_whole(folder)
-                saved.drop_states(folder.parent, self.retention, record.step)
+                self._dropped.discard(record.step)
+                saved.drop_states(folder.parent, self.retention, record.step, self._dropped)
 
     def _agreed(self, work: Callable[[], Any]) -> list[Any]:
         """What some work gave in each rank, as JSON; raises in all where it failed in one."""
