@@ -11,13 +11,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import built
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.tensors import are_complete, kind_of
 
 RECORD = "state.json"
+_NAME = re.compile("step[0-9]{6,18}")
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def checkpoint_folders(series: Path) -> list[tuple[int, Path]]:
+    """What has the name of a checkpoint in a series, links too, with its step; first step first."""
+    found = [
+        (int(path.name.removeprefix("step")), path)
+        for path in Path(series).glob("step*")
+        if _NAME.fullmatch(path.name)
+    ]
+    return sorted(each for each in found if each[1].name == checkpoint_name(each[0]))
 
 
 class CheckpointRecord(NamedTuple):

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import steps  # noqa: F401  registers every step
 from pipeline.model.config import OLMO_1B, OLMO_7B
 from pipeline.model.olmo import Olmo
 from pipeline.train.spikes import SpikeRule
+from steps.cli.__main__ import main
 from steps.cli.experiment import read_experiment
 from steps.execution import needs
 from steps.execution.needs import lacking, num_bytes
 from steps.graph.wiring import WiringError, build_steps
+from tests.fixtures.pasted import pasted
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 SIZES = ("tiny", "olmo1b", "olmo7b")
@@ -84,6 +87,20 @@ def test_what_a_machine_lacks_is_told_by_kind(graphs, tmp_path, monkeypatch):
     assert lacking(graphs["tiny"].values(), tmp_path) == []
     monkeypatch.setenv("HF_TOKEN", "x")
     assert len(lacking(graphs["olmo7b"].values(), tmp_path)) == 3
+
+
+def test_the_readme_shows_how_a_machine_that_is_too_small_refuses(tmp_path, monkeypatch, capsys):
+    readme = EXPERIMENTS.parent / "README.md"
+    found = {" ".join(words): shown for words, shown in pasted(readme.read_text("utf-8"))}
+    command = "olmo run experiments/olmo7b.jsonnet"
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(needs, "num_gpus", lambda: 0)
+    monkeypatch.setattr(needs, "memory_bytes", lambda: 25.3e9)
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda path: SimpleNamespace(free=65.9e9))
+    assert main([*command.split()[1:], "-w", str(tmp_path / "workspace")]) == 1
+    assert capsys.readouterr().err.replace(str(tmp_path), "…") == found[command]
+    assert not (tmp_path / "workspace").exists()
 
 
 def test_a_graph_that_asks_for_no_gpu_counts_none(graphs, tmp_path, monkeypatch):
