@@ -9,6 +9,7 @@ from tango.step import Step
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, TokenMix
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.olmo_indices import order_of
+from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import (
     UPKEEP,
@@ -106,6 +107,22 @@ def require_vocabulary(shape: OlmoConfig, mix: Step[Any], path: str) -> None:
             )
 
 
+def require_read_once(order: Feistel | Step[Any], mix: Step[Any], path: str) -> None:
+    """Raises ValueError where an order of ai2-olmo is given a mix with repeats or proportions."""
+    if not isinstance(order, OlmoShuffle | Step):
+        return
+    repeats = mix.kwargs.get("repeats") or {}
+    drawn = {
+        "proportions": mix.kwargs.get("proportions") is not None,
+        "repeats": any(each != 1 for each in repeats.values()),
+    }
+    for name in (name for name, is_given in drawn.items() if is_given):
+        raise ValueError(
+            f"{path}.order is one of ai2-olmo, which reads each part of a mix once; "
+            f"steps.{mix.name}.{name} must be left out"
+        )
+
+
 def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
     """Raises ValueError where a step makes rows that are too long for a model."""
     if shape is not None and hasattr(rows, "longest_row"):
@@ -150,9 +167,13 @@ class Pretrain(TrainingStep):
         return model
 
     def check(self, path: str) -> None:
-        """Raises ValueError as for all training steps, and for a vocabulary that is too small."""
+        """Raises ValueError as for all training steps.
+
+        And for a vocabulary that is too small, and for a mix that OLMo's order cannot read.
+        """
         super().check(path)
         require_vocabulary(self.shape(), self.kwargs["mix"], path)
+        require_read_once(self.kwargs["order"], self.kwargs["mix"], path)
 
 
 @Step.register("sft")

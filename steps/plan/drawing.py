@@ -117,6 +117,8 @@ def _asked(needs: dict[str, Any]) -> str:
     for name, each in needs.items():
         if name == "credentials":
             told += each
+        elif name == "srun":
+            told.append(f"{each:,} tasks of srun")
         elif name in words:
             told.append(f"{each:g} {words[name]}" + "s" * (each != 1))
         else:

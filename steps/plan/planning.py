@@ -18,6 +18,7 @@ from pipeline.core.terminal import counted, duration, one_line, size
 from pipeline.store.earlier import Cost, Earlier, is_input
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
+from pipeline.train.ranks.launches import Slurm
 from steps.base import PipelineStep
 from steps.execution.needs import Needs
 from steps.plan.telling import difference
@@ -310,6 +311,7 @@ def _needs(step: Step[Any]) -> dict[str, Any]:
     """What a step asks of a machine; what it leaves open is left out."""
     resources = step.resources
     needs: Needs = getattr(step, "needs", None) or Needs()
+    launch = step.kwargs.get("launch")
     asked = {
         "gpus": resources.gpu_count,
         "cpus": resources.cpu_count,
@@ -317,5 +319,6 @@ def _needs(step: Step[Any]) -> dict[str, Any]:
         "machine": resources.machine,
         "disk": needs.disk if needs.disk != "0" else None,
         "credentials": needs.credentials,
+        "srun": launch.world_sizes[0] if isinstance(launch, Slurm) else None,
     }
     return {name: each for name, each in asked.items() if each}
