@@ -74,11 +74,10 @@ class Reason:
         if self.kind == "discarded":
             return f"its data was discarded, and {self.new} reads it"
         if self.kind == "attempt":
-            return (
-                f"its last attempt failed: {one_line(self.old)}"
-                if self.old
-                else "goes on where it stopped"
-            )
+            if self.old:
+                return f"its last attempt failed: {one_line(self.old)}"
+            was = f"was stopped ({one_line(self.new)}); " if self.new else ""
+            return f"{was}goes on where it stopped"
         if self.kind == "input" and self.old is None:
             return f"reads {self.new}, which is made again"
         if self.kind == "input":
@@ -283,7 +282,9 @@ class _Planner:
     def _explained(self, step: PipelineStep, plan: StepPlan, key: dict[str, Json]) -> StepPlan:
         nearest = self.earlier.nearest(step.name, plan.id, key, self.ids)
         attempt = self.earlier.unfinished(plan.id)
-        reasons = [] if attempt is None else [Reason("attempt", "", attempt or None)]
+        reasons = []
+        if attempt is not None:
+            reasons = [Reason("attempt", "", attempt.error or None, attempt.stopped or None)]
         if nearest is None:
             return replace(plan, reasons=[*reasons, Reason("new")])
         names = {each.unique_id: each.name for each in step.dependencies}

@@ -112,7 +112,8 @@ def test_the_record_sums_the_energy_of_attempts_that_failed(bench, monkeypatch):
     assert record["energy_kwh"] == pytest.approx(2 + 0.5) and record["energy_by"] == "a meter"
     assert (record["devices_not_measured"], record["updates_not_measured"]) == (1, 3)
     view = step(bench, {"stop_at": 3}).result(bench.workspace)
-    assert bench.results.record(view.root.name).get("updates_not_measured") is None
+    nothing = bench.results.record(view.root.name)
+    assert (nothing["energy_kwh"], nothing["updates_not_measured"]) == (0, 0)
 
 
 def meter_of(*joules):
