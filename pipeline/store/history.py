@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, get_args, get_origin
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import MAX_INT, built, open_plain_file, parsed
 
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+MAX_LINE = 16 << 20  # bytes; what is longer is no line of ours
 MAX_SEGMENTS = 1 << 32  # a larger number is none that this counted up to
 CRC = b', "crc": '  # ends a line, with a checksum of the row before it
 _NO_LINE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -31,13 +32,17 @@ _ROW = {
     "grad_norm": float | None,
     "num_tokens_read": int | None,
     "num_tokens_learned": int | None,
+    "tokens_by_source": dict[str, int],
     "segment": int,
     "seconds": float | None,
     "skipped": bool,
     "diverged": bool,
     "replay": bool,
 }
-_PLAIN = {name: get_args(hint) or (hint,) for name, hint in _ROW.items()}
+_PLAIN = {
+    name: (dict,) if get_origin(hint) is dict else get_args(hint) or (hint,)
+    for name, hint in _ROW.items()
+}
 _SEGMENT = {
     "segment": int,
     "began": float,
@@ -121,9 +126,16 @@ def _is_plain(row: Mapping[str, Any]) -> bool:
     for name, kinds in _PLAIN.items():
         if name in row:
             value = row[name]
-            if type(value) not in kinds or (type(value) is int and not 0 <= value < MAX_INT):
+            kind = type(value)
+            if kind not in kinds or (kind is int and not 0 <= value < MAX_INT):
+                return False
+            if kind is dict and not all(map(_is_count, value.values())):
                 return False
     return True
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MAX_INT
 
 
 def _sealed_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -287,4 +299,5 @@ def open_lines(path: Path, *, to_add: bool = False) -> Iterator[BinaryIO]:
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file; none where it is missing."""
     with suppress(FileNotFoundError), open_lines(path) as file:
-        yield from file
+        while line := file.readline(MAX_LINE):
+            yield line

@@ -138,6 +138,10 @@ class FileReader(MixReader):
             instance - int(self._shard_starts[number])
         ) * self.mix.sequence_length
 
+    def places(self, instances: IntArray) -> IntArray:
+        numbers = np.searchsorted(self._shard_starts, instances, side="right") - 1
+        return np.array([place for place, _ in self._shards], np.int64)[numbers]
+
     def holding(self, document: str) -> list[int]:
         length, found = self.mix.sequence_length, set[int]()
         spans = [list(part.spans_of(document)) for part in self.parts]

@@ -160,6 +160,10 @@ class MixReader:
         number = (instance - int(self._ends[place]) + part.num_drawn) % part.num_instances
         return place, number * self.mix.sequence_length
 
+    def places(self, instances: IntArray) -> IntArray:
+        """The part of each of many instances, by its place in the mix."""
+        return np.searchsorted(self._ends, instances, side="right")
+
     def read(self, instances: IntArray) -> IntArray:
         """The token ids of instances, one a row."""
         length = self.mix.sequence_length
@@ -311,9 +315,11 @@ class TokenBatches:
 
     def tokens_by_source(self, step: int) -> Counter[str]:
         """Tokens that all ranks read at a step of each part of the mix, by its name."""
-        places = (self.reader.locate(int(each))[0] for each in self.order.at(step))
-        seen = Counter(self.mix.parts[place].name for place in places)
-        return Counter({n: self.mix.sequence_length * times for n, times in seen.items()})
+        times = np.bincount(self.reader.places(self.order.at(step)))
+        seen = Counter[str]()
+        for place in np.flatnonzero(times):
+            seen[self.mix.parts[place].name] += self.mix.sequence_length * int(times[place])
+        return seen
 
     def rows(self, step: int) -> list[list[Piece]]:
         """The documents of each row of the whole batch of a step, in order."""

@@ -201,13 +201,15 @@ class Run:
         self.step, self.num_skipped = step, record.num_skipped
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
         rules = self.training.upkeep.stop_on, self.config.skip
-        told = any(rules) or (self.step > 0 and self.ranks.rank == 0)
-        rows = history_rows(self.training.series) if told else {}
+        first = self.ranks.rank == 0
+        rows = history_rows(self.training.series) if first and (self.step or any(rules)) else {}
         by_source = rows.get(self.step, {}).get("tokens_by_source")
         self.by_source = Counter[str](by_source or {})
         self.num_counted = 0 if by_source is None else self.step  # steps that it counts
         before = [rows[each] for each in sorted(rows) if each <= self.step] if any(rules) else []
         self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
+        if any(rules):  # every rank must judge alike, whenever a file system shows it a row
+            self.watch.recall(*self.ranks.agreed(self.watch.memory))
 
     def begin_segment(self, replay: bool) -> Row:
         """Note how the updates from here on are run; gives what their rows say of it."""
@@ -215,6 +217,7 @@ class Run:
             self.training.series,
             self.step,
             replay=replay,
+            died_of=attempt.died_of if (attempt := self.ranks.attempt) else "",
             device=str(self.ranks.device),
             products=self.precision,
             launch=self.training.launch.TYPE,
@@ -270,6 +273,7 @@ class Run:
                     break
                 row = self.update(self.step + 1) | noted
                 if rows is not None:
+                    self.ranks.require_open()
                     row |= self.seen()
                     rows.write(sealed_line(row))
                     rows.flush()

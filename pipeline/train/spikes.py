@@ -73,6 +73,16 @@ class Watch:
         for loss, skipped in before:
             self._note(loss, skipped)
 
+    def memory(self) -> tuple[list[float], int]:
+        """What it judges by: the last losses, and how many updates in a row were left out."""
+        return list(self.losses), self.in_a_row
+
+    def recall(self, losses: Iterable[float], in_a_row: int) -> None:
+        """Judge by what another one remembers."""
+        self.losses.clear()
+        self.losses.extend(losses)
+        self.in_a_row = in_a_row
+
     def leaves_out(self, update: int, loss: float, norm: float) -> bool:
         """Whether the update is left out.
 

@@ -17,6 +17,7 @@ from typing import Any
 from tango.common.logging import cli_logger
 from tango.step import Step
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.stopping import stop_requested, stopping_signals
 from pipeline.store.results import Results
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, SlurmTask
@@ -77,20 +78,29 @@ def _join(step: PipelineStep, workspace: Any) -> None:
             step.out = Path(folder)
             step.series = results.series(step.series_name(results, args))
             same = {name: getattr(launch, name) for name in ("threads", "timeout_seconds")}
-            step.run(**args | {"launch": Joining(**same, of=launch)})
+            try:
+                step.run(**args | {"launch": Joining(**same, of=launch)})
+            except PipelineError as error:
+                if _attempt(step, results, args) in (joined, None):
+                    raise
+                cli_logger.warning("%s", error)  # another run has begun, and may be joined
         told = stop_requested() is not None
 
 
 def _under_way(step: PipelineStep, workspace: Any) -> tuple[dict[str, Any], str] | None:
     """What the step reads, and which attempt at its training ranks may join now, if one."""
-    from pipeline.train.ranks.launching import open_attempt
-
     results: Results = workspace.results
     if not all(each.unique_id in results for each in step.dependencies):
         return None
     args = step._replace_steps_with_results(step.kwargs, workspace)
-    name = step.series_name(results, args)
-    attempt = open_attempt(results.series(name))
+    name, attempt = step.series_name(results, args), _attempt(step, results, args)
     if attempt is None or results.lease(f"series-{name}").holder() is None:
         return None  # it has not begun, or was killed
     return args, attempt
+
+
+def _attempt(step: PipelineStep, results: Results, args: dict[str, Any]) -> str | None:
+    """The attempt at the step's training that is open, if one is."""
+    from pipeline.train.ranks.meeting import open_attempt
+
+    return open_attempt(results.series(step.series_name(results, args)))

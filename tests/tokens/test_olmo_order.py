@@ -66,6 +66,9 @@ def test_inspected_is_what_is_read(tmp_path):
     settings = {"batch_instances": 2, "seed": 1, "order": order}
     table = inspect_order(mix, num_steps=4, out=tmp_path / "o", **settings)
     batches = TokenBatches(mix, **settings)
+    instances = np.arange(batches.reader.num_instances)
+    places = [batches.reader.locate(int(each))[0] for each in instances]
+    assert batches.reader.places(instances).tolist() == places
     assert (
         batches.at(0)["input_ids"].tolist()
         == batches.reader.read(OlmoOrder(4, 2, 7).at(0)).tolist()

@@ -96,6 +96,7 @@ def test_batches_hold_the_chunks_of_parts_that_cross_shards_and_repeat(tmp_path)
     chunks = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
     assert sorted(read) == sorted([*chunks, *chunks, [11, 12, 13], [14, 15, 16]])
     assert batches.at(0)["input_ids"].dtype == np.int64
+    assert batches.tokens_by_source(0) + batches.tokens_by_source(1) == {"one": 18, "two": 6}
     again = pickle.loads(pickle.dumps(batches))
     rows = batches.at(5)["input_ids"].tolist()
     assert again.at(5, 1, 3)["input_ids"].tolist() == rows[1::3]

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pyarrow.parquet as pq
@@ -59,6 +60,9 @@ def test_a_watch_goes_on_as_if_it_had_seen_the_history():
     skipped = judged(one, *values)
     other = Watch(RULE, SkipRule(spike_factor=3, window=2), zip(values, skipped, strict=True))
     assert (one.losses, one.in_a_row) == (other.losses, other.in_a_row)
+    told = Watch(RULE, SkipRule(spike_factor=3, window=2), [(9.0, True)])
+    told.recall(*json.loads(json.dumps(one.memory())))
+    assert (one.losses, one.in_a_row) == (told.losses, told.in_a_row)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,8 @@ from dataclasses import dataclass, fields
 
 from pipeline.model.config import OlmoConfig
 from pipeline.train.config import Precision
+from pipeline.train.stages.chunks import tokens_of_chunk
 
-CHUNK_BYTES = 64 << 20  # of float32 logits in one chunk of the loss, where the rows are few
-MAX_CHUNKS = 8  # for each, the gradient of the whole matrix is read and written once
 FLOAT = 4
 
 
@@ -193,7 +192,7 @@ class Pass:
     def _loss(self) -> int:
         """Bytes at the loss: `chunked_loss.py`, with all tokens learned."""
         vocabulary, tokens = self.shape.vocab_size, self.tokens
-        rows = min(tokens, max(1, CHUNK_BYTES // (4 * vocabulary), -(-tokens // MAX_CHUNKS)))
+        rows = tokens_of_chunk(tokens, vocabulary)
         matrix = self._vocabulary()
         copy = matrix * self.width if self.width < FLOAT and self.shards == 1 else 0
         product = matrix * self.width

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from pipeline.train.ranks.meeting import Attempt
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -19,11 +21,18 @@ class Ranks:
 
     Args:
         local: its number among those of its machine, and of its GPU.
+        attempt: of a run that spans machines.
     """
 
     rank: int = 0
     size: int = 1
     local: int = 0
+    attempt: Attempt | None = None
+
+    def require_open(self) -> None:
+        """Raises PipelineError where another process has begun to train what these ranks do."""
+        if self.attempt is not None:
+            self.attempt.require_open()
 
     @property
     def device(self) -> torch.device:

@@ -14,6 +14,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from pipeline.core.untrusted import built, read_json
 
 logger = logging.getLogger(__name__)
 
+FAILURE, EARLIER = "failure", "earlier"  # what files with how a rank ended begin with
 GRACE_SECONDS = 5.0  # in which the others meet the failure of one
 LOST = (
     "connection closed",
@@ -80,7 +82,7 @@ class Failure:
     @staticmethod
     def path_of(folder: Path, rank: int) -> Path:
         """Where a rank leaves it."""
-        return Path(folder, f"failure-{rank}.json")
+        return Path(folder, f"{FAILURE}-{rank}.json")
 
     def write(self, folder: Path) -> None:
         """Leave it for who tells of the run; where the folder is gone, that was told already."""
@@ -123,9 +125,24 @@ def _is_lost(error: BaseException) -> bool:
     return type(error) is RuntimeError and any(each in words for each in LOST)
 
 
-def failures_in(folder: Path) -> list[Failure]:
+def put_by(folder: Path, rank: int) -> None:
+    """Put by what a rank met in an attempt before this one, for the first rank to tell of."""
+    path = Failure.path_of(folder, rank)
+    with suppress(FileNotFoundError):
+        os.replace(path, path.with_name(f"{EARLIER}-{rank}.json"))
+
+
+def take_put_by(folder: Path, size: int, timeout_seconds: int) -> str:
+    """How the attempt before this one failed; "" where it did not. What was put by is removed."""
+    failure = first_failure(failures_in(folder, EARLIER), size, timeout_seconds)
+    for path in Path(folder).glob(f"{EARLIER}-*.json"):
+        path.unlink(missing_ok=True)
+    return "" if failure is None else str(failure.told())
+
+
+def failures_in(folder: Path, kind: str = FAILURE) -> list[Failure]:
     """Those that ranks wrote down, the first first; what is none of a rank's is left out."""
-    paths = sorted(Path(folder).glob("failure-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    paths = sorted(Path(folder).glob(f"{kind}-*.json"), key=lambda path: path.stat().st_mtime_ns)
     found = []
     for path in paths:
         try:

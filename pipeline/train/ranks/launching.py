@@ -1,26 +1,24 @@
 """Starting the ranks of a run: here, in new processes, by torchrun's agents, or as srun's tasks.
 
 However they were started, every rank runs the same work, and its failure ends the run with the
-rank's number and traceback. A run that spans machines has a folder where its ranks leave their
-failures (`MEETING`, in the series, which all machines see). While its file `OPEN` stands there,
-other processes may join with the same work (`Joining`).
+rank's number and traceback. A run that spans machines has a folder that all of them see
+(`meeting.py`), where its ranks leave their failures, and other processes may join it with the same
+work (`Joining`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -32,7 +30,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from pipeline.core.engine import end_with_parent
-from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.core.stopping import (
     Stopped,
     end_children,
@@ -40,19 +38,21 @@ from pipeline.core.stopping import (
     stop_requested,
     stopping_signals,
 )
-from pipeline.core.untrusted import built, read_json
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.failures import (
     GRACE_SECONDS,
     Failure,
     failures_of,
     first_failure,
+    put_by,
+    take_put_by,
     wait_for_failures,
 )
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, SlurmTask, Torchrun
+from pipeline.train.ranks.meeting import Attempt, meeting, open_attempt
+from pipeline.train.ranks.rendezvous import state_as_json
 
 Work = Callable[[Ranks], None]
-MEETING, OPEN = ".ranks", "open.json"
 START_SECONDS = 600  # in which all ranks must have started
 STOPPED = "stopped"  # a rank leaves a file of this name, with the signal, when it has stopped
 
@@ -72,51 +72,12 @@ def run_ranks(work: Work, launch: Launch, series: Path) -> None:
     kind = launch.of if isinstance(launch, Joining) else launch
     if not kind.SPANS:
         return _run_here(work, kind)
-    with _meeting(Path(series), joins=isinstance(launch, Joining)) as folder:
+    with meeting(Path(series), joins=isinstance(launch, Joining)) as folder:
         if isinstance(kind, Torchrun):
             _run_agent(work, kind, folder)
         else:
             assert isinstance(kind, Slurm)
             _run_task(work, kind, folder)
-
-
-@contextmanager
-def _meeting(series: Path, joins: bool) -> Iterator[Path]:
-    """The folder of a run that spans machines; who leads the run makes it and removes it."""
-    folder = series / MEETING
-    if joins:
-        try:
-            yield folder
-        finally:  # who leads tells of the end first: Slurm may kill all once one task has ended
-            deadline = time.monotonic() + 2 * GRACE_SECONDS
-            while folder.exists() and time.monotonic() < deadline:
-                time.sleep(0.1)
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    temporary = folder / f".{OPEN}.tmp"
-    temporary.write_text(json.dumps({"attempt": uuid.uuid4().hex}), encoding="utf-8")
-    os.replace(temporary, folder / OPEN)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def open_attempt(series: Path) -> str | None:
-    """Which run of a series other processes may join now, if there is one.
-
-    Raises:
-        CorruptShard: what says so is no such file.
-    """
-    path = Path(series) / MEETING / OPEN
-    try:
-        attempt: str = built(dict[str, str], read_json(path), path.name)["attempt"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError) as error:
-        raise CorruptShard(path, None, f"names no run to join ({error})") from error
-    return attempt
 
 
 def _run_here(work: Work, launch: Launch) -> None:
@@ -263,6 +224,9 @@ def _work(
             world_size=ranks.size,
             timeout=timedelta(seconds=launch.timeout_seconds),
         )
+        if ranks.rank == 0 and ranks.attempt is not None:
+            died_of = take_put_by(folder, ranks.size, launch.timeout_seconds)
+            ranks = replace(ranks, attempt=replace(ranks.attempt, died_of=died_of))
         with stopping_signals():
             work(ranks)
         return None
@@ -295,13 +259,15 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    state_as_json()
     least, most = launch.node_counts
+    attempt = Attempt(folder.parent, open_attempt(folder.parent))
     alone = launch.host in ("localhost", "127.0.0.1", "::1")
     config = LaunchConfig(
         min_nodes=least,
         max_nodes=most,
         nproc_per_node=launch.ranks,
-        run_id=f"{launch.id}-{folder.parent.name[:12]}-{open_attempt(folder.parent)}",
+        run_id=f"{launch.id}-{folder.parent.name[:12]}-{attempt.name}",
         rdzv_backend="c10d",
         rdzv_endpoint=launch.rendezvous,
         rdzv_configs={"join_timeout": launch.rendezvous_seconds},
@@ -316,7 +282,8 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         with heeding(), _passing_on(), tempfile.TemporaryDirectory() as here:
-            elastic_launch(config, _agents_rank)(work, launch, folder, Path(here), level, alone)
+            arguments = work, launch, attempt, folder, Path(here), level, alone
+            elastic_launch(config, _agents_rank)(*arguments)
             _require_not_stopped(Path(here))
     except ChildFailedError as error:
         for rank, each in error.failures.items():
@@ -353,14 +320,21 @@ def _passing_on() -> Iterator[None]:
 
 
 def _agents_rank(
-    work: Work, launch: Torchrun, folder: Path, here: Path, level: int, alone: bool
+    work: Work,
+    launch: Torchrun,
+    attempt: Attempt,
+    folder: Path,
+    here: Path,
+    level: int,
+    alone: bool,
 ) -> None:
     end_with_parent()
     _start_log(level)
     torch.set_num_threads(_threads(launch))
     rank, size, local = (int(os.environ[each]) for each in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    Failure.path_of(folder, rank).unlink(missing_ok=True)  # of an attempt before this one
-    ranks = Ranks(rank, size, local)
+    put_by(folder, rank)
+    (here / STOPPED).unlink(missing_ok=True)  # of ranks that made way for more
+    ranks = Ranks(rank, size, local, attempt)
     with _told_once():
         _note_stop(here, _work(work, ranks, launch, folder, "env://", alone=alone))
 
@@ -368,7 +342,8 @@ def _agents_rank(
 def _run_task(work: Work, launch: Slurm, folder: Path) -> None:
     """Be the rank that srun made of this process."""
     task = SlurmTask.read(launch)
-    ranks = Ranks(task.rank, task.size, task.local)
+    attempt = Attempt(folder.parent, open_attempt(folder.parent))
+    ranks = Ranks(task.rank, task.size, task.local, attempt)
     address, alone = f"tcp://{task.address}", launch.nodes == 1
     try:
         with _threads_of(_threads(launch)):

@@ -136,17 +136,30 @@ def commit(folder: Path, record: CheckpointRecord) -> None:
     weights = files_digest(tensor_files(temporary, "model"))
     write_record(temporary, record._replace(weights=weights))
     sync(temporary)
-    make_way(folder)
+    before = make_way(folder)
     os.replace(temporary, folder)
     sync(folder.parent)
+    if before is not None:
+        shutil.rmtree(before, ignore_errors=True)
 
 
-def make_way(folder: Path) -> None:
-    """Move what stands under the name of a checkpoint that is about to be named so."""
-    if folder == stopped_folder(folder.parent):
-        shutil.rmtree(folder, ignore_errors=True)
-    elif folder.exists():
+def make_way(folder: Path) -> Path | None:
+    """Move what stands under the name of a checkpoint that is about to be named so.
+
+    Gives where the state of an earlier stop is then, to be removed once the new one has its name.
+    """
+    if not os.path.lexists(folder):
+        return None
+    if folder != stopped_folder(folder.parent):
         set_aside(folder, "it is written anew")
+        return None
+    if folder.is_symlink():
+        folder.unlink()  # whatever it leads to stays as it is
+        return None
+    before = folder.with_name(f"{folder.name}.before.tmp")
+    shutil.rmtree(before, ignore_errors=True)
+    os.replace(folder, before)
+    return before
 
 
 def set_aside(folder: Path, reason: str) -> None:
@@ -201,7 +214,7 @@ def require_state(folder: Path) -> None:
 
 
 def _require(kind: str, wanted: Mapping[str, tuple[int, ...]], folder: Path) -> None:
-    """Raises CorruptShard unless the files of a kind hold tensors of these names and shapes.
+    """Raises CorruptShard unless the files of a kind hold float32 of these names and shapes.
 
     A checkpoint may be whole and of another model: the error names the file, the tensor and both
     shapes, and nothing is set aside, as it is no damage.
@@ -218,6 +231,8 @@ def _require(kind: str, wanted: Mapping[str, tuple[int, ...]], folder: Path) -> 
             if files.shape(name) != shape:
                 reason = f"has the shape {list(files.shape(name))}; it must have {list(shape)}"
                 raise CorruptShard(files.path(name), name, reason)
+            if (found := files.kind(name)) != "F32":
+                raise CorruptShard(files.path(name), name, f"is of type {found}; it must be F32")
 
 
 def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:

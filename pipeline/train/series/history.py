@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 
@@ -32,6 +32,7 @@ from pipeline.store.history import (
 from pipeline.store.leases import LostLease
 
 logger = logging.getLogger(__name__)
+BLOCK = 1 << 16  # bytes
 LINES, TABLE = HISTORY, "history.parquet"
 SCHEMA = pa.schema(
     [("step", pa.int64()), ("loss", pa.float64()), ("lr", pa.float64())]
@@ -49,13 +50,26 @@ def added_rows(series: Path) -> Iterator[IO[str]]:
     """
     path = Path(series) / LINES
     with open_lines(path, to_add=True) as file:
-        text = file.read()
-        if (whole := text.rfind(b"\n") + 1) < len(text):
-            file.truncate(whole)
+        _cut_after_last_line(file)
         file.seek(0, os.SEEK_END)
         with io.TextIOWrapper(file, encoding="utf-8") as lines:
             yield lines
             sync(lines)
+
+
+def _cut_after_last_line(file: BinaryIO) -> None:
+    """Drop what follows the last line that ends, reading no more than that."""
+    place = size = file.seek(0, os.SEEK_END)
+    while place:
+        start = max(0, place - BLOCK)
+        file.seek(start)
+        found = file.read(place - start).rfind(b"\n")
+        if found >= 0:
+            place = start + found + 1
+            break
+        place = start
+    if place < size:
+        file.truncate(place)
 
 
 def sync(file: IO[str]) -> None:
@@ -99,17 +113,20 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
     return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=schema), schema)
 
 
-def begin_segment(series: Path, first_step: int, *, replay: bool = False, **how: Any) -> int:
+def begin_segment(
+    series: Path, first_step: int, *, replay: bool = False, died_of: str = "", **how: Any
+) -> int:
     """Note that updates are made from a step on; gives the number of the segment.
 
-    One before it that has no end was killed. Where the series goes on from an earlier update than
-    the last that was made, that one is `rolled_back_from`.
+    One before it that has no end was killed, or failed where `died_of` says of what. Where the
+    series goes on from an earlier update than the last that was made, that one is
+    `rolled_back_from`.
 
     Args:
         replay: updates are made again, and what was trained after them stands.
         how: what it runs with, as launch and device. No result depends on it.
     """
-    end_segment(series, "killed")
+    end_segment(series, "failed" if died_of else "killed", died_of)
     number = 1 + max((each["segment"] for each in read_segments(series)), default=0)
     number = max(number, 1 + last_segment(series))  # a damaged line may hide one
     began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}

@@ -122,6 +122,7 @@ class CheckpointWriter:
 
     def _finish(self, folder: Path, record: CheckpointRecord) -> None:
         if self.ranks.rank == 0:
+            self.ranks.require_open()
             checkpoint.commit(folder, record)
             if folder != checkpoint.stopped_folder(folder.parent):
                 verified.note_whole(folder)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.train.plan.memory import CHUNK_BYTES, MAX_CHUNKS
+from pipeline.train.stages.chunks import tokens_of_chunk
 
 
 def summed_loss(
@@ -135,7 +135,7 @@ def _losses(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
 
 
 def _chunks(hidden_ND: Tensor, targets_N: Tensor, weight_VD: Tensor) -> list[tuple[Tensor, Tensor]]:
-    rows = max(1, CHUNK_BYTES // (4 * len(weight_VD)), -(-len(targets_N) // MAX_CHUNKS))
+    rows = max(1, tokens_of_chunk(len(targets_N), len(weight_VD)))
     parts = zip(torch.split(hidden_ND, rows), torch.split(targets_N, rows), strict=True)
     return [(hidden, targets) for hidden, targets in parts if len(targets)]
 

@@ -7,15 +7,17 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import CorruptShard, DivergedTraining, PipelineError
+from pipeline.core.errors import DivergedTraining, PipelineError
 from pipeline.core.stopping import Stopped, heeding, stop_requested, stopping_signals
 from pipeline.train.ranks.failures import Failure, failures_in, failures_of, first_failure
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, Torchrun
-from pipeline.train.ranks.launching import open_attempt, run_ranks
+from pipeline.train.ranks.launching import run_ranks
+from pipeline.train.ranks.meeting import open_attempt
 
 SECONDS = 8  # that a rank waits for another
 
@@ -307,10 +309,30 @@ def test_a_file_that_is_no_failure_hides_none(tmp_path, text, caplog):
     assert "failure-0.json is not how a rank ended" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"attempt": 3}', "[" * 200_000])
-def test_a_meeting_that_names_no_run_is_refused_by_its_file(series, text):
-    assert open_attempt(series) is None
-    (series / ".ranks").mkdir(parents=True)
-    (series / ".ranks" / "open.json").write_text(text)
-    with pytest.raises(CorruptShard, match="open.json: names no run to join"):
-        open_attempt(series)
+def fails_once(folder, ranks):
+    """The second rank fails in the first attempt; the others are asked to make way and do."""
+    assert ranks.attempt.name
+    if ranks.rank == 0:
+        (folder / "died").write_text(ranks.attempt.died_of)
+    if (folder / "failed").exists():
+        return
+    if ranks.rank == 1:
+        (folder / "failed").touch()
+        raise ValueError("the disk of node 7 is broken")
+    with heeding():
+        while stop_requested() is None:
+            time.sleep(0.01)
+        raise Stopped(stop_requested())
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_starts_again_know_why_and_were_not_stopped(series, tmp_path):
+    launch = Torchrun(
+        ranks=2,
+        threads=1,
+        timeout_seconds=SECONDS,
+        max_restarts=1,
+        rendezvous=f"localhost:{free_port()}",
+    )
+    run_ranks(partial(fails_once, tmp_path), launch, series)
+    assert (tmp_path / "died").read_text() == "rank 1: ValueError: the disk of node 7 is broken"

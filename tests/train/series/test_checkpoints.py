@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import file_sha256
@@ -137,6 +137,28 @@ def test_a_link_in_the_place_of_a_checkpoint_is_refused_and_what_it_leads_to_sta
     with pytest.raises(CorruptShard, match="step000003: it is a link"):
         run(config(9), series="b" * 64, name="made", hooks={"upkeep": Upkeep(retention=1)})
     assert saved.has_state(other.folder(other.steps[2]), read_record(other.folder(other.steps[2])))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.int64])
+@pytest.mark.parametrize("name", KINDS)
+def test_tensors_of_another_type_are_refused(tmp_path, name, kind):
+    model, optimizer = trained()
+    folder = tmp_path / "step000001"
+    write(folder, checkpoint.take_snapshot(model, optimizer), 1)
+    path = folder / f"{name}.safetensors"
+    save_file({key: each.to(kind) for key, each in load_file(path).items()}, path)
+    with pytest.raises(CorruptShard, match="is of type .*; it must be F32"):
+        checkpoint.load_checkpoint(model, optimizer, folder)
+
+
+def test_a_dangling_link_in_the_place_of_a_stopped_state_is_no_hindrance(tmp_path):
+    model, optimizer = trained()
+    folder = checkpoint.stopped_folder(tmp_path)
+    folder.symlink_to(tmp_path / "nowhere")
+    for step in (1, 2):
+        write(folder, checkpoint.take_snapshot(model, optimizer), 1, step=step)
+        assert checkpoint.stopped_at(tmp_path) == step
+        assert [path.name for path in tmp_path.iterdir()] == [".stopped"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

@@ -303,6 +303,30 @@ def test_who_lost_the_lease_says_nothing_of_the_segment_of_who_took_it_over(tmp_
     assert causes(tmp_path) == [(0, 0, "killed"), (0, 0, "finished")]
 
 
+def test_only_a_last_line_without_an_end_is_cut_off_however_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "BLOCK", 7)
+    path = tmp_path / "history.jsonl"
+    for whole, cut in (
+        ("", ""),
+        ("a\n", ""),
+        ("a line\n", "b" * 50),
+        ("", "b" * 50),
+        ("\n\n", "c"),
+    ):
+        path.write_text(whole + cut)
+        with history.added_rows(tmp_path) as file:
+            file.write("next\n")
+        assert path.read_text() == f"{whole}next\n"
+
+
+def test_a_line_that_is_longer_than_any_is_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(history_files, "MAX_LINE", 300)
+    row = {"step": 1, "loss": 1.0}
+    text = sealed_line(row | {"x": "y" * 1000}) + sealed_line(row)
+    (tmp_path / "history.jsonl").write_text(text)
+    assert list(all_rows(tmp_path)) == [row] and damaged_lines(tmp_path / "history.jsonl") == 4
+
+
 def test_a_hard_link_is_not_added_to(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("a line without an end")
@@ -337,6 +361,9 @@ def test_no_line_of_a_stranger_breaks_the_history_of_a_series(tmp_path):
         {"skipped": 1},
         {"lr": []},
         {"loss": 10**400},
+        {"tokens_by_source": 3},
+        {"tokens_by_source": {"all": "3"}},
+        {"tokens_by_source": {"all": -3}},
     ]
     rows = [
         sealed_line(fine),

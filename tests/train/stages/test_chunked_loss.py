@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.train.stages import chunked_loss
+from pipeline.train.stages import chunks
 from pipeline.train.stages.chunked_loss import summed_loss, token_losses
 
 
@@ -76,7 +76,7 @@ def test_the_logits_of_many_tokens_are_made_an_eighth_at_a_time():
 @pytest.mark.filterwarnings("default")  # those that torch.compile meets in torch
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_compiled_loss_is_the_loss(monkeypatch, precision):
-    monkeypatch.setattr(chunked_loss, "CHUNK_BYTES", 4 * 512 * 9)  # nine rows a chunk
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * 512 * 9)  # nine rows a chunk
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(100, 64, generator=generator, requires_grad=True)
     weight = torch.randn(512, 64, generator=generator, requires_grad=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.train.stages import chunked_loss
+from pipeline.train.stages import chunks
 from pipeline.train.stages.objectives import (
     DpoLoss,
     Masked,
@@ -25,7 +25,7 @@ def rows(count=4, length=12, seed=0):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 def test_the_chunked_loss_and_its_gradients_are_those_of_cross_entropy(monkeypatch, tied, z_loss):
-    monkeypatch.setattr(chunked_loss, "CHUNK_BYTES", 4 * TINY.vocab_size * 5)  # five rows a chunk
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 4 * TINY.vocab_size * 5)  # five rows a chunk
     ids = rows()
     ours, plain = (tiny_model(3, tie_embeddings=tied).double() for _ in range(2))
     z_total = torch.zeros((), dtype=torch.float64)
