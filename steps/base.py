@@ -244,13 +244,20 @@ class PipelineStep(Step[Artifact]):
 
     def _branch(self, results: Results, args: dict[str, Any]) -> None:
         """Begin the series with what another one has up to where this one becomes its own."""
-        form = self.content_key(args)
+        origin = self._origin(results, self.series, self.content_key(args))
+        if origin is not None:
+            with self.series_lease():
+                branch(self.series, *origin)
+
+    def _origin(
+        self, results: Results, series: Path, form: dict[str, Json]
+    ) -> tuple[Path, int] | None:
+        """The series that a new one begins as, and up to which step, if it does."""
         from_step = first_step_of_rule(form)
-        if from_step and is_new(self.series):
+        if from_step and is_new(series):
             origin = results.series(self._name_of_series(results, without_rule(form)))
-            if origin.is_dir():
-                with self.series_lease():
-                    branch(self.series, origin, from_step)
+            return (origin, from_step) if origin.is_dir() else None
+        return None
 
     def _apart(self, results: Results) -> str:
         """The code that work is kept apart for; empty where its version tells enough."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, TokenMix
+from pipeline.core.keys import Json
 from pipeline.model.config import OlmoConfig
+from pipeline.store.reached import updates_left
+from pipeline.store.results import Results
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import FEISTEL, Feistel
@@ -31,6 +34,16 @@ ONE_PROCESS = Launch()
 NO_MONITORS: list[Monitor] = []
 NO_EVALUATIONS: list[Evaluation] = []
 Retention = Positive | None  # checkpoints that keep an optimizer's state
+
+
+class Updates(NamedTuple):
+    """Those that are to be made, of all that a training has."""
+
+    left: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.left:,} of {self.of:,} updates are left"
 
 
 class TrainingStep(PipelineStep):
@@ -64,6 +77,18 @@ class TrainingStep(PipelineStep):
             self.ROWS_PER_ITEM,
             self.kwargs.get("retention"),
         )
+
+    def updates(self, results: Results, form: dict[str, Json]) -> Updates:
+        """How many updates are to be made, and how many the whole training has.
+
+        Args:
+            form: the content key.
+        """
+        config: TrainConfig = self.kwargs["train"]
+        series = results.series(self._name_of_series(results, form))
+        origin = self._origin(results, series, form) or (series, None)
+        left = updates_left(origin[0], config.kept_steps, origin[1])
+        return Updates(left, config.last_step)
 
     def conduct(
         self,

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import time
 from pathlib import Path
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_file
-from pipeline.store.checkpoints import checkpoint_files, read_record
+from pipeline.store.checkpoints import checkpoint_files, checkpoint_folders, read_record
 from pipeline.store.history import (
     EVALUATIONS,
     HISTORY,
@@ -46,7 +45,8 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     if not is_new(series):
         return 0
     rows = history_rows(origin)
-    taken = [step for step, folder in _folders(origin, last_step) if _take(folder, series)]
+    folders = checkpoint_folders(origin, last_step)
+    taken = [step for step, folder in folders if _take(folder, series)]
     last = max(taken, default=0)
     if last == 0:
         return 0
@@ -61,15 +61,6 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     write_file(series / HISTORY, "".join(lines).encode())
     logger.info("%s begins as %s up to step %d", series.name[:12], origin.name[:12], last)
     return last
-
-
-def _folders(series: Path, last_step: int) -> list[tuple[int, Path]]:
-    found = [
-        (int(path.name.removeprefix("step")), path)
-        for path in Path(series).glob("step*")
-        if re.fullmatch(r"step[0-9]{6,18}", path.name) and not path.is_symlink()
-    ]
-    return sorted((step, path) for step, path in found if step <= last_step)
 
 
 def _take(folder: Path, series: Path) -> bool:

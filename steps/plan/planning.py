@@ -22,6 +22,7 @@ from pipeline.train.ranks.launches import Slurm
 from steps.base import PipelineStep
 from steps.execution.needs import Needs
 from steps.plan.telling import difference
+from steps.train import TrainingStep, Updates
 
 State = Literal[
     "cached",  # its result is there
@@ -93,7 +94,8 @@ class StepPlan:
     """One step of a plan.
 
     `nearest` is the earlier result that `reasons` compare with, and whose `cost` is the one that is
-    expected; of a result that is there, `cost` is its own.
+    expected; of a result that is there, `cost` is its own. `updates` are those of a training, where
+    it is known how many are left.
     """
 
     name: str
@@ -104,11 +106,17 @@ class StepPlan:
     nearest: str | None = None
     cost: Cost = Cost()
     needs: dict[str, Any] = field(default_factory=dict)
+    updates: Updates | None = None
 
     @property
     def runs(self) -> bool:
         """Whether it would, or may, compute."""
         return self.state in RUNS
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it will train the rest of a series that stands in part."""
+        return self.runs and self.updates is not None and self.updates.left < self.updates.of
 
 
 def plan_steps(
@@ -147,7 +155,8 @@ def short_plan(
     first = next((each for each in planned if each.runs), None)
     if first is not None and first.reasons:
         more = f" (and {len(first.reasons) - 1} more)" if len(first.reasons) > 1 else ""
-        lines.append(f"first {first.name}: {first.reasons[0]}{more}")
+        left = f"; {first.updates}" if first.goes_on else ""
+        lines.append(f"first {first.name}: {first.reasons[0]}{more}{left}")
     other = [each for each in planned if each.state == "code changed"]
     if other:
         names = ", ".join(each.name for each in other[:3]) + (", …" if len(other) > 3 else "")
@@ -198,7 +207,16 @@ class _Planner:
         made = StepPlan(step.name, step.unique_id, "uncacheable", reads, needs=_needs(step))
         if isinstance(step, PipelineStep) and step.cache_results:
             made = self._state(step, made)
+            if isinstance(step, TrainingStep):
+                made = replace(made, updates=self._updates(step, made))
         self.plans[step.name] = made
+
+    def _updates(self, step: TrainingStep, plan: StepPlan) -> Updates | None:
+        """What is left of a training; None where what it reads is to be made before."""
+        if not plan.runs:
+            return Updates(0, step.kwargs["train"].last_step)
+        form = self._content_form(step) if plan.state == "will run" else None
+        return None if form is None else step.updates(self.results, form)
 
     def refill_discarded(self) -> None:
         """What was discarded is made again where a step that will run reads it."""
@@ -252,11 +270,15 @@ class _Planner:
 
     def _same_content(self, step: PipelineStep) -> str | None:
         """The earlier result that will be linked, as its inputs have the same content."""
+        form = self._content_form(step)
+        return None if form is None else self.results.find_earlier(digest(form), step.code)
+
+    def _content_form(self, step: PipelineStep) -> dict[str, Json] | None:
+        """The content key of a step; None where a result that it reads cannot be had."""
         try:
-            form = step.content_key({n: self._loaded(v) for n, v in step.kwargs.items()})
+            return step.content_key({n: self._loaded(v) for n, v in step.kwargs.items()})
         except (KeyError, CorruptShard):
             return None
-        return self.results.find_earlier(digest(form), step.code)
 
     def _loaded(self, value: Any) -> Any:
         """A value with each step in it replaced by the result that it will have."""
