@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,10 +45,17 @@ def num_bytes(text: str) -> float:
     return float(found[1]) * (UNITS | BINARY)[found[2]]
 
 
-def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = False) -> list[str]:
+def lacking(
+    steps: Iterable[Step[Any]],
+    workspace: Path,
+    *,
+    elsewhere: bool = False,
+    saved: Collection[str] = (),
+) -> list[str]:
     """What these steps need and this machine has not: a line for each kind of thing.
 
     Args:
+        saved: names of trainings whose checkpoints all stand; they launch nothing.
         elsewhere: the steps run on other machines; of this one only the free disk is asked for.
     """
     cpus: dict[str, float] = {}
@@ -59,11 +66,12 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = Fa
     packages: dict[str, list[str]] = {}
     launches: dict[str, list[str]] = {}
     for step in steps:
-        for each in () if elsewhere else _packages([*step.kwargs.values()]):
-            if find_spec(each) is None:
-                packages.setdefault(each, []).append(step.name)
-        if (fault := _launch_fault(step)) and not elsewhere:
-            launches.setdefault(fault, []).append(step.name)
+        if not elsewhere and step.name not in saved:
+            for each in _packages([*step.kwargs.values()]):
+                if find_spec(each) is None:
+                    packages.setdefault(each, []).append(step.name)
+            if fault := _launch_fault(step):
+                launches.setdefault(fault, []).append(step.name)
         demand = demand_of(step)
         for kind, much in ((cpus, demand.cpus), (gpus, demand.gpus), (memory, demand.memory)):
             if much and not elsewhere:

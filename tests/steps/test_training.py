@@ -4,11 +4,13 @@ import signal
 import time
 
 import pytest
+from tango.step_graph import StepGraph
 
 from pipeline.core.energy import Spent
 from pipeline.store.history import history_rows, read_segments
 from pipeline.store.leases import Occupied
 from pipeline.train import loop
+from steps.execution.executor import LocalExecutor
 from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref
 
@@ -89,6 +91,20 @@ def test_a_saved_view_needs_no_lease_and_a_longer_one_waits_for_it(bench):
     whole = step(bench).result(bench.workspace)
     assert whole.series == made.series and whole.steps[:3] == made.steps
     assert [s["first_step"] for s in read_segments(whole.series_root)] == [0, 6]
+
+
+def test_a_saved_view_needs_no_launch_and_a_longer_training_is_refused_without(bench, monkeypatch):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    bench.run()
+    step(bench, {"stop_at": 6}).result(bench.workspace)
+
+    def run(**train):
+        built = build_steps(graph(bench, train, launch={"type": "slurm"}))
+        return LocalExecutor(bench.workspace).execute_step_graph(StepGraph(built))
+
+    assert "base" in run(stop_at=3).successful
+    with pytest.raises(WiringError, match="launch of base: .*SLURM_PROCID.* start the run with"):
+        run()
 
 
 def test_dropped_optimizer_states_leave_an_earlier_view_in_use(bench):
