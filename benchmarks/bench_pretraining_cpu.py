@@ -7,11 +7,17 @@ heads, 688 gated columns, untied embeddings; sequences of 512, 4 an update; two 
 each a process of its own:
 
 ours          `Run.update` of the loop, compiled; with its data, its schedule and its history row
-eager         the same, not compiled
+half          the same, multiplying in bf16 where that was asked for, though float32 be faster here
+eager         ours, not compiled
 ceiling       the best loop we could write by hand for this shape (`pretraining_ceiling.py`)
 transformers  `Trainer.train` with OlmoForCausalLM
 olmo          `Trainer.train_step` of ai2-olmo
 products      square products of 1,024 columns, as ours multiplies, for the rate they can have
+
+Peers are taken as they come; with `-compiled` by their own switch (`torch_compile` of the Trainer,
+each block compiled as in ai2-olmo's recipes); with `-tuned` compiled and with glibc's allocator
+told to keep freed memory, which ours does by itself and neither of them does. The rate of ours
+counts the products that are made: attention leaves out the blocks of keys that a mask would hide.
 
 After three updates each, every contender makes one at a time, in turn, so that all meet the same
 machine. Prints a table as Markdown and a JSON line: medians, and ratios of the medians; memory is
@@ -20,6 +26,7 @@ the process at its highest, resident.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -31,9 +38,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 THREADS, WARMUP, SIDE = 2, 3, 1024
 SHAPE = {"width": 256, "inner": 688, "layers": 8, "heads": 4, "rows": 4, "length": 512}
+HOW = ("", "-compiled", "-tuned")
 CASES = [(vocabulary, precision) for vocabulary in (8192, 50304) for precision in ("bf16", "fp32")]
-PEERS = ("transformers", "olmo")
-CONTENDERS = ("ours", "eager", "ceiling", *PEERS, "products")
+PEERS = tuple(f"{peer}{how}" for peer in ("transformers", "olmo") for how in HOW)
+CONTENDERS = ("ours", "half", "eager", "ceiling", *PEERS, "products")
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 
 
 class Contender:
@@ -46,6 +55,7 @@ class Contender:
         self.name, self.shape, self.rows = name, shape, []
         self.process = subprocess.Popen(
             [runs, script, *child, json.dumps(shape)],
+            env={**os.environ, **(KEPT if name.endswith("-tuned") else {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -95,12 +105,13 @@ def measured(case, names, python, rounds):
             each.close()
 
 
-def ours(shape, compiled):
-    """Our loop's update."""
+def ours(shape, compiled, half=False):
+    """Our loop's update; with `half` products in the precision that was asked for."""
     import torch
     from bench_pretraining_gpu import Random
     from pretraining_peers import serve
 
+    from pipeline.train import loop
     from pipeline.train.config import Linear, TrainConfig
     from pipeline.train.loop import Run, Training
     from pipeline.train.processor import kept_memory
@@ -109,6 +120,8 @@ def ours(shape, compiled):
     from pipeline.train.stages.objectives import NextToken
 
     torch.set_num_threads(THREADS)
+    if half:
+        loop.precision_of_products = lambda precision, device: precision
     run = Run(
         Training(
             model=model_of(shape),
@@ -170,7 +183,15 @@ def child(name, shape):
 
         ceiling(shape)
     else:
-        ours(shape, compiled=name == "ours")
+        ours(shape, compiled=name != "eager", half=name == "half")
+
+
+def hidden(shape, length):
+    """Operations a token that `flops_per_token` counts and attention in blocks does not make."""
+    from pipeline.model.attention import QUERIES
+
+    blocks = -(-length // QUERIES)
+    return 12 * shape.n_layers * shape.d_model * length * (blocks - 1) / (2 * blocks)
 
 
 def told(case, found):
@@ -178,7 +199,7 @@ def told(case, found):
     vocabulary, precision = case
     tokens = SHAPE["rows"] * SHAPE["length"]
     shape = model_of({**SHAPE, "vocabulary": vocabulary})
-    flops = shape.flops_per_token(SHAPE["length"]) * tokens
+    flops = (shape.flops_per_token(SHAPE["length"]) - hidden(shape, SHAPE["length"])) * tokens
     rate = found.get("products")
     best = 10 * 2 * SIDE**3 / rate["seconds"] if rate else None
     for name, each in found.items():
@@ -186,11 +207,12 @@ def told(case, found):
             print(f"| {vocabulary:,} {precision} | products | {best / 1e9:.0f} GFLOP/s | | | |")
             continue
         of_ours = found["ours"]["seconds"] / each["seconds"] if "ours" in found else float("nan")
-        share = flops / each["seconds"] / best if best else float("nan")
+        own = best and name in ("ours", "half", "eager", "ceiling")
+        share = f"{flops / each['seconds'] / best:.2f}" if own else ""
         low, high = (tokens / every for every in reversed(each["quartiles"]))
         print(
             f"| {vocabulary:,} {precision} | {name} | {tokens / each['seconds']:.0f} "
-            f"({low:.0f} to {high:.0f}) | {of_ours:.2f} | {share:.2f} | {each['peak_mb']} |"
+            f"({low:.0f} to {high:.0f}) | {of_ours:.2f} | {share} | {each['peak_mb']} |"
         )
 
 

@@ -1,6 +1,6 @@
 """Training steps of others, one at a time, for `bench_pretraining_cpu.py`; imports nothing of ours.
 
-    python benchmarks/pretraining_peers.py transformers|olmo '{"width": 256, …}'
+    python benchmarks/pretraining_peers.py transformers|olmo[-compiled|-tuned] '{"width": 256, …}'
 
 Each line read is a step to make; each line written says the seconds that it took and its loss.
 Batches are random ids, another for each step, and the same for everybody.
@@ -52,7 +52,7 @@ class _Rows(torch.utils.data.Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def transformers(shape):
+def transformers(shape, compiled):
     """`Trainer.train` with OlmoForCausalLM, `sdpa`, fused AdamW."""
     from torch.utils.data import SequentialSampler
     from transformers import (
@@ -107,6 +107,7 @@ def transformers(shape):
                 optim="adamw_torch_fused",
                 bf16=shape["precision"] == "bf16",
                 use_cpu=True,
+                torch_compile=compiled,
                 report_to=[],
                 save_strategy="no",
                 logging_strategy="no",
@@ -118,7 +119,7 @@ def transformers(shape):
         trainer.train()
 
 
-def olmo(shape):
+def olmo(shape, compiled):
     """`Trainer.train_step` of ai2-olmo; its autocast is for cards, so bf16 is put around it."""
     from olmo.config import (
         ActivationType,
@@ -164,6 +165,9 @@ def olmo(shape):
         precision="amp_bf16",
     )
     model = OLMo(config.model)
+    if compiled:  # as `compile` of its 7B recipe has it
+        for block in model.transformer.blocks:
+            block.compile()
     trainer = object.__new__(Trainer)  # whose `fit` wants a process group, a loader and evaluators
     trainer.cfg, trainer.model, trainer.dist_model = config, model, model
     model.process_group = None
@@ -186,4 +190,5 @@ def olmo(shape):
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    {"transformers": transformers, "olmo": olmo}[sys.argv[1]](json.loads(sys.argv[2]))
+    peer, _, how = sys.argv[1].partition("-")
+    {"transformers": transformers, "olmo": olmo}[peer](json.loads(sys.argv[2]), bool(how))

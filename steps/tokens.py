@@ -28,7 +28,7 @@ from pipeline.tokens.order import FEISTEL, Feistel, inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
-from steps.graph.ranges import NOT_EMPTY, Count, Positive, Range, Seed
+from steps.graph.ranges import NOT_EMPTY, Positive, Range, Seed
 
 
 @Step.register("train_tokenizer")
@@ -143,9 +143,9 @@ class ImportOrder(PipelineStep):
 
 @Step.register("inspect_order")
 class InspectOrder(PipelineStep):
-    """Which documents each optimizer step reads."""
+    """Which documents each optimizer step reads; the first is 1."""
 
-    VERSION = "001"
+    VERSION = "002"
 
     def run(
         self,
@@ -153,7 +153,7 @@ class InspectOrder(PipelineStep):
         batch_size: Positive,
         seed: Seed,
         num_steps: Positive,
-        first_step: Count = 0,
+        first_step: Positive = 1,
         world_size: Positive = 1,
         order: Feistel | ReadingOrder = FEISTEL,
     ) -> OrderTable:

@@ -189,6 +189,8 @@ local scores(size, end) = {
     + branch(size, seeds[0], '')
     + join([branch(size, seed, '_seed_%d' % seed) for seed in seeds[1:]])
     + {
+      local base = self.base,
+
       // what is evaluated on, so that no training input holds it
       choices: {
         type: 'function_questions',
@@ -222,11 +224,14 @@ local scores(size, end) = {
         repeats: std.get(size, 'repeats'),
         proportions: std.get(size, 'proportions'),
       },
+      // what `base` reads, also where an experiment changes that step; `olmo batch base_seed_7` tells
+      // it of another seed
       order: {
         type: 'inspect_order',
-        mix: ref('mix'),
-        batch_size: size.pretrain.batch_size,
-        seed: if seeds[0] == null then size.pretrain.seed else seeds[0],
+        mix: base.mix,
+        batch_size: base.train.batch_size,
+        seed: base.train.seed,
+        [if std.objectHas(base, 'order') then 'order']: base.order,
         num_steps: 20,
       },
       examples: {

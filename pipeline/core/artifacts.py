@@ -233,7 +233,10 @@ class ReadingOrder(Artifact):
 
 @dataclass(frozen=True)
 class OrderTable(Artifact):
-    """Who reads what and when: Parquet rows step, rank, row, part, source, id, start, end."""
+    """Who reads what and when: Parquet rows step, rank, row, part, source, id, start, end.
+
+    Steps are optimizer updates, the first being 1.
+    """
 
     num_steps: int
     table: Shard

@@ -112,13 +112,20 @@ def score_rows(
         batch_tokens: tokens of a batch, its padding included; a longer row is a batch of its own.
         ranks: that hold the model together and ask for the same rows. The batches are those of one
             process and are dealt to them, so that each value is what one process would find.
+
+    Raises:
+        ValueError: a row has an id that is none of the model's, as those of another tokenizer do.
     """
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     found: dict[_Key, Scored] = {}
     branches: dict[tuple[int, ...], list[_Key]] = {}
     longest = min(batch_tokens, model.config.max_sequence_length)
-    for key in sorted({_key(each) for each in rows if each.scored}):
+    wanted = sorted({_key(each) for each in rows if each.scored})
+    highest = max((max(ids) for ids, _ in wanted), default=0)
+    if highest >= (size := model.config.vocab_size):
+        raise ValueError(f"a row has the token id {highest}; the model's are below {size}")
+    for key in wanted:
         branches.setdefault(key[0][: key[1][0]], []).append(key)
     packs = [each for keys in branches.values() for each in _packs(keys, longest)]
     packs.sort(key=lambda pack: (-_width(pack), pack))

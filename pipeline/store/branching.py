@@ -45,8 +45,11 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     if not is_new(series):
         return 0
     rows = history_rows(origin)
-    folders = checkpoint_folders(origin, last_step)
-    taken = [step for step, folder in folders if _take(folder, series)]
+    taken = [
+        step
+        for step, folder in checkpoint_folders(origin)
+        if step <= last_step and _take(folder, series)
+    ]
     last = max(taken, default=0)
     if last == 0:
         return 0
@@ -65,6 +68,8 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
 
 def _take(folder: Path, series: Path) -> bool:
     """Give a checkpoint's files a place in a series too; whether they were whole and are there."""
+    if folder.is_symlink():
+        return False
     target = series / folder.name
     temporary = series / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)

@@ -11,13 +11,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import built
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.tensors import are_complete, kind_of
 
 RECORD = "state.json"
+_NAME = re.compile("step[0-9]{6,18}")
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def checkpoint_folders(series: Path) -> list[tuple[int, Path]]:
+    """What has the name of a checkpoint in a series, links too, with its step; first step first."""
+    found = [
+        (int(path.name.removeprefix("step")), path)
+        for path in Path(series).glob("step*")
+        if _NAME.fullmatch(path.name)
+    ]
+    return sorted(each for each in found if each[1].name == checkpoint_name(each[0]))
 
 
 class CheckpointRecord(NamedTuple):
@@ -87,16 +99,6 @@ def checkpoint_files(
         if path.exists() and not path.is_file():
             raise CorruptShard(path, None, "it is no plain file")
     return {**files, RECORD: None}
-
-
-def checkpoint_folders(series: Path, last_step: int | None = None) -> list[tuple[int, Path]]:
-    """The checkpoints of a series by their names, up to a step; no links, and no copies."""
-    found = [
-        (int(path.name.removeprefix("step")), path)
-        for path in Path(series).glob("step*")
-        if re.fullmatch(r"step[0-9]{6,18}", path.name) and not path.is_symlink()
-    ]
-    return sorted(each for each in found if last_step is None or each[0] <= last_step)
 
 
 def stopped_folder(series: Path) -> Path:

@@ -25,10 +25,14 @@ def updates_left(series: Path, wanted: Iterable[int], branched_at: int | None = 
         branched_at: another series will begin as this one, with its checkpoints up to here.
     """
     there: dict[int, bool] = {}  # step -> whether training can go on from it
-    for step, folder in checkpoint_folders(series, branched_at):
+    for step, folder in checkpoint_folders(series):
+        if folder.is_symlink() or (branched_at is not None and step > branched_at):
+            continue
         try:
             record = read_record(folder)
-            if all((folder / name).is_file() for name in checkpoint_files(folder)):
+            if record.step == step and all(
+                (folder / name).is_file() for name in checkpoint_files(folder)
+            ):
                 there[step] = has_state(folder, record)
         except CorruptShard:
             continue

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.artifacts import TokenMix
+from pipeline.core.seeds import seed_fault
 from pipeline.tokens.order import Feistel, IntArray, MixReader
 
 MOST_INSTANCES = 1 << 32  # their numbers are uint32
@@ -36,8 +37,8 @@ class OlmoShuffle(Feistel):
     VERSION: ClassVar[str] = "001"
 
     def __post_init__(self) -> None:
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+        if self.seed is not None and (fault := seed_fault(self.seed)):
+            raise ValueError(f"seed {fault}")
 
     def reader(self, mix: TokenMix) -> MixReader:
         return FileReader(mix)

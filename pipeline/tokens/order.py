@@ -1,5 +1,8 @@
 """Which instance is read at step s by rank r, and back: a pure function, not a state.
 
+What orders and batches call a step is the number of a batch, from 0: batch s is read by optimizer
+update s + 1. Tables, commands and files count updates, the first being 1.
+
 A Feistel network keyed by (seed, epoch) permutes the instances of an epoch, so any place of 10⁹ is
 found without a shuffled array, and so is the place of any instance. Epochs follow each other
 without a gap: a batch may hold the end of one and the beginning of the next.
@@ -20,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.core.artifacts import OrderTable, TokenMix, Tokens
+from pipeline.core.seeds import seed_fault
 from pipeline.core.shards import ShardWriter
 from pipeline.tokens.format import open_ids, read_index
 
@@ -38,7 +42,7 @@ class Order:
     Args:
         num_instances: of one epoch.
         batch_instances: of one optimizer step, over all ranks.
-        seed: 0 to 2**63 - 1.
+        seed: 0 to 2**53 - 1.
     """
 
     num_instances: int
@@ -49,8 +53,8 @@ class Order:
         for name in ("num_instances", "batch_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+        if fault := seed_fault(self.seed):
+            raise ValueError(f"seed {fault}")
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> IntArray:
         """Instances read by `rank` at `step`, from 0: every `world_size`-th row of the batch."""
@@ -348,26 +352,30 @@ def inspect_order(
     seed: int,
     num_steps: int,
     out: Path,
-    first_step: int = 0,
+    first_step: int = 1,
     world_size: int = 1,
     order: Feistel = FEISTEL,
 ) -> OrderTable:
-    """Tell which documents `num_steps` steps read: a row a document in an instance.
+    """Tell which documents `num_steps` optimizer steps read: a row a document in an instance.
 
-    `row` is of the whole batch, so step and row do not depend on `world_size`; `rank` reads it.
-    `start` and `end` are token offsets in the document, its end token included.
+    `step` counts updates from 1, as histories, checkpoints and `olmo batch --at` do. `row` is of
+    the whole batch, so step and row do not depend on `world_size`; `rank` reads it. `start` and
+    `end` are token offsets in the document, its end token included.
+
+    Args:
+        first_step: the first update told of.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; it must be at least 1")
-    if world_size < 1:
-        raise ValueError(f"world_size is {world_size}; it must be at least 1")
-    order.require_steps(first_step + num_steps, batch_instances)
+    numbers = {"num_steps": num_steps, "first_step": first_step, "world_size": world_size}
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1")
+    order.require_steps(first_step - 1 + num_steps, batch_instances)
     batches = TokenBatches(mix, batch_instances, seed, order)
     with ShardWriter(Path(out), "order.parquet", ORDER) as writer:
         for step in range(first_step, first_step + num_steps):
             rows = [
                 (step, row % world_size, row, *piece)
-                for row, pieces in enumerate(batches.rows(step))
+                for row, pieces in enumerate(batches.rows(step - 1))
                 for piece in pieces
             ]
             columns = zip(*rows, strict=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pipeline.core.seeds import seed_fault
 from pipeline.train.evaluations import Evaluation, check_evaluations
 from pipeline.train.monitors import Monitor
 from pipeline.train.ranks.launches import Launch as Launch
@@ -191,8 +192,8 @@ class TrainConfig:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; it must be positive or null")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision is {self.precision!r}; it must be 'fp32' or 'bf16'")
-        if not 0 <= self.seed < 1 << 63:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+        if fault := seed_fault(self.seed):
+            raise ValueError(f"seed {fault}")
         if not 0 <= self.z_loss < math.inf:
             raise ValueError(f"z_loss is {self.z_loss}; it must be finite and not negative")
         if self.skip is not None and self.skip.from_step >= total:

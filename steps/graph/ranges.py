@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+from pipeline.core.seeds import seed_fault
+
 
 @dataclass(frozen=True)
 class Range:
@@ -37,7 +39,16 @@ class NotEmpty:
         return "" if value else "is empty; it must hold at least one item"
 
 
+@dataclass(frozen=True)
+class ExactSeed:
+    """A seed that an experiment's file carries exactly."""
+
+    def fault(self, value: int) -> str:
+        """What is wrong with a seed; empty where nothing is."""
+        return seed_fault(value)
+
+
 NOT_EMPTY = NotEmpty()
 Count = Annotated[int, Range(0)]
 Positive = Annotated[int, Range(1)]
-Seed = Annotated[int, Range(0, 2**63 - 1)]
+Seed = Annotated[int, ExactSeed()]

@@ -15,6 +15,14 @@ def test_rows_without_a_scored_token_and_long_rows_are_scored():
     assert len(long.logprobs) == 48 and np.isfinite(long.logprobs).all()
 
 
+@pytest.mark.parametrize("place", [1, 2])
+def test_ids_of_another_tokenizer_are_told(place):
+    model, ids = tiny_model(), [1, 2, 3]
+    ids[place] = size = model.config.vocab_size
+    with pytest.raises(ValueError, match=f"has the token id {size}; the model's are below {size}"):
+        score_rows(model, [row([1, 2], [1], 48), row(ids, [2], 48)])
+
+
 def test_branches_of_one_context_are_scored_as_if_alone():
     model = tiny_model(clip_qkv=1.0)
     context = list(range(50, 62))

@@ -83,6 +83,22 @@ def test_batch_names_the_documents_and_text_that_each_update_read(trained, olmo)
             assert row["text"] in texts[row["id"]]
 
 
+@pytest.mark.parametrize("first", [1, UPDATES - 1])
+def test_inspection_counts_updates_as_batch_does(trained, olmo, first):
+    bench, _ = trained
+    seen = {**bench.config()["order"], "seed": 5, "num_steps": 2, "first_step": first}
+    table = run_graph(bench, base=pretrain(UPDATES), order=seen)["order"].unique_id
+    status, out, _ = olmo("show", table, "--json")
+    told = json.loads(out)["what is read, and when"]
+    assert status == 0 and {row["step"] for row in told} == {first, first + 1}
+    for step in (first, first + 1):
+        rows = read(olmo, step)["read"]
+        keys = ("row", "part", "source", "id", "start", "end")
+        assert [[row[key] for key in keys] for row in told if row["step"] == step] == [
+            [row[key] for key in keys] for row in rows
+        ]
+
+
 def test_where_is_the_inverse_of_batch(olmo):
     wanted = {}
     for step in range(1, UPDATES + 1):

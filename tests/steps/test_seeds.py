@@ -1,23 +1,26 @@
 """Seeds as an axis of the graph: branches that share what is above them."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import steps  # noqa: F401  registers every step
+from pipeline.tokens.olmo_order import OlmoShuffle
+from pipeline.tokens.order import FEISTEL
 from steps.cli.experiment import read_experiment
-from steps.graph.wiring import build_steps
+from steps.graph.wiring import WiringError, build_steps
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 BRANCH = ("base", "sft", "reference", "dpo")
 SCORES = ("language_scores", "answer_scores", "pair_scores", "choice_scores")
 
 
-def built(folder, seeds):
+def built(folder, seeds, changes="{}"):
     text = f"""
     local p = import '{EXPERIMENTS}/lib/pipeline.libsonnet';
     local tiny = import '{EXPERIMENTS}/lib/tiny.libsonnet';
-    {{ steps: p.graph(tiny, seeds={seeds}) }}
+    {{ steps: p.graph(tiny, seeds={seeds}) + {changes} }}
     """
     (folder / "graph.jsonnet").write_text(text, encoding="utf-8")
     return build_steps(read_experiment(str(folder / "graph.jsonnet"))["steps"])
@@ -69,6 +72,36 @@ def test_without_seeds_each_training_has_that_of_its_size(tmp_path):
 def test_seeds_that_are_no_axis_are_refused(tmp_path, seeds):
     with pytest.raises(Exception, match="it must be a list of one or more that differ"):
         built(tmp_path, seeds)
+
+
+def test_a_seed_that_jsonnet_rounds_is_refused(tmp_path):
+    built(tmp_path, [2**53 - 1])
+    with pytest.raises(
+        WiringError, match=r"base.train.seed is .*; it must be from 0 to 2\*\*53 - 1"
+    ):
+        built(tmp_path, [2**53 + 1])
+    with pytest.raises(ValueError, match="seed is 9007199254740992"):
+        OlmoShuffle(2**53)
+
+
+@pytest.mark.parametrize("seeds", ["[null]", [3, 7]])
+def test_what_is_changed_of_the_pretraining_the_order_shows(tmp_path, seeds):
+    plain = built(tmp_path, seeds)
+    assert plain["order"].kwargs["order"] == FEISTEL
+    changed = "{ base+: { order: { type: 'olmo' }, train+: { seed: 9, batch_size: 16 } } }"
+    graph = built(tmp_path, seeds, changed)
+    seen, train = graph["order"].kwargs, graph["base"].kwargs["train"]
+    assert (seen["seed"], seen["batch_size"]) == (train.seed, train.batch_size) == (9, 16)
+    assert seen["order"] == graph["base"].kwargs["order"] == OlmoShuffle()
+
+
+def test_the_experiment_that_our_readme_adds_shows_what_it_reads(tmp_path):
+    page = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```jsonnet\n(\(import 'tiny\.jsonnet'\).*?)```", page, re.DOTALL)
+    path = tmp_path / "seed.jsonnet"
+    path.write_text(example.replace("tiny.jsonnet", f"{EXPERIMENTS}/tiny.jsonnet"))
+    graph = build_steps(read_experiment(str(path))["steps"])
+    assert graph["base"].kwargs["train"].seed == graph["order"].kwargs["seed"] == 7
 
 
 def test_the_experiment_on_seeds_is_the_tiny_run_with_more_branches():

@@ -60,6 +60,9 @@ def test_what_is_damaged_or_a_link_or_missing_is_not_there(tmp_path):
     assert updates_left(tmp_path, [0, 5, 9]) == 0
     (tmp_path / "step000009" / "model.safetensors").unlink()
     assert updates_left(tmp_path, [0, 5, 9]) == 4
+    (tmp_path / "step000009").rename(tmp_path / "apart")
+    (tmp_path / "step000009").symlink_to(tmp_path / "step000005")
+    assert updates_left(tmp_path, [0, 5, 9]) == 4
     (tmp_path / "step000005" / "state.json").write_text("{}")
     assert updates_left(tmp_path, [0, 5, 9]) == 9
 

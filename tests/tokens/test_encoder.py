@@ -88,6 +88,9 @@ def test_ids_are_those_of_tokenizers(loaded, text):
     assert differs(loaded, [text]) == []
 
 
+AROUND = [" {}1", "{} {}.", "'{}x  {}"]
+
+
 @pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
 def test_runs_of_every_length_and_their_neighbours_are_cut_alike(loaded):
     rng = random.Random(0)
@@ -98,7 +101,9 @@ def test_runs_of_every_length_and_their_neighbours_are_cut_alike(loaded):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loaded", [PLAIN, LIKE_OLMO], ids=["plain", "like OLMo"])
-@pytest.mark.parametrize("around", ["a{} a", " {}1", "{} {}.", "'{}x  {}"])
+@pytest.mark.parametrize(
+    "around", ["a{} a", *(pytest.param(each, marks=pytest.mark.long) for each in AROUND)]
+)
 def test_every_code_point_is_cut_alike(loaded, around):
     points = (chr(n) for n in range(0x110000) if not 0xD800 <= n < 0xE000)
     assert differs(loaded, [around.replace("{}", each) for each in points]) == []

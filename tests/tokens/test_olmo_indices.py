@@ -105,4 +105,4 @@ def test_replayed_is_what_the_shuffle_reads_and_inspected_is_what_is_replayed(tm
     other = inspect_order(mix, order=OlmoShuffle(7), num_steps=2, out=tmp_path / "b", **settings)
     assert table.content == other.content
     with pytest.raises(ValueError, match="num_steps is 3; .* 2 steps of 2, and no second epoch"):
-        inspect_order(mix, order=order, num_steps=2, first_step=1, out=tmp_path / "c", **settings)
+        inspect_order(mix, order=order, num_steps=2, first_step=2, out=tmp_path / "c", **settings)

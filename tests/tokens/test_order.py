@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.seeds import MAX_SEED
 from pipeline.core.shards import read_shard
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.tokens.order import Order, TokenBatches, inspect_order
 from tests.tokens.test_mixing import write_tokens
 
 sizes = st.integers(1, 300)
-seeds = st.integers(0, 2**63 - 1)
+seeds = st.integers(0, MAX_SEED)
 epochs = st.integers(0, 10**6)
 
 
@@ -77,7 +78,7 @@ def test_every_instance_is_equally_likely_at_every_place(size):
     assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom) + 5
 
 
-@pytest.mark.parametrize("values", [(0, 1, 0), (1, 0, 0), (1, 1, -1), (1, 1, 1 << 63)])
+@pytest.mark.parametrize("values", [(0, 1, 0), (1, 0, 0), (1, 1, -1), (1, 1, MAX_SEED + 1)])
 def test_an_impossible_order_is_refused(values):
     with pytest.raises(ValueError, match="it must be"):
         Order(*values)
@@ -121,8 +122,17 @@ def test_inspection_names_the_document_of_every_token(tmp_path):
     assert found == {
         (step, row): ids
         for step in (1, 2)
-        for row, ids in enumerate(batches.at(step)["input_ids"].tolist())
+        for row, ids in enumerate(batches.at(step - 1)["input_ids"].tolist())
     }
+
+
+@pytest.mark.parametrize("name", ["num_steps", "first_step", "world_size"])
+def test_inspection_counts_from_one(tmp_path, name):
+    tokens = write_tokens(tmp_path / "cache" / "a", [[[1, 2, 3, 4]]])
+    mix = mix_tokens({"a": tokens}, sequence_length=2, out=tmp_path / "work" / "m")
+    settings = {"batch_instances": 1, "seed": 1, "num_steps": 1, "out": tmp_path / "work" / "o"}
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        inspect_order(mix, **{**settings, name: 0})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,13 @@ from pipeline.core.artifacts import Checkpoint, checkpoint_name
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.store import verified
-from pipeline.store.checkpoints import checkpoint_files, drop_state, has_state, read_record
+from pipeline.store.checkpoints import (
+    checkpoint_files,
+    checkpoint_folders,
+    drop_state,
+    has_state,
+    read_record,
+)
 from pipeline.store.history import history_rows
 from pipeline.store.tensors import kind_of
 from pipeline.train.config import TrainConfig
@@ -172,21 +177,16 @@ def _weights_stay(folder: Path, reason: str) -> bool:
 
 
 def _folders(series: Path) -> list[tuple[int, Path]]:
-    """The checkpoints of a series by their names, first step first; no copy under another name.
+    """The checkpoints of a series, first step first.
 
     Raises:
         CorruptShard: one is a link: what is dropped of it would be dropped elsewhere.
     """
-    steps = [
-        int(path.name.removeprefix("step"))
-        for path in Path(series).glob("step*")
-        if re.fullmatch(r"step[0-9]{6,18}", path.name)
-    ]
-    named = {step: folder_of(series, step) for step in sorted(steps)}
-    for folder in named.values():
+    found = checkpoint_folders(series)
+    for _, folder in found:
         if folder.is_symlink():
             raise CorruptShard(folder, None, "it is a link; a series holds its checkpoints itself")
-    return [(step, folder) for step, folder in named.items() if folder.exists()]
+    return found
 
 
 def is_whole(folder: Path) -> bool:
@@ -233,17 +233,20 @@ def as_checkpoint(series: Path, step: int) -> Checkpoint:
     )
 
 
-def drop_states(series: Path, retention: int | None, up_to: int) -> None:
-    """Remove the optimizer's state from all but the last `retention` checkpoints up to a step."""
+def drop_states(series: Path, retention: int | None, up_to: int, dropped: set[int]) -> None:
+    """Remove the optimizer's state from all but the last `retention` checkpoints up to a step.
+
+    Args:
+        dropped: steps that are known to have none and are not looked at; others are added to it.
+    """
     if retention is None:
         return
-    for step, folder in reversed(_folders(series)):
-        if 0 < step <= up_to:
-            if retention <= 0 and any(
-                kind_of(path.name) == "optimizer" for path in folder.iterdir()
-            ):
+    folders = [(step, folder) for step, folder in _folders(series) if 0 < step <= up_to]
+    for step, folder in folders[: max(0, len(folders) - retention)]:
+        if step not in dropped:
+            if any(kind_of(path.name) == "optimizer" for path in folder.iterdir()):
                 drop_state(folder)
-            retention -= 1
+            dropped.add(step)
 
 
 def _require_whole(folder: Path, step: int | None = None, *, with_state: bool = True) -> None:

@@ -18,6 +18,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.model.olmo import Olmo
 from pipeline.store import verified
 from pipeline.store.checkpoints import CheckpointRecord
+from pipeline.store.leases import LostLease
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.series import checkpoint, saved
 
@@ -44,7 +45,9 @@ class CheckpointWriter:
             timeout = timedelta(seconds=timeout_seconds)
             self.group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
+        self._dropped = set[int]()  # checkpoints that keep no optimizer's state any more
         self._error: PipelineError | None = None
+        self._abandoned = False
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +61,8 @@ class CheckpointWriter:
         if error is None:
             self.wait()
         elif isinstance(error, Exception) and self._thread is not None:
-            self._thread.join()  # what it writes is good, whatever failed here
+            self._abandoned = isinstance(error, LostLease)
+            self._thread.join()  # what it writes is good, whatever else failed here
             if self._error is not None and self._error is not error:
                 logger.warning("%s", self._error)
 
@@ -123,10 +127,13 @@ class CheckpointWriter:
     def _finish(self, folder: Path, record: CheckpointRecord) -> None:
         if self.ranks.rank == 0:
             self.ranks.require_open()
+            if self._abandoned:
+                raise LostLease("the series is another process's now")
             checkpoint.commit(folder, record)
             if folder != checkpoint.stopped_folder(folder.parent):
                 verified.note_whole(folder)
-                saved.drop_states(folder.parent, self.retention, record.step)
+                self._dropped.discard(record.step)
+                saved.drop_states(folder.parent, self.retention, record.step, self._dropped)
 
     def _agreed(self, work: Callable[[], Any]) -> list[Any]:
         """What some work gave in each rank, as JSON; raises in all where it failed in one."""

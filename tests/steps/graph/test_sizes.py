@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from pipeline.model.config import OLMO_1B, OLMO_7B
 from pipeline.model.olmo import Olmo
 from pipeline.store.results import Results
 from pipeline.train.spikes import SpikeRule
+from steps.cli.__main__ import main
 from steps.cli.experiment import read_experiment
 from steps.execution import needs
 from steps.execution.needs import lacking, num_bytes
 from steps.graph.wiring import WiringError, build_steps
 from steps.plan.drawing import as_text
 from steps.plan.planning import plan_steps
+from tests.fixtures.pasted import pasted
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 SIZES = ("tiny", "olmo1b", "olmo7b")
@@ -119,6 +122,21 @@ def test_a_plan_says_which_training_srun_must_start(graphs, tmp_path, monkeypatc
     planned = plan_steps(graphs["olmo7b"].values(), Results(tmp_path))
     (base,) = (each for each in planned if each.name == "base")
     assert "1,024 tasks of srun" in "\n".join(as_text([base]))
+
+
+def test_the_readme_shows_how_a_machine_that_is_too_small_refuses(tmp_path, monkeypatch, capsys):
+    readme = EXPERIMENTS.parent / "README.md"
+    found = {" ".join(words): shown for words, shown in pasted(readme.read_text("utf-8"))}
+    command = "olmo run experiments/olmo7b.jsonnet"
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    for name in ("HF_TOKEN", *SRUN):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(needs, "num_gpus", lambda: 0)
+    monkeypatch.setattr(needs, "memory_bytes", lambda: 25.3e9)
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda path: SimpleNamespace(free=65.9e9))
+    assert main([*command.split()[1:], "-w", str(tmp_path / "workspace")]) == 1
+    assert capsys.readouterr().err.replace(str(tmp_path), "…") == found[command]
+    assert not (tmp_path / "workspace").exists()
 
 
 def test_a_graph_that_asks_for_no_gpu_counts_none(graphs, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from steps.cli.__main__ import main
 from steps.cli.experiment import build_experiment
 from steps.plan.costs import Assumptions, as_form, as_table, foretell
+from tests.fixtures.pasted import pasted
 
 ROOT = Path(__file__).parents[3]
 SEVEN = str(ROOT / "experiments" / "olmo7b.jsonnet")
@@ -156,8 +156,9 @@ def test_a_plan_tells_the_costs_of_what_will_run(tmp_path, capsys):
 def test_the_page_shows_what_its_commands_print(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs" / "plan.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```console\n\$ olmo (.+?[^\\])\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 3
-    for command, shown in blocks:
-        main(shlex.split(command.replace("\\\n", "")))
+    commands = list(pasted(page))
+    assert len(commands) >= 4
+    for (program, *arguments), shown in commands:
+        assert program == "olmo"
+        main(arguments)
         assert capsys.readouterr().out == shown

@@ -14,6 +14,7 @@ from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
 from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
+from pipeline.store.leases import LostLease
 from pipeline.store.tensors import KINDS, TensorFiles, kind_of
 from pipeline.train import loop
 from pipeline.train.config import AdamW, Upkeep
@@ -216,6 +217,23 @@ def test_training_goes_on_while_a_checkpoint_is_written(run, monkeypatch):
     monkeypatch.setattr(loop.Progress, "note", telling)
     made = run(config(9), series="b" * 64, name="made")
     assert made.content == whole.content
+
+
+def test_a_run_that_lost_its_lease_gives_no_checkpoint_its_name(run, monkeypatch, tmp_path):
+    lost = threading.Event()
+    slow_writes(monkeypatch, 3, lost)
+    note = loop.Progress.note
+
+    def losing(self, step, *rest):
+        note(self, step, *rest)
+        if step == 5:
+            threading.Timer(0.2, lost.set).start()
+            raise LostLease("it was taken over")
+
+    monkeypatch.setattr(loop.Progress, "note", losing)
+    with pytest.raises(LostLease):
+        run(config(9), series="b" * 64)
+    assert saved.find_checkpoints(tmp_path / "series" / ("b" * 64)) == [0]
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(
