@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -22,6 +23,7 @@ from pipeline.core.errors import ChangedData, PipelineError
 from pipeline.core.files import write_json
 from pipeline.core.keys import Json, canonical, changes, digest
 from pipeline.core.manifest import MANIFEST
+from pipeline.core.stopping import Stopped
 from pipeline.store.branching import branch, is_new
 from pipeline.store.code import Code, code_of
 from pipeline.store.discarding import refill, restore
@@ -168,9 +170,11 @@ class PipelineStep(Step[Artifact]):
                 self._make(results, args)
                 self._require_unchanged()
                 lease.require()
-                record = _record(self, started) | meter.record()
+                record = _record(self, started)
                 if self.SERIES:
                     record |= claim_energy(self.series, self.unique_id)
+                else:
+                    record |= meter.record()
                 record |= record_provenance(self.out, CODE)
                 record["code"] = code.to_json() if code else None
                 made = results.commit(self.unique_id, self.key(), content_key, record)
@@ -178,12 +182,7 @@ class PipelineStep(Step[Artifact]):
                 raise
             except BaseException as error:
                 mark_damaged_inputs(self, error, results)
-                failure = {
-                    "step": self.name,
-                    "error": f"{type(error).__name__}: {error}",
-                    "seconds": round(time.time() - started, 3),
-                }
-                results.fail(self.unique_id, failure)
+                results.fail(self.unique_id, _failure(self, error, started))
                 raise
         self.made = "ran"
         seconds = time.time() - started
@@ -245,13 +244,20 @@ class PipelineStep(Step[Artifact]):
 
     def _branch(self, results: Results, args: dict[str, Any]) -> None:
         """Begin the series with what another one has up to where this one becomes its own."""
-        form = self.content_key(args)
+        origin = self._origin(results, self.series, self.content_key(args))
+        if origin is not None:
+            with self.series_lease():
+                branch(self.series, *origin)
+
+    def _origin(
+        self, results: Results, series: Path, form: dict[str, Json]
+    ) -> tuple[Path, int] | None:
+        """The series that a new one begins as, and up to which step, if it does."""
         from_step = first_step_of_rule(form)
-        if from_step and is_new(self.series):
+        if from_step and is_new(series):
             origin = results.series(self._name_of_series(results, without_rule(form)))
-            if origin.is_dir():
-                with self.series_lease():
-                    branch(self.series, origin, from_step)
+            return (origin, from_step) if origin.is_dir() else None
+        return None
 
     def _apart(self, results: Results) -> str:
         """The code that work is kept apart for; empty where its version tells enough."""
@@ -311,6 +317,19 @@ def _record(step: PipelineStep, started: float) -> dict[str, Any]:
         "packages": _packages(),
         "unkeyed": unkeyed,
     }
+
+
+def _failure(step: PipelineStep, error: BaseException, started: float) -> dict[str, Any]:
+    """What is noted of an attempt that was broken off: its error, and the signal if one came."""
+    failure: dict[str, Any] = {
+        "step": step.name,
+        "error": f"{type(error).__name__}: {error}",
+        "seconds": round(time.time() - started, 3),
+    }
+    if isinstance(error, KeyboardInterrupt):
+        signum = error.signum if isinstance(error, Stopped) else signal.SIGINT
+        failure["stopped"] = signal.Signals(signum).name
+    return failure
 
 
 @lru_cache(maxsize=1)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from tango.step import Step
 
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, TokenMix
+from pipeline.core.keys import Json
 from pipeline.model.config import OlmoConfig
+from pipeline.store.reached import updates_left
+from pipeline.store.results import Results
 from pipeline.tokens.olmo_indices import order_of
+from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import FEISTEL, Feistel
 from pipeline.train.config import (
     UPKEEP,
@@ -30,6 +34,16 @@ ONE_PROCESS = Launch()
 NO_MONITORS: list[Monitor] = []
 NO_EVALUATIONS: list[Evaluation] = []
 Retention = Positive | None  # checkpoints that keep an optimizer's state
+
+
+class Updates(NamedTuple):
+    """Those that are to be made, of all that a training has."""
+
+    left: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.left:,} of {self.of:,} updates are left"
 
 
 class TrainingStep(PipelineStep):
@@ -63,6 +77,18 @@ class TrainingStep(PipelineStep):
             self.ROWS_PER_ITEM,
             self.kwargs.get("retention"),
         )
+
+    def updates(self, results: Results, form: dict[str, Json]) -> Updates:
+        """How many updates are to be made, and how many the whole training has.
+
+        Args:
+            form: the content key.
+        """
+        config: TrainConfig = self.kwargs["train"]
+        series = results.series(self._name_of_series(results, form))
+        origin = self._origin(results, series, form) or (series, None)
+        left = updates_left(origin[0], config.kept_steps, origin[1])
+        return Updates(left, config.last_step)
 
     def conduct(
         self,
@@ -104,6 +130,22 @@ def require_vocabulary(shape: OlmoConfig, mix: Step[Any], path: str) -> None:
                 f"{path}.model.vocab_size is {shape.vocab_size}; it must be at least "
                 f"steps.{tokenizer.name}.vocab_size, {size}"
             )
+
+
+def require_read_once(order: Feistel | Step[Any], mix: Step[Any], path: str) -> None:
+    """Raises ValueError where an order of ai2-olmo is given a mix with repeats or proportions."""
+    if not isinstance(order, OlmoShuffle | Step):
+        return
+    repeats = mix.kwargs.get("repeats") or {}
+    drawn = {
+        "proportions": mix.kwargs.get("proportions") is not None,
+        "repeats": any(each != 1 for each in repeats.values()),
+    }
+    for name in (name for name, is_given in drawn.items() if is_given):
+        raise ValueError(
+            f"{path}.order is one of ai2-olmo, which reads each part of a mix once; "
+            f"steps.{mix.name}.{name} must be left out"
+        )
 
 
 def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
@@ -150,9 +192,13 @@ class Pretrain(TrainingStep):
         return model
 
     def check(self, path: str) -> None:
-        """Raises ValueError as for all training steps, and for a vocabulary that is too small."""
+        """Raises ValueError as for all training steps.
+
+        And for a vocabulary that is too small, and for a mix that OLMo's order cannot read.
+        """
         super().check(path)
         require_vocabulary(self.shape(), self.kwargs["mix"], path)
+        require_read_once(self.kwargs["order"], self.kwargs["mix"], path)
 
 
 @Step.register("sft")

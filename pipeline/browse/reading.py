@@ -25,10 +25,10 @@ from pipeline.core.artifacts import (
 )
 from pipeline.core.errors import CorruptShard
 from pipeline.core.untrusted import built
-from pipeline.store.history import history_rows
+from pipeline.store.history import diverged_rows, history_rows
 from pipeline.store.lineage import Made, lineage
-from pipeline.store.results import KEY, Results
-from pipeline.store.series import series_of
+from pipeline.store.results import KEY, Results, is_id
+from pipeline.store.series import read_users, series_of
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle
@@ -42,7 +42,7 @@ Read = TokenBatches | ExampleBatches | PairBatches
 def batch(results: Results, id: str, step: int, limit: int) -> View:
     """The documents that optimizer step `step`, from 1, of a training read.
 
-    Of one that was not finished, the step after its last can be asked for: that at which it failed.
+    Of one that diverged, the update at which it did can be asked for too.
 
     Args:
         limit: rows shown; `start` and `end` are token offsets in the document.
@@ -70,19 +70,20 @@ def batch(results: Results, id: str, step: int, limit: int) -> View:
 
 
 def where(results: Results, document: str, limit: int) -> View:
-    """The optimizer steps, from 1, at which each training result read a document.
+    """The optimizer steps, from 1, at which each training read a document.
 
-    One that is `skipped` was read, but its update was left out: nothing was learned from it.
+    One that is `skipped` was read, but its update was left out: nothing was learned from it. A
+    training that has no result so far is `unfinished`, and looked at up to its last update.
 
     Args:
         document: its id, or its source and id, as in `books/17`.
 
     Raises:
-        ValueError: no training result that is here read it.
+        ValueError: no training that is here read it.
     """
     rows: list[dict[str, Any]] = []
     unread = []
-    for id in results.standing():
+    for id in [*results.standing(), *_unfinished(results)]:
         try:
             rows += _readings(results, id, document)
         except (FileNotFoundError, CorruptShard):  # it, or what it read, is gone or damaged
@@ -91,7 +92,7 @@ def where(results: Results, document: str, limit: int) -> View:
         f"; not looked at, as their data are gone or damaged: {', '.join(unread)}" if unread else ""
     )
     if not rows:
-        found = f"no training result of {results.root} read a document {document!r}"
+        found = f"no training in {results.root} read a document {document!r}"
         raise ValueError(found + aside)
     rows.sort(key=lambda row: (row["result"], row["step"], row["row"]))
     blocks: list[Block] = [grid("read", rows[:limit], len(rows))]
@@ -101,7 +102,7 @@ def where(results: Results, document: str, limit: int) -> View:
 
 
 def batches_of(results: Results, id: str) -> Read:
-    """The batches of a training result, as it read them.
+    """The batches of a training, finished or not, as it read them.
 
     Raises:
         CorruptShard: its key is not one of a training.
@@ -149,13 +150,35 @@ def _field(path: Path, form: Any, name: str, hint: Any, place: str = "") -> Any:
 
 
 def _last_step(results: Results, id: str) -> int:
-    """The last step of a training result; of a training that was not finished, the next one."""
+    """The last step of a training result; of one that was not finished, the last that it read."""
     if results.folder(id).exists():
         return _trained(results, id).latest.step
     series = series_of(results.series_root, id)
-    if series is not None:
-        return max(history_rows(series), default=0) + 1
-    raise ValueError(f"{id} has trained nothing so far")
+    last = _last_update(results, id)
+    if series is not None and last + 1 in {row["step"] for row in diverged_rows(series)}:
+        last += 1
+    if last == 0:
+        raise ValueError(f"{id} has trained nothing so far")
+    return last
+
+
+def _unfinished(results: Results) -> list[str]:
+    """Ids of the trainings that have no result so far, and whose key stands where they are made."""
+    named = {id for each in results.series_root.glob("*") for id in read_users(each) or []}
+    ids = sorted(named - set(results.standing()))
+    return [id for id in ids if is_id(id) and (results.root / "work" / id / KEY).exists()]
+
+
+def _last_update(results: Results, id: str) -> int:
+    """The last update of a training that was not finished; its series may be a longer one's too."""
+    series = series_of(results.series_root, id)
+    if series is None:
+        return 0
+    path = _key_path(results, id)
+    config = _field(path, lineage(results, id)[-1].args, "train", dict[str, Any])
+    stop = _field(path, {"stop_at": None} | config, "stop_at", int | None, "train.")
+    last = max(history_rows(series), default=0)
+    return last if stop is None else min(last, stop)
 
 
 def _order_of(results: Results, made: Made, path: Path) -> Feistel:
@@ -183,9 +206,10 @@ def _trained(results: Results, id: str) -> Checkpoints:
 
 
 def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, Any]]:
-    """A row for each time that a result, if it is of training, read a document."""
+    """A row for each time that a step, if it is of training, read a document."""
+    unfinished = not results.folder(id).exists()
     try:
-        last = _trained(results, id).latest.step
+        last = _last_update(results, id) if unfinished else _trained(results, id).latest.step
     except ValueError:  # another kind of result
         return
     batches, skipped = batches_of(results, id), _skipped(results, id)
@@ -201,12 +225,16 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
                 for piece in batches.rows(step)[row]:
                     if document in (piece.id, f"{piece.source}/{piece.id}"):
                         at = {"step": step + 1, "row": row, "epoch": epoch}
-                        at["skipped"] = step + 1 in skipped
+                        at |= {"skipped": step + 1 in skipped, "unfinished": unfinished}
                         yield {"result": id, "source": piece.source, "id": piece.id, **at}
 
 
 def _skipped(results: Results, id: str) -> set[int]:
-    """The steps of a training result, from 1, whose update was left out."""
+    """The steps of a training, from 1, whose update was left out."""
+    if not results.folder(id).exists():
+        series = series_of(results.series_root, id)
+        rows = history_rows(series) if series is not None else {}
+        return {step for step, row in rows.items() if row.get("skipped")}
     made = _trained(results, id)
     path = made.history.place(made.root)
     try:

@@ -21,6 +21,7 @@ from pipeline.store.history import (
     evaluation_rows,
     history_rows,
     read_segments,
+    segment_extent,
 )
 from pipeline.store.leases import live_leases
 from pipeline.store.results import Results
@@ -90,9 +91,15 @@ def last_of(title: str, rows: Sequence[dict[str, Any]], limit: int) -> Grid:
 def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
     """How a series came about, with what went wrong on the way; nothing where it was pulled.
 
+    How far a segment came that has no end is told by the rows of its updates.
+
     Args:
         held: whether somebody may train it now; if not, a segment without an end was killed.
     """
+    found = [
+        each if "cause" in each else segment_extent(series, each) | each
+        for each in read_segments(series)
+    ]
     rows = [
         {
             "segment": each["segment"],
@@ -107,7 +114,7 @@ def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
             "device": each.get("device"),
             "seconds": each.get("seconds"),
         }
-        for each in read_segments(series)
+        for each in found
     ]
     if rows:
         yield last_of("segments", rows, limit)

@@ -198,7 +198,7 @@ def _total(lineage: Sequence[Made]) -> str:
     energy = [each["energy_kwh"] for each in made.values() if is_number(each.get("energy_kwh"))]
     said = f"{counted(len(lineage), 'result')}, {sum(seconds):.1f} s of work"
     if energy:
-        by = sorted({visible(each["energy_by"]) for each in made.values() if "energy_by" in each})
+        by = sorted({visible(each["energy_by"]) for each in made.values() if each.get("energy_by")})
         how = f" (by {'; '.join(by)})" if by else ""
         said += f", {sum(energy):.3g} kWh in {len(energy)} of them{how}"
     gone = sum(not each.is_here for each in lineage)

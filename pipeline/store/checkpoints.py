@@ -101,6 +101,19 @@ def checkpoint_files(
     return {**files, RECORD: None}
 
 
+def stopped_folder(series: Path) -> Path:
+    """Where the state of a run that was asked to stop stands until it has gone on."""
+    return Path(series) / ".stopped"
+
+
+def stopped_at(series: Path) -> int:
+    """The step whose state stands there, as its record says; -1 where there is none."""
+    try:
+        return read_record(stopped_folder(series)).step
+    except CorruptShard:
+        return -1
+
+
 def has_state(folder: Path, record: CheckpointRecord) -> bool:
     """Whether all files of the optimizer's state stand, so that training can go on from here."""
     return all((Path(folder) / name).exists() for name in record.sha256 if _is_state(name))

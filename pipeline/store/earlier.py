@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from pipeline.core.artifacts import MANIFEST
 from pipeline.core.keys import Change, Json, changes
@@ -23,6 +24,13 @@ class Cost:
 
     seconds: float | None = None
     num_bytes: int | None = None
+
+
+class Attempt(NamedTuple):
+    """How an attempt ended: by an error or by a signal that asked it to stop; else by a kill."""
+
+    error: str = ""
+    stopped: str = ""
 
 
 class Earlier:
@@ -124,8 +132,8 @@ class Earlier:
         known = float(seconds) if isinstance(seconds, (int, float)) else None
         return Cost(known, sum(_sizes(form)))
 
-    def unfinished(self, id: str) -> str | None:
-        """What is left of an attempt at a result: its error, or "" where it was only stopped."""
+    def unfinished(self, id: str) -> Attempt | None:
+        """How the attempt at a result ended of which something is left, if there is any."""
         folder = self.results.root / "work" / id
         try:
             if not os.listdir(folder):
@@ -133,10 +141,12 @@ class Earlier:
         except OSError:
             return None
         try:
-            error = json.loads((folder / FAILURE).read_text(encoding="utf-8"))["error"]
-            return str(error)
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            form = json.loads((folder / FAILURE).read_text(encoding="utf-8"))
+            if "stopped" in form:
+                return Attempt(stopped=str(form["stopped"]))
+            return Attempt(error=str(form["error"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return Attempt()
 
 
 def _without_ids(form: Json) -> Json:

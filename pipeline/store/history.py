@@ -182,6 +182,17 @@ def segment_rows(series: Path, number: int) -> list[dict[str, Any]]:
     return [row for row in made if row.get("segment") == number]
 
 
+def segment_extent(series: Path, segment: Mapping[str, Any]) -> dict[str, Any]:
+    """How far a segment came by its rows: its last step, its updates, and their seconds."""
+    rows = segment_rows(series, segment["segment"])
+    seconds = sum(each.get("seconds") or 0 for each in rows)
+    return {
+        "last_step": rows[-1]["step"] if rows else segment.get("first_step"),
+        "num_updates": len(rows),
+        "seconds": round(seconds, 3),
+    }
+
+
 def last_segment(series: Path) -> int:
     """The last segment that rows are of; 0 where there is none."""
     numbers = (row.get("segment", 0) for row in all_rows(series))

@@ -15,10 +15,11 @@ from pipeline.store.history import add_segment, read_segments
 
 
 def claim_energy(series: Path, id: str) -> dict[str, Any]:
-    """What the record of a training result says of energy; nothing where no segment is its.
+    """What the record of a training result says of energy: the sum of its segments.
 
-    Its segments are all that have ended and that no other result has counted: its own, those of
-    attempts that failed or were killed, and those of views that were never finished.
+    A view that trained nothing took nothing. Its segments are all that have ended and that no
+    other result has counted: its own, those of attempts that failed or were killed, and those of
+    views that were never finished.
     """
     mine = [
         each
@@ -28,7 +29,7 @@ def claim_energy(series: Path, id: str) -> dict[str, Any]:
     for each in mine:
         if "counted_in" not in each:
             add_segment(series, {"segment": each["segment"], "counted_in": id})
-    return _summed(mine) if mine else {}
+    return _summed(mine)
 
 
 def _summed(segments: Iterable[dict[str, Any]]) -> dict[str, Any]:

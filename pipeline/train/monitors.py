@@ -41,16 +41,19 @@ class Monitor:
     """What may be told of a run; ranks get it as a value, and the first begins it.
 
     Class attributes:
-        TYPE: its name in experiments, of its package, and of the extra that installs that.
+        TYPE: its name in experiments.
+        PACKAGES: what it needs, each the name of the extra that installs it too.
     """
 
     TYPE: ClassVar[str]
+    PACKAGES: ClassVar[tuple[str, ...]] = ()
 
     def require(self) -> None:
-        """Raises MissingDependency where its package is not installed."""
-        if find_spec(self.TYPE) is None:
-            needed_by = f"the monitor {self.TYPE!r} (extra {self.TYPE!r} of olmo-tango)"
-            raise MissingDependency(self.TYPE, needed_by)
+        """Raises MissingDependency where a package is not installed."""
+        for each in self.PACKAGES:
+            if find_spec(each) is None:
+                needed_by = f"the monitor {self.TYPE!r} (extra {each!r} of olmo-tango)"
+                raise MissingDependency(each, needed_by)
 
     def begin(self, series: Path, first_step: int, facts: dict[str, Any]) -> Listener:
         """Listen to the updates after `first_step`.
@@ -73,6 +76,7 @@ class TensorBoard(Monitor):
     folder: str | None = None
 
     TYPE: ClassVar[str] = "tensorboard"
+    PACKAGES: ClassVar[tuple[str, ...]] = ("tensorboard",)
 
     def begin(self, series: Path, first_step: int, facts: dict[str, Any]) -> Listener:
         from torch.utils.tensorboard import SummaryWriter
@@ -112,6 +116,7 @@ class WeightsAndBiases(Monitor):
     mode: Literal["offline", "online", "disabled"] = field(default="offline", kw_only=True)
 
     TYPE: ClassVar[str] = "wandb"
+    PACKAGES: ClassVar[tuple[str, ...]] = ("wandb",)
 
     def begin(self, series: Path, first_step: int, facts: dict[str, Any]) -> Listener:
         import wandb

@@ -57,7 +57,8 @@ def main(arguments: list[str]) -> int:
     url = None if options.workspace else workspace_settings(options.experiment).get("remote")
     remote = Remote(url) if url and options.check else None
     planned = plan_steps(steps.values(), results, remote)
-    foretold = foretell((steps[each.name] for each in planned), assumed)
+    left = {each.name: each.updates.left for each in planned if each.updates}
+    foretold = foretell((steps[each.name] for each in planned), assumed, left)
     outside = locking.outside_of(steps.values())
     outside = locking.looked_at(outside) if options.check else outside
     if options.form == "json":

@@ -15,6 +15,7 @@ from tango.step_graph import StepGraph
 from tango.workspace import Workspace
 
 from pipeline.core.artifacts import Report
+from pipeline.core.errors import CorruptShard
 from pipeline.core.stopping import (
     INTERRUPTED,
     Stopped,
@@ -36,6 +37,7 @@ from steps.execution.scheduling import Outcome, Runner, Scheduler
 from steps.execution.worker import free_of_garbage
 from steps.graph.wiring import WiringError, made_by
 from steps.plan.planning import say_plan
+from steps.train import TrainingStep
 from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
@@ -172,6 +174,18 @@ class LocalExecutor(Executor):
         there = remote.reachable(each.unique_id for each in missing)
         return [each for each in missing if each.unique_id not in there]
 
+    def _saved(self, steps: Iterable[Step[Any]]) -> set[str]:
+        """Names of the trainings that only show what stands in their series."""
+        assert isinstance(self.workspace, ResultWorkspace)
+        results, found = self.workspace.results, set()
+        for step in (each for each in steps if isinstance(each, TrainingStep)):
+            if all(each.unique_id in results for each in step.dependencies):
+                with suppress(CorruptShard):  # what it reads is made again
+                    args = step._replace_steps_with_results(step.kwargs, self.workspace)
+                    if step.updates(results, step.content_key(args)).left == 0:
+                        found.add(step.name)
+        return found
+
     def _preflight(self, steps: Iterable[Step[Any]]) -> None:
         self._require_machine(steps)
         self._passed = True
@@ -179,7 +193,7 @@ class LocalExecutor(Executor):
     def _require_machine(self, steps: Iterable[Step[Any]]) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
         missing = self._missing(steps)
-        lines = lacking(missing, self._folder)
+        lines = lacking(missing, self._folder, saved=self._saved(missing))
         if missing and not lines:
             require_writable(self._folder)
         if lines:

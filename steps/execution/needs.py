@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Any
 
 from tango.step import Step
 
+from pipeline.train.ranks.launches import Slurm, SlurmTask
 from steps.execution.scheduling import Demand
+from steps.graph.deferred import WithSteps
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -43,10 +45,17 @@ def num_bytes(text: str) -> float:
     return float(found[1]) * (UNITS | BINARY)[found[2]]
 
 
-def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = False) -> list[str]:
+def lacking(
+    steps: Iterable[Step[Any]],
+    workspace: Path,
+    *,
+    elsewhere: bool = False,
+    saved: Collection[str] = (),
+) -> list[str]:
     """What these steps need and this machine has not: a line for each kind of thing.
 
     Args:
+        saved: names of trainings whose checkpoints all stand; they launch nothing.
         elsewhere: the steps run on other machines; of this one only the free disk is asked for.
     """
     cpus: dict[str, float] = {}
@@ -55,11 +64,14 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = Fa
     disk: dict[str, float] = {}
     secrets: dict[str, list[str]] = {}
     packages: dict[str, list[str]] = {}
+    launches: dict[str, list[str]] = {}
     for step in steps:
-        for value in step.kwargs.values():
-            for each in getattr(value, "PACKAGES", ()):
+        if not elsewhere and step.name not in saved:
+            for each in _packages([*step.kwargs.values()]):
                 if find_spec(each) is None:
                     packages.setdefault(each, []).append(step.name)
+            if fault := _launch_fault(step):
+                launches.setdefault(fault, []).append(step.name)
         demand = demand_of(step)
         for kind, much in ((cpus, demand.cpus), (gpus, demand.gpus), (memory, demand.memory)):
             if much and not elsewhere:
@@ -80,12 +92,35 @@ def lacking(steps: Iterable[Step[Any]], workspace: Path, *, elsewhere: bool = Fa
     if (total := sum(disk.values())) > free:
         named = _named({name: size for name, size in disk.items() if size})
         lines.append(f"disk: {_size(total)} for {named}; {_size(free)} are free at {workspace}")
+    for fault, users in sorted(launches.items()):
+        lines.append(f"launch of {_named(dict.fromkeys(users, 0))}: {fault}")
     for name, users in sorted(packages.items()):
         named = _named(dict.fromkeys(users, 0))
         lines.append(f"packages: {name} for {named}; pip install -e '.[{name}]'")
     for name, users in sorted(secrets.items()):
         lines.append(f"credentials: {name} must be set for {_named(dict.fromkeys(users, 0))}")
     return lines
+
+
+def _packages(value: Any) -> Iterator[str]:
+    """The packages that the components in a value need, in a list too."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _packages(each)
+    else:
+        made = value.made if isinstance(value, WithSteps) else value
+        yield from getattr(made, "PACKAGES", ())
+
+
+def _launch_fault(step: Step[Any]) -> str:
+    """Why this process cannot launch a training; empty where it can."""
+    launch = step.kwargs.get("launch")
+    if isinstance(launch, Slurm):
+        try:
+            SlurmTask.read(launch)
+        except ValueError as error:
+            return str(error)
+    return ""
 
 
 def demand_of(step: Step[Any]) -> Demand:

@@ -239,7 +239,12 @@ def _one_of(
         _require_type(kinds, value, path)
         return _value(_closest(kinds, value), value, path, built)
     if len(kinds) == 1:
-        return _value(kinds[0], value, path, built)
+        try:
+            return _value(kinds[0], value, path, built)
+        except WiringError as fault:
+            if str(fault).startswith(f"{path} is {value!r}; it must be "):  # and nothing within it
+                raise WiringError(f"{fault}, or null") from fault
+            raise
     lists = [each for each in kinds if typing.get_origin(bare_hint(each)) is list]
     if isinstance(value, list) and len(lists) == 1:
         return _value(lists[0], value, path, built)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from steps.train import TrainingStep
 
 MFU = 0.5
 CARD = "H100"
+LEFT = "  left"
+NOTHING_KNOWN: Mapping[str, int] = {}
 TIGHT = 0.9  # of a card's memory: above it a warning is given though it fits
 
 
@@ -62,6 +64,7 @@ class Foretold:
     Args:
         effort: null without GPUs, whose speed is not known beforehand.
         full_rows: whether tokens are counted, or a bound.
+        left: updates that are to be made; null where that is not known.
     """
 
     name: str
@@ -69,10 +72,22 @@ class Foretold:
     effort: Effort | None
     full_rows: bool
     warnings: list[str]
+    left: int | None = None
+
+    def share_left(self) -> float | None:
+        """Of the updates, those that are to be made; None for all."""
+        whole = self.job.config.last_step
+        return None if self.left is None or self.left >= whole else self.left / whole
 
 
-def foretell(steps: Iterable[Step[Any]], assumed: Assumptions) -> list[Foretold]:
-    """The costs of every training step whose model's shape the graph tells, in their order."""
+def foretell(
+    steps: Iterable[Step[Any]], assumed: Assumptions, left: Mapping[str, int] = NOTHING_KNOWN
+) -> list[Foretold]:
+    """The costs of every training step whose model's shape the graph tells, in their order.
+
+    Args:
+        left: name of a step -> the updates that are to be made, where that is known.
+    """
     found = []
     for step in steps:
         if isinstance(step, TrainingStep) and (job := step.job()) is not None:
@@ -83,7 +98,8 @@ def foretell(steps: Iterable[Step[Any]], assumed: Assumptions) -> list[Foretold]
                 *(_slow_network(effort) if effort else ()),
             ]
             warnings = [f"{step.name} {each}" for each in told]
-            found.append(Foretold(step.name, job, effort, step.FULL_ROWS, warnings))
+            rest = left.get(step.name)
+            found.append(Foretold(step.name, job, effort, step.FULL_ROWS, warnings, rest))
     return found
 
 
@@ -171,6 +187,7 @@ def as_table(foretold: Sequence[Foretold], *, full: bool = True) -> Iterator[str
 def _work() -> Iterator[Row]:
     yield "parameters", lambda each: f"{each.job.shape.num_parameters():,}"
     yield "updates", lambda each: f"{each.job.config.last_step:,}"
+    yield LEFT, lambda each: "" if each.share_left() is None else f"{each.left:,}"
     yield "tokens of an update", lambda each: _most(each) + f"{each.job.tokens_per_update:,}"
     yield "tokens", lambda each: _most(each) + _rounded(each.job.num_tokens)
     yield "operations", lambda each: _most(each) + f"{each.job.num_flops:.3g}".replace("e+", "e")
@@ -214,10 +231,29 @@ def _effort() -> Iterator[Row]:
     yield "a node's network carries", of(_carried)
     yield "an update", of(lambda each: f"{each.update_seconds:.3g} s")
     yield "  sending alone takes", of(_sending)
-    yield "GPU-hours", of(lambda each: f"{each.gpu_hours:,.0f}")
-    yield "time", of(lambda each: duration(86400 * each.days))
-    yield "energy, kWh", of(lambda each: f"{each.kwh:,.0f}")
-    yield "CO2-equivalent, kg", of(lambda each: f"{each.co2_kilograms:,.0f}")
+    for label, amount, tell in (
+        ("GPU-hours", lambda each: each.gpu_hours, "{:,.0f}".format),
+        ("time", lambda each: 86400 * each.days, duration),
+        ("energy, kWh", lambda each: each.kwh, "{:,.0f}".format),
+        ("CO2-equivalent, kg", lambda each: each.co2_kilograms, "{:,.0f}".format),
+    ):
+        yield from _whole_and_left(label, amount, tell)
+
+
+def _whole_and_left(
+    label: str, amount: Callable[[Effort], float], tell: Callable[[float], str]
+) -> Iterator[Row]:
+    """A cost of the whole training and, in proportion, of the updates that are to be made."""
+
+    def whole(each: Foretold) -> str:
+        return tell(amount(each.effort)) if each.effort else ""
+
+    def left(each: Foretold) -> str:
+        share = each.share_left()
+        return "" if each.effort is None or share is None else tell(share * amount(each.effort))
+
+    yield label, whole
+    yield LEFT, left
 
 
 def _notes(foretold: Sequence[Foretold]) -> Iterator[str]:
@@ -230,6 +266,8 @@ def _notes(foretold: Sequence[Foretold]) -> Iterator[str]:
     if not all(each.full_rows for each in foretold):
         yield "≤: as if every row were as long as the longest may be"
     yield "a checkpoint is its weights + the optimizer's state"
+    if any(each.share_left() is not None for each in foretold):
+        yield "left: what is still to be made; all else is of the whole training"
 
 
 def _sent(effort: Effort) -> str:
@@ -276,6 +314,7 @@ def as_form(each: Foretold) -> dict[str, Any]:
     return {
         "parameters": job.shape.num_parameters(),
         "updates": job.config.last_step,
+        "updates_left": each.left,
         "tokens_per_update": job.tokens_per_update,
         "tokens": job.num_tokens,
         "tokens_are_a_bound": not each.full_rows,

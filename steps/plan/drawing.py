@@ -28,6 +28,7 @@ def as_text(planned: list[StepPlan]) -> Iterator[str]:
     width = max((len(each.name) for each in planned), default=0)
     for each in planned:
         lines = [] if each.state == "cached" else _reasons(each.reasons)
+        lines += [str(each.updates)] if each.goes_on else []
         lines += [_asked(each.needs)] if each.runs and each.needs else []
         lines += [_cost(each)] if each.state != "code changed" and each.cost != Cost() else []
         yield f"{each.state:12}  {each.name:{width}}  {lines[0] if lines else ''}".rstrip()
@@ -117,6 +118,8 @@ def _asked(needs: dict[str, Any]) -> str:
     for name, each in needs.items():
         if name == "credentials":
             told += each
+        elif name == "srun":
+            told.append(f"{each:,} tasks of srun")
         elif name in words:
             told.append(f"{each:g} {words[name]}" + "s" * (each != 1))
         else:

@@ -18,9 +18,11 @@ from pipeline.core.terminal import counted, duration, one_line, size
 from pipeline.store.earlier import Cost, Earlier, is_input
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
+from pipeline.train.ranks.launches import Slurm
 from steps.base import PipelineStep
 from steps.execution.needs import Needs
 from steps.plan.telling import difference
+from steps.train import TrainingStep, Updates
 
 State = Literal[
     "cached",  # its result is there
@@ -73,11 +75,10 @@ class Reason:
         if self.kind == "discarded":
             return f"its data was discarded, and {self.new} reads it"
         if self.kind == "attempt":
-            return (
-                f"its last attempt failed: {one_line(self.old)}"
-                if self.old
-                else "goes on where it stopped"
-            )
+            if self.old:
+                return f"its last attempt failed: {one_line(self.old)}"
+            was = f"was stopped ({one_line(self.new)}); " if self.new else ""
+            return f"{was}goes on where it stopped"
         if self.kind == "input" and self.old is None:
             return f"reads {self.new}, which is made again"
         if self.kind == "input":
@@ -93,7 +94,8 @@ class StepPlan:
     """One step of a plan.
 
     `nearest` is the earlier result that `reasons` compare with, and whose `cost` is the one that is
-    expected; of a result that is there, `cost` is its own.
+    expected; of a result that is there, `cost` is its own. `updates` are those of a training, where
+    it is known how many are left.
     """
 
     name: str
@@ -104,11 +106,17 @@ class StepPlan:
     nearest: str | None = None
     cost: Cost = Cost()
     needs: dict[str, Any] = field(default_factory=dict)
+    updates: Updates | None = None
 
     @property
     def runs(self) -> bool:
         """Whether it would, or may, compute."""
         return self.state in RUNS
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it will train the rest of a series that stands in part."""
+        return self.runs and self.updates is not None and self.updates.left < self.updates.of
 
 
 def plan_steps(
@@ -147,7 +155,8 @@ def short_plan(
     first = next((each for each in planned if each.runs), None)
     if first is not None and first.reasons:
         more = f" (and {len(first.reasons) - 1} more)" if len(first.reasons) > 1 else ""
-        lines.append(f"first {first.name}: {first.reasons[0]}{more}")
+        left = f"; {first.updates}" if first.goes_on else ""
+        lines.append(f"first {first.name}: {first.reasons[0]}{more}{left}")
     other = [each for each in planned if each.state == "code changed"]
     if other:
         names = ", ".join(each.name for each in other[:3]) + (", …" if len(other) > 3 else "")
@@ -198,7 +207,16 @@ class _Planner:
         made = StepPlan(step.name, step.unique_id, "uncacheable", reads, needs=_needs(step))
         if isinstance(step, PipelineStep) and step.cache_results:
             made = self._state(step, made)
+            if isinstance(step, TrainingStep):
+                made = replace(made, updates=self._updates(step, made))
         self.plans[step.name] = made
+
+    def _updates(self, step: TrainingStep, plan: StepPlan) -> Updates | None:
+        """What is left of a training; None where what it reads is to be made before."""
+        if not plan.runs:
+            return Updates(0, step.kwargs["train"].last_step)
+        form = self._content_form(step) if plan.state == "will run" else None
+        return None if form is None else step.updates(self.results, form)
 
     def refill_discarded(self) -> None:
         """What was discarded is made again where a step that will run reads it."""
@@ -252,11 +270,15 @@ class _Planner:
 
     def _same_content(self, step: PipelineStep) -> str | None:
         """The earlier result that will be linked, as its inputs have the same content."""
+        form = self._content_form(step)
+        return None if form is None else self.results.find_earlier(digest(form), step.code)
+
+    def _content_form(self, step: PipelineStep) -> dict[str, Json] | None:
+        """The content key of a step; None where a result that it reads cannot be had."""
         try:
-            form = step.content_key({n: self._loaded(v) for n, v in step.kwargs.items()})
+            return step.content_key({n: self._loaded(v) for n, v in step.kwargs.items()})
         except (KeyError, CorruptShard):
             return None
-        return self.results.find_earlier(digest(form), step.code)
 
     def _loaded(self, value: Any) -> Any:
         """A value with each step in it replaced by the result that it will have."""
@@ -282,7 +304,9 @@ class _Planner:
     def _explained(self, step: PipelineStep, plan: StepPlan, key: dict[str, Json]) -> StepPlan:
         nearest = self.earlier.nearest(step.name, plan.id, key, self.ids)
         attempt = self.earlier.unfinished(plan.id)
-        reasons = [] if attempt is None else [Reason("attempt", "", attempt or None)]
+        reasons = []
+        if attempt is not None:
+            reasons = [Reason("attempt", "", attempt.error or None, attempt.stopped or None)]
         if nearest is None:
             return replace(plan, reasons=[*reasons, Reason("new")])
         names = {each.unique_id: each.name for each in step.dependencies}
@@ -310,6 +334,7 @@ def _needs(step: Step[Any]) -> dict[str, Any]:
     """What a step asks of a machine; what it leaves open is left out."""
     resources = step.resources
     needs: Needs = getattr(step, "needs", None) or Needs()
+    launch = step.kwargs.get("launch")
     asked = {
         "gpus": resources.gpu_count,
         "cpus": resources.cpu_count,
@@ -317,5 +342,6 @@ def _needs(step: Step[Any]) -> dict[str, Any]:
         "machine": resources.machine,
         "disk": needs.disk if needs.disk != "0" else None,
         "credentials": needs.credentials,
+        "srun": launch.world_sizes[0] if isinstance(launch, Slurm) else None,
     }
     return {name: each for name, each in asked.items() if each}

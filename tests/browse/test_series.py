@@ -51,7 +51,10 @@ def test_a_segment_without_an_end_was_killed_where_nobody_trains(diverged, tmp_p
     (path,) = (tmp_path / "w" / "series").glob(f"*/{SEGMENTS}")
     path.write_text(path.read_text().splitlines(keepends=True)[0])
     segment = json.loads(show(tmp_path / "w", capsys, "--json")[1])["segments"][0]
+    (whole,) = json.loads(show(diverged, capsys, "--json")[1])["segments"]
     assert segment["cause"] == "killed"
+    assert segment["to step"] == whole["to step"] > 0
+    assert segment["seconds"] == whole["seconds"] > 0
 
 
 def test_a_step_that_trained_nothing_has_no_result_still(diverged, tmp_path, capsys):

@@ -9,10 +9,13 @@ import pytest
 
 from pipeline.browse.reading import batches_of
 from pipeline.core.errors import MismatchedInputs
+from pipeline.store.history import add_lines, sealed_line
+from pipeline.store.series import note_user
 from pipeline.tokens.olmo_order import FileReader
 from steps.cli.__main__ import main
 from steps.graph.wiring import WiringError, build_steps
-from tests.steps.conftest import Bench, ref
+from steps.workspace import ResultWorkspace
+from tests.steps.conftest import TEXTS, Bench, ref
 
 UPDATES = 8  # of two rows: more than an epoch of this mix
 
@@ -130,7 +133,9 @@ def test_what_was_not_read_is_a_clear_fault(olmo, arguments, fault):
     assert status and not out and fault in err
 
 
-def test_batch_tells_of_a_training_that_was_not_finished(trained, tmp_path, capsys):
+@pytest.fixture
+def broken_off(trained, tmp_path):
+    """A copy of the workspace in which the training came to its fourth update; its series."""
     bench, id = trained
     shutil.copytree(bench.results.root, tmp_path / "w", symlinks=True)
     work, (series,) = tmp_path / "w" / "work" / id, (tmp_path / "w" / "series").iterdir()
@@ -138,13 +143,57 @@ def test_batch_tells_of_a_training_that_was_not_finished(trained, tmp_path, caps
     shutil.move(tmp_path / "w" / "cache" / id / "key.json", work)
     shutil.rmtree(tmp_path / "w" / "cache" / id)
     lines = (series / "history.jsonl").read_text().splitlines(keepends=True)
-    (series / "history.jsonl").write_text("".join(lines[:4]))  # it failed at the fifth update
-    whole, part = olmo_of(bench, capsys), ("-w", str(tmp_path / "w"), "--json")
-    for step in (1, 5):
+    (series / "history.jsonl").write_text("".join(lines[:4]))
+    return series
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_batch_tells_of_a_training_that_was_not_finished(trained, broken_off, diverged, capsys):
+    last = 4
+    if diverged:
+        row = {"step": 5, "loss": None, "segment": 1, "diverged": True}
+        add_lines(broken_off / "history.jsonl", [sealed_line(row)])
+        last = 5
+    whole, part = olmo_of(trained[0], capsys), ("-w", str(broken_off.parents[1]), "--json")
+    for step in (1, last):
         assert main(["batch", "base", "--at", str(step), *part]) == 0
         assert json.loads(capsys.readouterr().out) == read(whole, step)
-    assert main(["batch", "base", "--at", "6", *part]) != 0
-    assert "it must be from 1 to 5, the last step" in capsys.readouterr().err
+    assert main(["batch", "base", "--at", str(last + 1), *part]) != 0
+    assert f"it must be from 1 to {last}, the last step" in capsys.readouterr().err
+
+
+def test_where_tells_of_a_training_that_was_not_finished(trained, broken_off, capsys):
+    whole, part = olmo_of(trained[0], capsys), ("-w", str(broken_off.parents[1]), "--json")
+    ids = {row["id"] for step in range(1, UPDATES + 1) for row in read(whole, step)["read"]}
+    told = 0
+    for document in ids:
+        rows = json.loads(whole("where", document, "--json")[1])["read"]
+        assert not any(row["unfinished"] for row in rows)
+        reached = [row | {"unfinished": True} for row in rows if row["step"] <= 4]
+        status = main(["where", document, *part])
+        assert (status == 0) == bool(reached)
+        if reached:
+            assert json.loads(capsys.readouterr().out)["read"] == reached
+            told += len(reached)
+    assert told and told < sum(len(read(whole, n)["read"]) for n in range(1, UPDATES + 1))
+
+
+def test_a_shorter_training_of_a_series_is_followed_to_its_own_end(trained, tmp_path, capsys):
+    bench, _ = trained
+    shutil.copytree(bench.results.root, tmp_path / "w", symlinks=True)
+    results = ResultWorkspace(str(tmp_path / "w")).results
+    base = pretrain(UPDATES)
+    base["train"] = base["train"] | {"stop_at": 3}
+    step = build_steps({**bench.config(), "base": base})["base"]
+    (results.work(step.unique_id) / "key.json").write_text(json.dumps(step.key()))
+    (series,) = results.series_root.iterdir()
+    note_user(series, step.unique_id)  # it is broken off, and a longer one went on
+    steps = set()
+    for n in range(len(TEXTS)):
+        if main(["where", f"d{n}", "-w", str(results.root), "--json"]) == 0:
+            rows = json.loads(capsys.readouterr().out)["read"]
+            steps |= {row["step"] for row in rows if row["unfinished"]}
+    assert steps == {1, 2, 3}
 
 
 def changed_key(bench, id, root, change):

@@ -4,11 +4,13 @@ import signal
 import time
 
 import pytest
+from tango.step_graph import StepGraph
 
 from pipeline.core.energy import Spent
 from pipeline.store.history import history_rows, read_segments
 from pipeline.store.leases import Occupied
 from pipeline.train import loop
+from steps.execution.executor import LocalExecutor
 from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref
 
@@ -91,6 +93,20 @@ def test_a_saved_view_needs_no_lease_and_a_longer_one_waits_for_it(bench):
     assert [s["first_step"] for s in read_segments(whole.series_root)] == [0, 6]
 
 
+def test_a_saved_view_needs_no_launch_and_a_longer_training_is_refused_without(bench, monkeypatch):
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    bench.run()
+    step(bench, {"stop_at": 6}).result(bench.workspace)
+
+    def run(**train):
+        built = build_steps(graph(bench, train, launch={"type": "slurm"}))
+        return LocalExecutor(bench.workspace).execute_step_graph(StepGraph(built))
+
+    assert "base" in run(stop_at=3).successful
+    with pytest.raises(WiringError, match="launch of base: .*SLURM_PROCID.* start the run with"):
+        run()
+
+
 def test_dropped_optimizer_states_leave_an_earlier_view_in_use(bench):
     made = step(bench, {"stop_at": 3}).result(bench.workspace)
     step(bench, retention=1).result(bench.workspace)
@@ -112,7 +128,8 @@ def test_the_record_sums_the_energy_of_attempts_that_failed(bench, monkeypatch):
     assert record["energy_kwh"] == pytest.approx(2 + 0.5) and record["energy_by"] == "a meter"
     assert (record["devices_not_measured"], record["updates_not_measured"]) == (1, 3)
     view = step(bench, {"stop_at": 3}).result(bench.workspace)
-    assert bench.results.record(view.root.name).get("updates_not_measured") is None
+    nothing = bench.results.record(view.root.name)
+    assert (nothing["energy_kwh"], nothing["updates_not_measured"]) == (0, 0)
 
 
 def meter_of(*joules):

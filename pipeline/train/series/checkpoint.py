@@ -35,6 +35,8 @@ from pipeline.core.files import file_sha256
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest
 from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
+from pipeline.store.checkpoints import stopped_at as stopped_at
+from pipeline.store.checkpoints import stopped_folder as stopped_folder
 from pipeline.store.tensors import KINDS, TensorFiles, file_name, sharding_note, tensor_files
 from pipeline.train.optimizer import STATE
 
@@ -44,19 +46,6 @@ logger = logging.getLogger(__name__)
 def folder_of(series: Path, step: int) -> Path:
     """Where the checkpoint of a step stands."""
     return Path(series) / checkpoint_name(step)
-
-
-def stopped_folder(series: Path) -> Path:
-    """Where the state of a run that was asked to stop stands until it has gone on."""
-    return Path(series) / ".stopped"
-
-
-def stopped_at(series: Path) -> int:
-    """The step whose state stands there, as its record says; -1 where there is none."""
-    try:
-        return read_record(stopped_folder(series)).step
-    except CorruptShard:
-        return -1
 
 
 def temporary_folder(folder: Path) -> Path:

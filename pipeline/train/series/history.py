@@ -27,7 +27,7 @@ from pipeline.store.history import (
     open_lines,
     read_segments,
     sealed_line,
-    segment_rows,
+    segment_extent,
 )
 from pipeline.store.leases import LostLease
 
@@ -148,7 +148,6 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
     last = (read_segments(series) or [{"cause": ""}])[-1]
     if "cause" in last:
         return
-    rows = segment_rows(series, last["segment"])
     ended: dict[str, Any] = {"segment": last["segment"], "cause": cause}
     if cause != "killed":
         ended["ended"] = round(time.time(), 3)
@@ -156,9 +155,7 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
         ended["reason"] = reason
     if documents:
         ended["documents"] = [list(each) for each in documents]
-    ended["last_step"] = rows[-1]["step"] if rows else last["first_step"]
-    seconds = sum(each.get("seconds") or 0 for each in rows)
-    add_segment(series, ended | {"num_updates": len(rows), "seconds": round(seconds, 3)})
+    add_segment(series, ended | segment_extent(series, last))
 
 
 def note_energy(series: Path, number: int, step: int, spent: Spent) -> None:

@@ -192,6 +192,12 @@ def test_what_must_hold_something_is_not_empty(graph, path):
             "did you mean 'near_duplicates.duplicate_near'?",
         ),
         (
+            "base.order",
+            {"type": "olmo"},
+            "base.order is one of ai2-olmo, which reads each part of a mix once; "
+            "steps.mix.proportions must be left out",
+        ),
+        (
             "ranks.steps",
             [100, 150],
             "ranks.steps[1] is 150, which 'base' does not save; it must be one of the 4 that it "
@@ -205,6 +211,10 @@ def test_what_must_hold_something_is_not_empty(graph, path):
             TRAIN["schedule"] | {"type": "warmup_stable_decay", "decay_steps": 291},
             "base.train.schedule.decay_steps is 291; it must be at least 1 and at most 290",
         ),
+        ("base.retention", "all", "base.retention is 'all'; it must be of type int, or null"),
+        ("base.retention", 0, "base.retention is 0; it must be at least 1, or null"),
+        ("base.stop_on", 3, "base.stop_on is 3; it must be an object (SpikeRule), or null"),
+        ("base.stop_on", {"window": "3"}, "base.stop_on.window is '3'; it must be of type int"),
         ("ranks.steps", ["0"], "ranks.steps[0] is '0'; it must be of type int"),
         (
             "mix.sequence_length",
@@ -218,3 +228,17 @@ def test_what_must_hold_something_is_not_empty(graph, path):
 )
 def test_values_that_do_not_go_together_are_told_with_their_path(graph, path, value, says):
     assert fault(changed(graph, path, value)).startswith(f"steps.{says}")
+
+
+def test_what_is_not_optional_is_not_said_to_be(graph):
+    said = fault(changed(graph, "base.stop_on", {"window": "3"}))
+    assert said.endswith("must be of type int")
+
+
+def test_repeats_are_refused_by_an_order_of_olmo_and_a_repeat_of_one_is_none(graph):
+    graph["indices"] = {"type": "import_order", "path": __file__}
+    for order in ({"type": "olmo"}, ref("indices")):
+        ordered = changed(changed(graph, "mix.proportions", None), "base.order", order)
+        assert build_steps(changed(ordered, "mix.repeats", {"code": 1.0}))
+        said = fault(changed(ordered, "mix.repeats", {"code": 2.0}))
+        assert said.startswith("steps.base.order is") and "steps.mix.repeats must be" in said

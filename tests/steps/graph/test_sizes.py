@@ -10,16 +10,26 @@ import torch
 import steps  # noqa: F401  registers every step
 from pipeline.model.config import OLMO_1B, OLMO_7B
 from pipeline.model.olmo import Olmo
+from pipeline.store.results import Results
 from pipeline.train.spikes import SpikeRule
 from steps.cli.__main__ import main
 from steps.cli.experiment import read_experiment
 from steps.execution import needs
 from steps.execution.needs import lacking, num_bytes
 from steps.graph.wiring import WiringError, build_steps
+from steps.plan.drawing import as_text
+from steps.plan.planning import plan_steps
 from tests.fixtures.pasted import pasted
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 SIZES = ("tiny", "olmo1b", "olmo7b")
+SRUN = {
+    "SLURM_PROCID": "0",
+    "SLURM_NTASKS": "1024",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "1",
+    "SLURM_NODELIST": "gpu[001-128]",
+}
 
 
 def built(name):
@@ -78,6 +88,8 @@ def test_the_published_schedules_begin_as_published(graphs):
 
 def test_what_a_machine_lacks_is_told_by_kind(graphs, tmp_path, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name, value in SRUN.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(needs, "num_gpus", lambda: 1)
     monkeypatch.setattr(needs, "memory_bytes", lambda: 8e9)
     lines = lacking(graphs["olmo7b"].values(), tmp_path / "not" / "there")
@@ -89,12 +101,36 @@ def test_what_a_machine_lacks_is_told_by_kind(graphs, tmp_path, monkeypatch):
     assert len(lacking(graphs["olmo7b"].values(), tmp_path)) == 3
 
 
+def test_a_slurm_launch_outside_of_srun_is_told_with_what_is_missing(graphs, tmp_path, monkeypatch):
+    for name in SRUN:
+        monkeypatch.delenv(name, raising=False)
+    (line,) = lacking([graphs["olmo7b"]["base"]], tmp_path)[-1:]
+    assert line == (
+        "launch of base: launch is slurm, but SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, "
+        "SLURM_JOB_ID, SLURM_NODELIST is not set; start the run with srun"
+    )
+    for name, value in (SRUN | {"SLURM_NTASKS": "8"}).items():
+        monkeypatch.setenv(name, value)
+    (line,) = lacking([graphs["olmo7b"]["base"]], tmp_path)[-1:]
+    assert line.endswith("SLURM_NTASKS is 8; it must be nodes times ranks, 1024")
+    assert not any("launch" in each for each in lacking(graphs["tiny"].values(), tmp_path))
+
+
+def test_a_plan_says_which_training_srun_must_start(graphs, tmp_path, monkeypatch):
+    for name in SRUN:
+        monkeypatch.delenv(name, raising=False)
+    planned = plan_steps(graphs["olmo7b"].values(), Results(tmp_path))
+    (base,) = (each for each in planned if each.name == "base")
+    assert "1,024 tasks of srun" in "\n".join(as_text([base]))
+
+
 def test_the_readme_shows_how_a_machine_that_is_too_small_refuses(tmp_path, monkeypatch, capsys):
     readme = EXPERIMENTS.parent / "README.md"
     found = {" ".join(words): shown for words, shown in pasted(readme.read_text("utf-8"))}
     command = "olmo run experiments/olmo7b.jsonnet"
     monkeypatch.chdir(EXPERIMENTS.parent)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    for name in ("HF_TOKEN", *SRUN):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(needs, "num_gpus", lambda: 0)
     monkeypatch.setattr(needs, "memory_bytes", lambda: 25.3e9)
     monkeypatch.setattr(needs.shutil, "disk_usage", lambda path: SimpleNamespace(free=65.9e9))
@@ -184,3 +220,15 @@ def test_an_optional_package_that_is_not_there_is_told_before_anything_runs(tmp_
     graph = build_steps({"corpus": {"type": "ingest", "source": source}, "quality": tag})
     (line,) = lacking(graph.values(), tmp_path)
     assert line == "packages: ray for quality; pip install -e '.[ray]'"
+
+
+def test_a_monitor_whose_package_is_not_there_is_told_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    graph = read_experiment(str(EXPERIMENTS / "tiny.jsonnet"))["steps"]
+    graph["base"]["monitors"] = [{"type": "tensorboard"}, {"type": "wandb", "project": "olmo"}]
+    lines = lacking(build_steps(graph).values(), tmp_path)
+    assert lines == [
+        "packages: tensorboard for base; pip install -e '.[tensorboard]'",
+        "packages: wandb for base; pip install -e '.[wandb]'",
+    ]
+    assert lacking(build_steps(graph).values(), tmp_path, elsewhere=True) == []

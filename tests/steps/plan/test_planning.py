@@ -1,6 +1,7 @@
 """What a plan says of each step, against what a run then does."""
 
 import json
+import signal
 from importlib import reload
 
 import pytest
@@ -12,6 +13,7 @@ from tango.workspace import Workspace
 
 import steps  # noqa: F401  registers every step
 from pipeline.core.keys import Change
+from pipeline.core.stopping import Stopped
 from pipeline.store.discarding import discard
 from pipeline.store.remote import Remote
 from pipeline.store.results import Results
@@ -199,6 +201,26 @@ def test_an_attempt_that_failed_is_told(place, tmp_path):
     (said,) = place.reasons({"one": write("x")}, "one")[:1]
     assert said.startswith("its last attempt failed: ValueError: a \\x1b[2Jxxx")
     assert len(said) < 250 and said.endswith("…")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Stopped(signal.SIGTERM), "was stopped (SIGTERM); goes on where it stopped"),
+        (KeyboardInterrupt(), "was stopped (SIGINT); goes on where it stopped"),
+        (ValueError("x"), "its last attempt failed: ValueError: x"),
+    ],
+)
+def test_an_attempt_that_was_asked_to_stop_did_not_fail(place, monkeypatch, error, says):
+    def stop(*given, **named):
+        raise error
+
+    step = build_steps({"one": write("x")})["one"]
+    monkeypatch.setattr(type(step), "run", stop)
+    with pytest.raises(type(error)):
+        step.result(ResultWorkspace(str(place.root)))
+    monkeypatch.undo()
+    assert place.reasons({"one": write("x")}, "one")[0] == says
 
 
 def test_code_that_changed_is_told_by_step_and_the_result_is_used(place, tmp_path):
