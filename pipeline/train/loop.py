@@ -27,7 +27,7 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import StoredFile
 from pipeline.core.stopping import Stopped, heeding, stop_requested
 from pipeline.model.config import OlmoConfig
-from pipeline.store.checkpoints import CheckpointRecord
+from pipeline.store.checkpoints import CheckpointRecord, stopped_at, stopped_folder
 from pipeline.store.history import forget_read, history_rows, reading_once, sealed_line
 from pipeline.train.batches import Batches, CountsSources, NamesDocuments, parts_of
 from pipeline.train.config import UPKEEP, Launch, Lease, TrainConfig, Upkeep, check_launch
@@ -289,7 +289,7 @@ class Run:
                 self.save(writer, checkpoint.folder_of(series, step))
             if self.stopping and self.step < saves[-1]:
                 if self.step < step and self.is_farthest():
-                    self.save(writer, checkpoint.stopped_folder(series))
+                    self.save(writer, stopped_folder(series))
                 writer.wait()
                 self.note_energy(noted)
                 raise Stopped(stop_requested() or signal.SIGTERM)
@@ -300,7 +300,7 @@ class Run:
 
     def is_farthest(self) -> bool:
         """Whether no run that was stopped left the state of a later step, as before a replay."""
-        before = self.ranks.agreed(lambda: checkpoint.stopped_at(self.training.series))
+        before = self.ranks.agreed(lambda: stopped_at(self.training.series))
         return self.step > int(before)
 
     def note_energy(self, noted: Row) -> None:

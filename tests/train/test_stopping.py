@@ -7,10 +7,11 @@ import time
 import pytest
 
 from pipeline.core.stopping import Stopped, stopping_signals
+from pipeline.store.checkpoints import stopped_folder
 from pipeline.store.history import read_segments
 from pipeline.train import loop
 from pipeline.train.config import Launch
-from pipeline.train.series import checkpoint, history, saved
+from pipeline.train.series import history, saved
 from tests.train.conftest import config
 from tests.train.test_loop import losses, weights
 
@@ -93,7 +94,7 @@ def test_what_is_made_before_a_stopped_state_is_a_replay(run, tmp_path, monkeypa
 def test_a_damaged_state_of_a_stopped_run_is_not_used(run, tmp_path, monkeypatch):
     series = tmp_path / "series" / ("b" * 64)
     stopped_after(run, monkeypatch, 4, config(8, save_steps=3), series="b" * 64)
-    path = checkpoint.stopped_folder(series) / "model.safetensors"
+    path = stopped_folder(series) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert saved.find_stopped(series) is None
     whole = run(config(8, save_steps=3), series="a" * 64, name="whole")

@@ -34,9 +34,12 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest
-from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
-from pipeline.store.checkpoints import stopped_at as stopped_at
-from pipeline.store.checkpoints import stopped_folder as stopped_folder
+from pipeline.store.checkpoints import (
+    CheckpointRecord,
+    read_record,
+    stopped_folder,
+    write_record,
+)
 from pipeline.store.tensors import KINDS, TensorFiles, file_name, sharding_note, tensor_files
 from pipeline.train.optimizer import STATE
 

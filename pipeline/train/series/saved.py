@@ -20,11 +20,12 @@ from pipeline.store.checkpoints import (
     drop_state,
     has_state,
     read_record,
+    stopped_folder,
 )
 from pipeline.store.history import history_rows
 from pipeline.store.tensors import kind_of
 from pipeline.train.config import TrainConfig
-from pipeline.train.series.checkpoint import folder_of, require_state, set_aside, stopped_folder
+from pipeline.train.series.checkpoint import folder_of, require_state, set_aside
 
 logger = logging.getLogger(__name__)
 

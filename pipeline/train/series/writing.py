@@ -17,7 +17,7 @@ import torch.distributed as dist
 from pipeline.core.errors import PipelineError
 from pipeline.model.olmo import Olmo
 from pipeline.store import verified
-from pipeline.store.checkpoints import CheckpointRecord
+from pipeline.store.checkpoints import CheckpointRecord, stopped_folder
 from pipeline.store.leases import LostLease
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.series import checkpoint, saved
@@ -130,7 +130,7 @@ class CheckpointWriter:
             if self._abandoned:
                 raise LostLease("the series is another process's now")
             checkpoint.commit(folder, record)
-            if folder != checkpoint.stopped_folder(folder.parent):
+            if folder != stopped_folder(folder.parent):
                 verified.note_whole(folder)
                 self._dropped.discard(record.step)
                 saved.drop_states(folder.parent, self.retention, record.step, self._dropped)

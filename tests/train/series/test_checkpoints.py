@@ -13,7 +13,13 @@ from pipeline.core.files import file_sha256
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
-from pipeline.store.checkpoints import CheckpointRecord, read_record, write_record
+from pipeline.store.checkpoints import (
+    CheckpointRecord,
+    read_record,
+    stopped_at,
+    stopped_folder,
+    write_record,
+)
 from pipeline.store.leases import LostLease
 from pipeline.store.tensors import KINDS, TensorFiles, kind_of
 from pipeline.train import loop
@@ -154,11 +160,11 @@ def test_tensors_of_another_type_are_refused(tmp_path, name, kind):
 
 def test_a_dangling_link_in_the_place_of_a_stopped_state_is_no_hindrance(tmp_path):
     model, optimizer = trained()
-    folder = checkpoint.stopped_folder(tmp_path)
+    folder = stopped_folder(tmp_path)
     folder.symlink_to(tmp_path / "nowhere")
     for step in (1, 2):
         write(folder, checkpoint.take_snapshot(model, optimizer), 1, step=step)
-        assert checkpoint.stopped_at(tmp_path) == step
+        assert stopped_at(tmp_path) == step
         assert [path.name for path in tmp_path.iterdir()] == [".stopped"]
 
 
