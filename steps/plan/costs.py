@@ -195,7 +195,7 @@ def _work() -> Iterator[Row]:
 
 
 def _memory(parts: bool) -> Iterator[Row]:
-    yield "memory of a rank, at most", lambda each: size(each.job.memory().total)
+    yield "peak memory of a rank", lambda each: size(each.job.memory().total)
     if parts:
         yield "  parameters", lambda each: size(each.job.memory().parameters)
         yield "  gradients", lambda each: size(each.job.memory().gradients)
