@@ -2,10 +2,10 @@
 
     python benchmarks/bench_training_share.py [--updates 120] [--save-steps 60]
 
-The whole of `train`, with its data, history, progress and checkpoints that are written meanwhile,
-at the shape of `bench_pretraining_cpu.py`, vocabulary 8,192, compiled, from the second update to
-the end of the last write. Prints one JSON line: seconds an update of each part, the share of the
-rest.
+The whole of `train`, with its batches read from a mix of seven parts, history, progress and
+checkpoints that are written meanwhile, at the shape of `bench_pretraining_cpu.py`, vocabulary
+8,192, compiled, from the second update to the end of the last write. Prints one JSON line: seconds
+an update of each part, the share of the rest.
 """
 
 import argparse
@@ -15,17 +15,21 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 from bench_pretraining_cpu import SHAPE, THREADS, model_of
-from bench_pretraining_gpu import Random
 
+from pipeline.tokens.mixing import mix_tokens
+from pipeline.tokens.order import TokenBatches
 from pipeline.train.config import Linear, TrainConfig
 from pipeline.train.loop import Run, Training, train
 from pipeline.train.ranks.launches import Launch
 from pipeline.train.stages.objectives import NextToken
+from tests.tokens.test_mixing import write_tokens
 
 
 @dataclass
@@ -74,6 +78,16 @@ def watched(clock):
         yield
 
 
+def made_up_mix(folder):
+    """Seven parts of as many tokens, more than are read."""
+    random = np.random.default_rng(0)
+    parts = {}
+    for name in "abcdefg":
+        documents = [[*random.integers(1, 100, 999).tolist(), 0] for _ in range(130)]
+        parts[name] = write_tokens(folder / "cache" / name, [documents])
+    return mix_tokens(parts, sequence_length=SHAPE["length"], out=folder / "cache" / "mix")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--updates", type=int, default=120)
@@ -84,7 +98,7 @@ def main():
         training = Training(
             model=model_of({**SHAPE, "vocabulary": vocabulary}),
             objective=NextToken(),
-            batches=Random(SHAPE["rows"], SHAPE["length"], vocabulary),
+            batches=partial(TokenBatches, made_up_mix(Path(folder)), SHAPE["rows"], 0),
             config=TrainConfig(
                 batch_size=SHAPE["rows"],
                 schedule=Linear(peak_lr=1e-3, warmup_steps=10, total_steps=options.updates),
