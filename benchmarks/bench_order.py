@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.tokens.order import Order
+from pipeline.tokens.order import FeistelOrder
 
 
 def best(times, call):
@@ -38,7 +38,7 @@ def main():
     taken = best(1, lambda: np.random.default_rng(0).permutation(size))
     print(f"| NumPy's permutation | {size:,} | {taken:.2f} | {size * 8 / 1e6:,.0f} |")
     for size in (options.instances, 1_200_000_000):
-        order = Order(size, options.batch, 0)
+        order = FeistelOrder(size, options.batch, 0)
         step = size // options.batch // 2
         instances = order.at(step)
         for name, call in (

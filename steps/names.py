@@ -30,7 +30,7 @@ from pipeline.eval.evaluations import (
     RankEvalEvery,
 )
 from pipeline.tokens.olmo_order import OlmoShuffle
-from pipeline.tokens.order import Feistel
+from pipeline.tokens.order import Feistel, OrderRule
 from pipeline.train.config import Cosine, Linear, Schedule, WarmupStableDecay
 from pipeline.train.evaluations import Evaluation
 from pipeline.train.monitors import Monitor, TensorBoard, WeightsAndBiases
@@ -74,7 +74,7 @@ COMPONENTS[Schedule] = {
     "warmup_stable_decay": WarmupStableDecay,
 }
 
-COMPONENTS[Feistel] = {"feistel": Feistel, "olmo": OlmoShuffle}
+COMPONENTS[OrderRule] = {"feistel": Feistel, "olmo": OlmoShuffle}
 
 COMPONENTS[Monitor] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 

@@ -24,7 +24,7 @@ from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.importing import TokenFiles, import_tokens
 from pipeline.tokens.mixing import check_proportions, check_repeats, mix_tokens
 from pipeline.tokens.olmo_indices import import_order, order_of
-from pipeline.tokens.order import FEISTEL, Feistel, inspect_order
+from pipeline.tokens.order import FEISTEL, OrderRule, inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
@@ -155,7 +155,7 @@ class InspectOrder(PipelineStep):
         num_steps: Positive,
         first_step: Positive = 1,
         world_size: Positive = 1,
-        order: Feistel | ReadingOrder = FEISTEL,
+        order: OrderRule | ReadingOrder = FEISTEL,
     ) -> OrderTable:
         return inspect_order(
             mix,

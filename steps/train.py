@@ -13,7 +13,7 @@ from pipeline.store.reached import updates_left
 from pipeline.store.results import Results
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.olmo_order import OlmoShuffle
-from pipeline.tokens.order import FEISTEL, Feistel
+from pipeline.tokens.order import FEISTEL, OrderRule
 from pipeline.train.config import (
     UPKEEP,
     Conduct,
@@ -132,7 +132,7 @@ def require_vocabulary(shape: OlmoConfig, mix: Step[Any], path: str) -> None:
             )
 
 
-def require_read_once(order: Feistel | Step[Any], mix: Step[Any], path: str) -> None:
+def require_read_once(order: OrderRule | Step[Any], mix: Step[Any], path: str) -> None:
     """Raises ValueError where an order of ai2-olmo is given a mix with repeats or proportions."""
     if not isinstance(order, OlmoShuffle | Step):
         return
@@ -168,7 +168,7 @@ class Pretrain(TrainingStep):
         mix: TokenMix,
         model: OlmoConfig,
         train: TrainConfig,
-        order: Feistel | ReadingOrder = FEISTEL,
+        order: OrderRule | ReadingOrder = FEISTEL,
         mask_documents: bool = False,
         launch: Launch = ONE_PROCESS,
         retention: Retention = UPKEEP.retention,

@@ -32,7 +32,7 @@ from pipeline.store.series import read_users, series_of
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
 from pipeline.tokens.olmo_order import OlmoShuffle
-from pipeline.tokens.order import FEISTEL, Feistel, TokenBatches
+from pipeline.tokens.order import FEISTEL, OrderRule, TokenBatches
 
 MOST_TEXT = 400  # characters of a document shown in a table
 DATA = ("mix", "examples", "pairs")  # the arguments that hold what training reads
@@ -181,7 +181,7 @@ def _last_update(results: Results, id: str) -> int:
     return last if stop is None else min(last, stop)
 
 
-def _order_of(results: Results, made: Made, path: Path) -> Feistel:
+def _order_of(results: Results, made: Made, path: Path) -> OrderRule:
     """The order that a run was given; runs of before there was a choice have no such argument."""
     if "order" in made.inputs:
         indices = Artifact.load(results.folder(made.inputs["order"]))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.core.artifacts import Examples, Pairs
 from pipeline.core.files import Shard
 from pipeline.core.shards import read_shard
-from pipeline.tokens.order import IntArray, Order, Piece
+from pipeline.tokens.order import FeistelOrder, IntArray, Piece
 
 
 class ExampleBatches:
@@ -26,7 +26,7 @@ class ExampleBatches:
 
     def __init__(self, examples: Examples, batch_size: int, seed: int, pad_id: int = 0) -> None:
         self.examples, self.pad_id = examples, pad_id
-        self.order = Order(examples.num_examples, batch_size, seed)
+        self.order = FeistelOrder(examples.num_examples, batch_size, seed)
         self._rows = _Rows(examples.root, examples.shards)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, IntArray]:
@@ -67,7 +67,7 @@ class PairBatches:
 
     def __init__(self, pairs: Pairs, batch_size: int, seed: int, pad_id: int = 0) -> None:
         self.pairs, self.pad_id = pairs, pad_id
-        self.order = Order(pairs.num_pairs, batch_size, seed)
+        self.order = FeistelOrder(pairs.num_pairs, batch_size, seed)
         self._rows = _Rows(pairs.root, pairs.shards)
 
     def at(self, step: int, rank: int = 0, world_size: int = 1) -> dict[str, NDArray[Any]]:

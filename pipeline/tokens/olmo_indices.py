@@ -17,7 +17,7 @@ from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.files import StoredFile
 from pipeline.core.temporary import temporary_for
 from pipeline.tokens.olmo_order import FileReader
-from pipeline.tokens.order import Feistel, IntArray, MixReader
+from pipeline.tokens.order import IntArray, MixReader, OrderRule
 
 FILE = "indices.bin"
 INDEX = np.dtype("<u4")
@@ -97,7 +97,7 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class OlmoReplay(Feistel):
+class OlmoReplay(OrderRule):
     """The order of an index file, of instances numbered as `OlmoShuffle` numbers them.
 
     A file is of one epoch: ai2-olmo shuffles anew for the next, and overwrites it. The run's seed
@@ -118,7 +118,7 @@ class OlmoReplay(Feistel):
         _require_steps(self.indices, num_steps, batch_instances)
 
 
-def order_of(order: Feistel | ReadingOrder) -> Feistel:
+def order_of(order: OrderRule | ReadingOrder) -> OrderRule:
     """What an experiment gives as an order, which may be an index file."""
     return OlmoReplay(order) if isinstance(order, ReadingOrder) else order
 

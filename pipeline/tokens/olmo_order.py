@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from pipeline.core.artifacts import TokenMix
 from pipeline.core.seeds import seed_fault
-from pipeline.tokens.order import Feistel, IntArray, MixReader
+from pipeline.tokens.order import IntArray, MixReader, OrderRule
 
 MOST_INSTANCES = 1 << 32  # their numbers are uint32
 
 
 @dataclass(frozen=True)
-class OlmoShuffle(Feistel):
+class OlmoShuffle(OrderRule):
     """The order that ai2-olmo makes of a seed, of instances that it numbers file by file.
 
     Every shard of the mix is read once an epoch and its tail shorter than an instance is dropped,

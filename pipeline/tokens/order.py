@@ -36,7 +36,7 @@ WORD = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
-class Order:
+class FeistelOrder:
     """The reading order of `num_instances` in batches, epoch after epoch.
 
     Args:
@@ -255,7 +255,7 @@ class _PartReader:
         return table, table["start"].to_numpy(), table["end"].to_numpy()
 
 
-class AnyOrder(Protocol):
+class Order(Protocol):
     """What tells which instances a step reads, and back; `num_instances` are read in an epoch."""
 
     @property
@@ -273,22 +273,29 @@ class AnyOrder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Feistel:
-    """The order of a keyed permutation, and the base of others: how to read and order a mix."""
-
-    VERSION: ClassVar[str] = "001"
+class OrderRule:
+    """How the instances of a mix are numbered and ordered: a part of an experiment."""
 
     def reader(self, mix: TokenMix) -> MixReader:
-        """The instances of a mix by the numbers that this order gives them."""
+        """The instances of a mix by the numbers that this rule gives them."""
         return MixReader(mix)
 
-    def order(self, num_instances: int, batch_instances: int, seed: int) -> AnyOrder:
+    def order(self, num_instances: int, batch_instances: int, seed: int) -> Order:
         """The order of so many instances; `seed` is the run's."""
-        return Order(num_instances, batch_instances, seed)
+        raise NotImplementedError
 
     def require_steps(self, num_steps: int, batch_instances: int) -> None:
         """Raises ValueError where the order ends before so many steps; most never end."""
+
+
+@dataclass(frozen=True)
+class Feistel(OrderRule):
+    """A keyed permutation of all instances (`FeistelOrder`), each epoch another one."""
+
+    VERSION: ClassVar[str] = "001"
+
+    def order(self, num_instances: int, batch_instances: int, seed: int) -> Order:
+        return FeistelOrder(num_instances, batch_instances, seed)
 
 
 FEISTEL = Feistel()
@@ -303,7 +310,7 @@ class TokenBatches:
     """
 
     def __init__(
-        self, mix: TokenMix, batch_instances: int, seed: int, order: Feistel = FEISTEL
+        self, mix: TokenMix, batch_instances: int, seed: int, order: OrderRule = FEISTEL
     ) -> None:
         self.mix = mix
         self.reader = order.reader(mix)
@@ -354,7 +361,7 @@ def inspect_order(
     out: Path,
     first_step: int = 1,
     world_size: int = 1,
-    order: Feistel = FEISTEL,
+    order: OrderRule = FEISTEL,
 ) -> OrderTable:
     """Tell which documents `num_steps` optimizer steps read: a row a document in an instance.
 

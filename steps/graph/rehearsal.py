@@ -26,7 +26,7 @@ from pipeline.data.sources.rows import Source
 from pipeline.eval.benchmarks import TaskSource
 from pipeline.model.config import OlmoConfig
 from pipeline.tokens.importing import TokenFiles
-from pipeline.tokens.order import Feistel
+from pipeline.tokens.order import OrderRule
 from pipeline.train.config import TrainConfig
 from pipeline.train.ranks.launches import Launch
 from pipeline.train.small import Small, kept_step
@@ -173,7 +173,7 @@ class _Rehearsal:
             elif each == "part" and hint is bool:  # of the documents that files are about
                 made[each] = True
                 self._note(path, config.get(each, default), True)
-            elif hint == Feistel | ReadingOrder and is_reference(config.get(each)):
+            elif hint == OrderRule | ReadingOrder and is_reference(config.get(each)):
                 made[each] = "feistel"  # an index file is of the whole mix
                 self._note(path, config[each], made[each])
             elif each in config:

@@ -334,7 +334,7 @@ def test_inspected_is_the_order_of_the_file(bench):
 
 
 def test_an_order_is_a_component_or_a_step_that_imports_one(bench):
-    with pytest.raises(WiringError, match=r"must be Feistel \| ReadingOrder"):
+    with pytest.raises(WiringError, match=r"must be OrderRule \| ReadingOrder"):
         build_steps({**bench.config(), "base": pretrain(2, order=ref("mix"))})
     with pytest.raises(WiringError, match="base.order.type is 'olmoo', which is not known.*'olmo'"):
         build_steps({**bench.config(), "base": pretrain(2, order={"type": "olmoo"})})

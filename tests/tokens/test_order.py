@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.core.seeds import MAX_SEED
 from pipeline.core.shards import read_shard
 from pipeline.tokens.mixing import mix_tokens
-from pipeline.tokens.order import Order, TokenBatches, inspect_order
+from pipeline.tokens.order import FeistelOrder, TokenBatches, inspect_order
 from tests.tokens.test_mixing import write_tokens
 
 sizes = st.integers(1, 300)
@@ -18,20 +18,20 @@ epochs = st.integers(0, 10**6)
 
 @given(sizes, seeds, epochs)
 def test_an_epoch_is_a_permutation(size, seed, epoch):
-    shuffled = Order(size, 1, seed).shuffle(np.arange(size), epoch)
+    shuffled = FeistelOrder(size, 1, seed).shuffle(np.arange(size), epoch)
     assert sorted(shuffled) == list(range(size))
 
 
 @given(st.integers(1, 1 << 62), seeds, epochs, st.data())
 def test_place_is_the_inverse_of_shuffle(size, seed, epoch, data):
     places = data.draw(st.lists(st.integers(0, size - 1), max_size=5))
-    order = Order(size, 1, seed)
+    order = FeistelOrder(size, 1, seed)
     assert order.place(order.shuffle(places, epoch), epoch).tolist() == places
 
 
 @given(sizes, st.integers(1, 40), st.integers(0, 50), st.integers(1, 50), seeds)
 def test_ranks_of_any_world_size_read_one_batch(size, batch, step, world_size, seed):
-    order = Order(size, batch, seed)
+    order = FeistelOrder(size, batch, seed)
     whole = order.at(step)
     assert len(whole) == batch
     for rank in range(world_size):
@@ -40,26 +40,28 @@ def test_ranks_of_any_world_size_read_one_batch(size, batch, step, world_size, s
 
 @given(sizes, st.integers(1, 40), st.integers(0, 50), seeds)
 def test_when_finds_the_step_and_row_that_read_an_instance(size, batch, step, seed):
-    order = Order(size, batch, seed)
+    order = FeistelOrder(size, batch, seed)
     for row, instance in enumerate(order.at(step)):
         epoch = (step * batch + row) // size
         assert order.when(int(instance), epoch) == (step, row)
 
 
 def test_the_order_is_the_reviewed_one():
-    assert Order(10, 4, 0).at(0).tolist() == [3, 5, 2, 0]
-    assert Order(1_200_000_000, 4, 6198).at(500_000_000).tolist() == [
+    assert FeistelOrder(10, 4, 0).at(0).tolist() == [3, 5, 2, 0]
+    assert FeistelOrder(1_200_000_000, 4, 6198).at(500_000_000).tolist() == [
         315821199,
         99758612,
         892495801,
         1146635651,
     ]
-    assert Order(1 << 33, 3, 1).at(7).tolist() == [1835464233, 6345952322, 8509693487]
+    assert FeistelOrder(1 << 33, 3, 1).at(7).tolist() == [1835464233, 6345952322, 8509693487]
 
 
 def test_epochs_and_seeds_have_orders_of_their_own():
     orders = {
-        tuple(Order(100, 100, seed).at(epoch).tolist()) for seed in range(9) for epoch in range(9)
+        tuple(FeistelOrder(100, 100, seed).at(epoch).tolist())
+        for seed in range(9)
+        for epoch in range(9)
     }
     assert len(orders) == 81
 
@@ -67,7 +69,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 @pytest.mark.parametrize("size", [3, 5, 10, 24])
 def test_every_instance_is_equally_likely_at_every_place(size):
     num_epochs = 4000
-    order = Order(size, 1, 7)
+    order = FeistelOrder(size, 1, 7)
     places = np.tile(np.arange(size), num_epochs)
     which = order.shuffle(places, np.repeat(np.arange(num_epochs), size))
     counts = np.zeros((size, size))
@@ -81,7 +83,7 @@ def test_every_instance_is_equally_likely_at_every_place(size):
 @pytest.mark.parametrize("values", [(0, 1, 0), (1, 0, 0), (1, 1, -1), (1, 1, MAX_SEED + 1)])
 def test_an_impossible_order_is_refused(values):
     with pytest.raises(ValueError, match="it must be"):
-        Order(*values)
+        FeistelOrder(*values)
 
 
 def test_batches_hold_the_chunks_of_parts_that_cross_shards_and_repeat(tmp_path):
@@ -147,7 +149,7 @@ def test_inspection_counts_from_one(tmp_path, name):
     ],
 )
 def test_each_size_seed_and_epoch_begins_as_reviewed(size, seed, epoch, first):
-    order = Order(size, 1, seed)
+    order = FeistelOrder(size, 1, seed)
     assert order.shuffle(np.arange(4), epoch).tolist() == first
     assert order.place(first, epoch).tolist() == [0, 1, 2, 3]
 

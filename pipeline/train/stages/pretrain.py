@@ -7,7 +7,7 @@ from functools import partial
 from pipeline.core.artifacts import Checkpoints, TokenMix
 from pipeline.core.errors import MismatchedInputs
 from pipeline.model.config import OlmoConfig
-from pipeline.tokens.order import FEISTEL, Feistel, TokenBatches
+from pipeline.tokens.order import FEISTEL, OrderRule, TokenBatches
 from pipeline.train.config import Conduct, TrainConfig
 from pipeline.train.loop import Training, train
 from pipeline.train.stages.objectives import NextToken
@@ -19,7 +19,7 @@ def pretrain(
     config: TrainConfig,
     *,
     conduct: Conduct,
-    order: Feistel = FEISTEL,
+    order: OrderRule = FEISTEL,
     mask_documents: bool = False,
 ) -> Checkpoints:
     """Train a model from its start values; what the series holds already is not trained again.
