@@ -190,6 +190,7 @@ local scores(size, end) = {
     + join([branch(size, seed, '_seed_%d' % seed) for seed in seeds[1:]])
     + {
       local base = self.base,
+      local train = std.get(base, 'train', size.pretrain),
 
       // what is evaluated on, so that no training input holds it
       choices: {
@@ -228,9 +229,9 @@ local scores(size, end) = {
       // it of another seed
       order: {
         type: 'inspect_order',
-        mix: base.mix,
-        batch_size: base.train.batch_size,
-        seed: base.train.seed,
+        mix: std.get(base, 'mix', ref('mix')),
+        batch_size: train.batch_size,
+        seed: std.get(train, 'seed', size.pretrain.seed),
         [if std.objectHas(base, 'order') then 'order']: base.order,
         num_steps: 20,
       },

@@ -212,6 +212,8 @@ def _readings(results: Results, id: str, document: str) -> Iterator[dict[str, An
         last = _last_update(results, id) if unfinished else _trained(results, id).latest.step
     except ValueError:  # another kind of result
         return
+    if last == 0:
+        return
     batches, skipped = batches_of(results, id), _skipped(results, id)
     order = batches.order
     num_epochs = -(-last * order.batch_instances // order.num_instances)

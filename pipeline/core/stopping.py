@@ -4,9 +4,9 @@ Within `stopping_signals`, SIGINT, SIGTERM, SIGHUP (a terminal that is gone) and
 sends ahead of its limit) raise `Stopped` in the main thread and end its child processes: by the
 same signal those that hear signals as this process does (`passes_on_to`), others by SIGTERM. Work
 that can do better than to break off (a training loop, which saves its state) runs within `heeding`
-and asks `stop_requested` often; then only a second signal breaks it off. Where a system signals
-every process of a job, as Slurm and systemd do, a child hears it twice, from its parent too: what
-comes soon after the first, and is not SIGINT, is the same wish.
+and asks `stop_requested` often; then only SIGINT breaks it off, as by Ctrl-C a second time. Others
+come twice for one wish: where a system signals every process of a job, as Slurm and systemd do, a
+child hears of it from its parent too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import ClassVar, NamedTuple
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 INTERRUPTED = 130  # the exit status after Ctrl-C, as a shell gives it
-SAME_WISH_SECONDS = 5.0
 RESUMABLE = 75  # EX_TEMPFAIL: asked to stop by a system; the same command goes on
 
 
@@ -44,7 +43,6 @@ class _State:
     """What this process was asked; set by signal handlers in the main thread."""
 
     signum: int | None = None
-    heard_at: float = 0.0
     heeding: int = 0
     hearers: ClassVar[set[int]] = set()
     error: BaseException | None = None
@@ -57,7 +55,10 @@ def stop_requested() -> int | None:
 
 @contextmanager
 def heeding() -> Iterator[None]:
-    """Within, the first signal only sets `stop_requested`, which the work must look at often."""
+    """Within, a signal only sets `stop_requested`, which the work must look at often.
+
+    A second one breaks it off if it is SIGINT.
+    """
     _State.heeding += 1
     try:
         yield
@@ -107,22 +108,18 @@ def _stop(signum: int, frame: FrameType | None) -> None:
     if error is not None:
         end_children(signal.SIGKILL)
         raise error
-    first = _State.signum
-    if first is None:
-        _State.signum, _State.heard_at = signum, time.monotonic()
-        if _State.heeding:
-            return
-    elif signum != signal.SIGINT and time.monotonic() - _State.heard_at < SAME_WISH_SECONDS:
+    first, again = _State.signum or signum, _State.signum is not None
+    _State.signum = first
+    if signum != signal.SIGINT if again else _State.heeding:
         return
-    first = first or signum
     for pid in children():
-        _send([pid], first if pid in _State.hearers else signal.SIGTERM)
+        send([pid], first if pid in _State.hearers else signal.SIGTERM)
     raise Stopped(first)
 
 
 def end_children(signum: int) -> None:
     """Send a signal to every child of this process; each passes on what it must."""
-    _send(children(), signum)
+    send(children(), signum)
 
 
 def children() -> list[int]:
@@ -192,16 +189,16 @@ def _processes() -> list[_Process]:
 def kill_children(seconds: float) -> None:
     """Wait for the children to end, and kill those that have not after some seconds, and theirs."""
     _wait_for_end(lambda: bool(children()), seconds)
-    _send(descendants(), signal.SIGKILL)
+    send(descendants(), signal.SIGKILL)
 
 
 def end_descendants(since: float, seconds: float) -> int:
     """Have what was started since a moment end, by a kill after some seconds; gives how many."""
     first = descendants(since)
     if first:
-        _send(first, signal.SIGTERM)
+        send(first, signal.SIGTERM)
         _wait_for_end(lambda: bool(descendants(since)), seconds)
-        _send(descendants(since), signal.SIGKILL)
+        send(descendants(since), signal.SIGKILL)
     return len(first)
 
 
@@ -211,7 +208,8 @@ def _wait_for_end(going_on: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _send(pids: Iterable[int], signum: int) -> None:
+def send(pids: Iterable[int], signum: int) -> None:
+    """Send a signal to processes, those that have ended left out."""
     for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signum)

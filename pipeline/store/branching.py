@@ -44,7 +44,6 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     """
     if not is_new(series):
         return 0
-    rows = history_rows(origin)
     taken = [
         step
         for step, folder in checkpoint_folders(origin)
@@ -53,6 +52,7 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     last = max(taken, default=0)
     if last == 0:
         return 0
+    rows = history_rows(origin)  # after the checkpoints: it may grow meanwhile
     said = {"segment": 1, "began": round(time.time(), 3), "first_step": 0, "last_step": last}
     reason = f"as the series {origin.name} up to step {last}"
     add_segment(series, said | {"cause": "taken over", "reason": reason, "num_updates": 0})

@@ -246,6 +246,11 @@ def _checked(
     }
 
 
+def _is_empty(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a result says nothing of its step: its line was damaged there too."""
+    return all(value is None for name, value in row.items() if name != "step")
+
+
 def complete_history(series: Path, table: Path) -> None:
     """Add the rows of a result's history that a series lacks, so that its training can go on.
 
@@ -257,7 +262,11 @@ def complete_history(series: Path, table: Path) -> None:
 
     known = history_rows(series)
     try:
-        rows = [row for row in pq.read_table(table).to_pylist() if row["step"] not in known]
+        rows = [
+            row
+            for row in pq.read_table(table).to_pylist()
+            if row["step"] not in known and not _is_empty(row)
+        ]
     except (pa.ArrowInvalid, OSError, LookupError, TypeError) as error:
         raise CorruptShard(table, None, f"not a history ({error})") from error
     add_lines(Path(series) / HISTORY, map(sealed_line, rows))

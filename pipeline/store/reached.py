@@ -31,7 +31,7 @@ def updates_left(series: Path, wanted: Iterable[int], branched_at: int | None = 
         try:
             record = read_record(folder)
             if record.step == step and all(
-                (folder / name).is_file() for name in checkpoint_files(folder)
+                (folder / name).exists() for name in checkpoint_files(folder)
             ):
                 there[step] = has_state(folder, record)
         except CorruptShard:

@@ -15,7 +15,6 @@ from tango.step_graph import StepGraph
 from tango.workspace import Workspace
 
 from pipeline.core.artifacts import Report
-from pipeline.core.errors import CorruptShard
 from pipeline.core.stopping import (
     INTERRUPTED,
     Stopped,
@@ -36,8 +35,7 @@ from steps.execution.running import command_line, in_process, log_of, shown
 from steps.execution.scheduling import Outcome, Runner, Scheduler
 from steps.execution.worker import free_of_garbage
 from steps.graph.wiring import WiringError, made_by
-from steps.plan.planning import say_plan
-from steps.train import TrainingStep
+from steps.plan.planning import plan_steps, say_plan
 from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
@@ -174,17 +172,15 @@ class LocalExecutor(Executor):
         there = remote.reachable(each.unique_id for each in missing)
         return [each for each in missing if each.unique_id not in there]
 
-    def _saved(self, steps: Iterable[Step[Any]]) -> set[str]:
-        """Names of the trainings that only show what stands in their series."""
+    def _launching_nothing(self, steps: Iterable[Step[Any]]) -> set[str]:
+        """Names of the trainings that a plan does not say to make an update."""
         assert isinstance(self.workspace, ResultWorkspace)
-        results, found = self.workspace.results, set()
-        for step in (each for each in steps if isinstance(each, TrainingStep)):
-            if all(each.unique_id in results for each in step.dependencies):
-                with suppress(CorruptShard):  # what it reads is made again
-                    args = step._replace_steps_with_results(step.kwargs, self.workspace)
-                    if step.updates(results, step.content_key(args)).left == 0:
-                        found.add(step.name)
-        return found
+        planned = plan_steps(list(steps), self.workspace.results)
+        return {
+            each.name
+            for each in planned
+            if each.state not in ("will run", "waits") or (each.updates and not each.updates.left)
+        }
 
     def _preflight(self, steps: Iterable[Step[Any]]) -> None:
         self._require_machine(steps)
@@ -192,8 +188,13 @@ class LocalExecutor(Executor):
 
     def _require_machine(self, steps: Iterable[Step[Any]]) -> None:
         """Raises WiringError if a step that would run needs what this machine has not."""
+        steps = list(steps)
         missing = self._missing(steps)
-        lines = lacking(missing, self._folder, saved=self._saved(missing))
+        lines = lacking(missing, self._folder)
+        if (
+            lines
+        ):  # of what it takes to launch, a training that only shows what stands needs nothing
+            lines = lacking(missing, self._folder, saved=self._launching_nothing(steps))
         if missing and not lines:
             require_writable(self._folder)
         if lines:

@@ -90,7 +90,7 @@ def _join(step: PipelineStep, workspace: Any) -> None:
 def _under_way(step: PipelineStep, workspace: Any) -> tuple[dict[str, Any], str] | None:
     """What the step reads, and which attempt at its training ranks may join now, if one."""
     results: Results = workspace.results
-    if not all(each.unique_id in results for each in step.dependencies):
+    if not all(each in workspace.step_cache for each in step.dependencies):
         return None
     args = step._replace_steps_with_results(step.kwargs, workspace)
     name, attempt = step.series_name(results, args), _attempt(step, results, args)

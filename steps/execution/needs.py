@@ -55,7 +55,7 @@ def lacking(
     """What these steps need and this machine has not: a line for each kind of thing.
 
     Args:
-        saved: names of trainings whose checkpoints all stand; they launch nothing.
+        saved: names of steps that launch nothing, as all that they make stands.
         elsewhere: the steps run on other machines; of this one only the free disk is asked for.
     """
     cpus: dict[str, float] = {}

@@ -71,7 +71,7 @@ def test_work_that_heeds_goes_on_until_it_looks_and_breaks_off_at_the_second_sig
                 time.sleep(60)
 
 
-def test_what_a_system_tells_all_processes_and_a_parent_passes_on_is_one_wish(monkeypatch):
+def test_what_a_system_tells_all_processes_and_a_parent_passes_on_is_one_wish():
     with stopping_signals(), heeding():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
@@ -79,10 +79,6 @@ def test_what_a_system_tells_all_processes_and_a_parent_passes_on_is_one_wish(mo
             os.kill(os.getpid(), signum)
             time.sleep(0.05)
         assert stop_requested() == signal.SIGTERM
-        monkeypatch.setattr("pipeline.core.stopping.SAME_WISH_SECONDS", 0.0)
-        with pytest.raises(Stopped, match="SIGTERM"):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
 
 
 def test_a_signal_that_was_ignored_before_stays_ignored():

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from pipeline.core.errors import DivergedTraining, PipelineError
 from pipeline.core.untrusted import built, read_json
+from pipeline.store.leases import LostLease
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class Failure:
             error: PipelineError = DivergedTraining(
                 self.step, self.reason, [(source, id) for source, id in self.documents]
             )
+        elif self.kind == LostLease.__name__:
+            error = LostLease(self.message)
         elif self.kind:
             error = PipelineError(f"rank {self.rank}: {self.kind}: {self.message}")
         else:
@@ -133,8 +136,15 @@ def put_by(folder: Path, rank: int) -> None:
 
 
 def take_put_by(folder: Path, size: int, timeout_seconds: int) -> str:
-    """How the attempt before this one failed; "" where it did not. What was put by is removed."""
-    failure = first_failure(failures_in(folder, EARLIER), size, timeout_seconds)
+    """How the ranks before these failed; "" where they did not. What tells of it is removed.
+
+    Args:
+        size: how many ranks there are now; there may have been more.
+    """
+    for each in failures_in(folder):
+        if each.rank >= size:
+            put_by(folder, each.rank)
+    failure = first_failure(failures_in(folder, EARLIER), 0, timeout_seconds)
     for path in Path(folder).glob(f"{EARLIER}-*.json"):
         path.unlink(missing_ok=True)
     return "" if failure is None else str(failure.told())

@@ -33,11 +33,13 @@ from pipeline.core.engine import end_with_parent
 from pipeline.core.errors import PipelineError
 from pipeline.core.stopping import (
     Stopped,
-    end_children,
+    children,
     heeding,
+    send,
     stop_requested,
     stopping_signals,
 )
+from pipeline.store.leases import LostLease
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.failures import (
     GRACE_SECONDS,
@@ -49,7 +51,7 @@ from pipeline.train.ranks.failures import (
     wait_for_failures,
 )
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, SlurmTask, Torchrun
-from pipeline.train.ranks.meeting import Attempt, meeting, open_attempt
+from pipeline.train.ranks.meeting import Attempt, meeting
 from pipeline.train.ranks.rendezvous import state_as_json
 
 Work = Callable[[Ranks], None]
@@ -72,12 +74,12 @@ def run_ranks(work: Work, launch: Launch, series: Path) -> None:
     kind = launch.of if isinstance(launch, Joining) else launch
     if not kind.SPANS:
         return _run_here(work, kind)
-    with meeting(Path(series), joins=isinstance(launch, Joining)) as folder:
+    with meeting(Path(series), joins=isinstance(launch, Joining)) as attempt:
         if isinstance(kind, Torchrun):
-            _run_agent(work, kind, folder)
+            _run_agent(work, kind, attempt)
         else:
             assert isinstance(kind, Slurm)
-            _run_task(work, kind, folder)
+            _run_task(work, kind, attempt)
 
 
 def _run_here(work: Work, launch: Launch) -> None:
@@ -253,7 +255,7 @@ def _store(address: str, ranks: Ranks) -> Any:
     return store
 
 
-def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
+def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
     """Start torchrun's agent of this machine, and wait until the run has ended."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
@@ -261,13 +263,12 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
 
     state_as_json()
     least, most = launch.node_counts
-    attempt = Attempt(folder.parent, open_attempt(folder.parent))
     alone = launch.host in ("localhost", "127.0.0.1", "::1")
     config = LaunchConfig(
         min_nodes=least,
         max_nodes=most,
         nproc_per_node=launch.ranks,
-        run_id=f"{launch.id}-{folder.parent.name[:12]}-{attempt.name}",
+        run_id=f"{launch.id}-{attempt.series.name[:12]}-{attempt.name}",
         rdzv_backend="c10d",
         rdzv_endpoint=launch.rendezvous,
         rdzv_configs={"join_timeout": launch.rendezvous_seconds},
@@ -282,10 +283,15 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
         with heeding(), _passing_on(), tempfile.TemporaryDirectory() as here:
-            arguments = work, launch, attempt, folder, Path(here), level, alone
+            arguments = work, launch, attempt, Path(here), level, alone
             elastic_launch(config, _agents_rank)(*arguments)
             _require_not_stopped(Path(here))
     except ChildFailedError as error:
+        signum, folder = stop_requested(), attempt.folder
+        if signum is not None and any(
+            each.exitcode == -signal.SIGTERM for each in error.failures.values()
+        ):
+            raise Stopped(signum) from None  # a rank had not begun, so it could not heed
         for rank, each in error.failures.items():
             if not Failure.path_of(folder, rank).exists():
                 Failure.ended(rank, each.exitcode).write(folder)
@@ -301,14 +307,15 @@ def _run_agent(work: Work, launch: Torchrun, folder: Path) -> None:
 
 @contextmanager
 def _passing_on() -> Iterator[None]:
-    """Within, a wish that this process stops is passed on to its children, once."""
-    ended = threading.Event()
+    """Within, a wish that this process stops is passed on to its children, to each once."""
+    ended, told = threading.Event(), set[int]()
 
     def look() -> None:
         while not ended.wait(0.5):
             if stop_requested():
-                end_children(signal.SIGTERM)
-                return
+                new = [each for each in children() if each not in told]
+                told.update(new)
+                send(new, signal.SIGTERM)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -323,7 +330,6 @@ def _agents_rank(
     work: Work,
     launch: Torchrun,
     attempt: Attempt,
-    folder: Path,
     here: Path,
     level: int,
     alone: bool,
@@ -332,24 +338,25 @@ def _agents_rank(
     _start_log(level)
     torch.set_num_threads(_threads(launch))
     rank, size, local = (int(os.environ[each]) for each in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    put_by(folder, rank)
+    put_by(attempt.folder, rank)
     (here / STOPPED).unlink(missing_ok=True)  # of ranks that made way for more
     ranks = Ranks(rank, size, local, attempt)
     with _told_once():
-        _note_stop(here, _work(work, ranks, launch, folder, "env://", alone=alone))
+        _note_stop(here, _work(work, ranks, launch, attempt.folder, "env://", alone=alone))
 
 
-def _run_task(work: Work, launch: Slurm, folder: Path) -> None:
+def _run_task(work: Work, launch: Slurm, attempt: Attempt) -> None:
     """Be the rank that srun made of this process."""
     task = SlurmTask.read(launch)
-    attempt = Attempt(folder.parent, open_attempt(folder.parent))
     ranks = Ranks(task.rank, task.size, task.local, attempt)
     address, alone = f"tcp://{task.address}", launch.nodes == 1
     try:
         with _threads_of(_threads(launch)):
-            signum = _work(work, ranks, launch, folder, address, alone=alone)
+            signum = _work(work, ranks, launch, attempt.folder, address, alone=alone)
+    except LostLease:
+        raise
     except Exception as error:
-        found = wait_for_failures(folder, task.size)
+        found = wait_for_failures(attempt.folder, task.size)
         failure = first_failure(found, task.size, launch.timeout_seconds)
         raise (failure or Failure.of(task.rank, error)).told() from error
     if signum is not None:

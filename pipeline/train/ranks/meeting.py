@@ -1,9 +1,10 @@
-"""The folder of a run whose ranks are on several machines, in the series that they train.
+"""Where the ranks of a run meet that are on several machines, in the series that they train.
 
-Its ranks leave their failures there. While its file `OPEN` stands, other processes may join the
-run. The file names the attempt: where another run of the series has begun, as after the one that
-led this one was killed, it names that, and ranks of this one find that they have no right to the
-series any more.
+<series>/.ranks/open.json    names the attempt; while it stands, other processes may join the run
+<series>/.ranks/<attempt>/   where the ranks of the attempt leave their failures
+
+Where another run of the series has begun, as after the one that led this one was killed, the file
+names that, and ranks of this one find that they have no right to the series any more.
 """
 
 from __future__ import annotations
@@ -20,32 +21,73 @@ from pathlib import Path
 
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.core.untrusted import built, read_json
+from pipeline.store.leases import LostLease
 from pipeline.train.ranks.failures import GRACE_SECONDS
 
 MEETING, OPEN = ".ranks", "open.json"
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A run as its ranks know it.
+
+    Args:
+        died_of: how the ranks failed that torchrun started before these; "" where they did not.
+    """
+
+    series: Path
+    name: str
+    died_of: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where its ranks leave their failures; gone once the run has ended."""
+        return self.series / MEETING / self.name
+
+    def is_open(self) -> bool:
+        """Whether it has not ended, and no other run of the series has begun."""
+        return open_attempt(self.series) == self.name
+
+    def require_open(self) -> None:
+        """Raises LostLease where it has ended, or another run of the series has begun."""
+        if not self.is_open():
+            raise LostLease(
+                f"the run of series {self.series.name[:12]} that this rank is of has ended, or "
+                "another one has begun; nothing more is written by this one"
+            )
+
+
 @contextmanager
-def meeting(series: Path, joins: bool) -> Iterator[Path]:
-    """The folder of a run that spans machines; who leads the run makes it and removes it."""
-    folder = series / MEETING
+def meeting(series: Path, joins: bool) -> Iterator[Attempt]:
+    """The attempt of a run that spans machines; who leads the run begins and ends it.
+
+    Raises:
+        PipelineError: there is none to be joined.
+    """
     if joins:
+        name = open_attempt(series)
+        if name is None:
+            raise PipelineError(f"the run of series {series.name[:12]} has ended")
+        attempt = Attempt(series, name)
         try:
-            yield folder
+            yield attempt
         finally:  # who leads tells of the end first: Slurm may kill all once one task has ended
             deadline = time.monotonic() + 2 * GRACE_SECONDS
-            while folder.exists() and time.monotonic() < deadline:
+            while attempt.folder.exists() and time.monotonic() < deadline:
                 time.sleep(0.1)
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    temporary = folder / f".{OPEN}.tmp"
-    temporary.write_text(json.dumps({"attempt": uuid.uuid4().hex}), encoding="utf-8")
-    os.replace(temporary, folder / OPEN)
+    place = series / MEETING
+    shutil.rmtree(place, ignore_errors=True)
+    attempt = Attempt(series, uuid.uuid4().hex)
+    attempt.folder.mkdir(parents=True)
+    temporary = place / f".{OPEN}.tmp"
+    temporary.write_text(json.dumps({"attempt": attempt.name}), encoding="utf-8")
+    os.replace(temporary, place / OPEN)
     try:
-        yield folder
+        yield attempt
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if attempt.is_open():  # else it is another run's
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def open_attempt(series: Path) -> str | None:
@@ -62,24 +104,3 @@ def open_attempt(series: Path) -> str | None:
     except (OSError, ValueError, LookupError) as error:
         raise CorruptShard(path, None, f"names no run to join ({error})") from error
     return attempt
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A run as its ranks know it.
-
-    Args:
-        died_of: how the ranks failed that torchrun started before these; "" where they did not.
-    """
-
-    series: Path
-    name: str | None
-    died_of: str = ""
-
-    def require_open(self) -> None:
-        """Raises PipelineError where it has ended, or another run of the series has begun."""
-        if self.name is None or open_attempt(self.series) != self.name:
-            raise PipelineError(
-                f"the run of series {self.series.name[:12]} that this rank is of has ended, or "
-                "another one has begun; nothing more is written by this one"
-            )

@@ -78,7 +78,9 @@ class StateAsJson:
         state.participants = dict(zip(nodes(form.participants), form.ranks, strict=True))
         state.wait_list = set(nodes(form.wait_list))
         state.redundancy_list = set(nodes(form.redundancy_list))
-        heard = map(datetime.fromisoformat, form.last_heartbeats)
+        heard = [datetime.fromisoformat(each) for each in form.last_heartbeats]
+        if any(each.tzinfo is None for each in (*heard, state.deadline) if each is not None):
+            raise ValueError("a time says nothing of its zone")
         state.last_heartbeats = dict(zip(nodes(form.heard_of), heard, strict=True))
         return state
 

@@ -12,6 +12,7 @@ import logging
 import os
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 # was taken. FSDP2 may begin a gather before it took the one before: hence one slot more.
 NUM_GATHERED, NUM_REDUCED = 3, 2
 ALIGNED = 64  # bytes
+LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def share_memory(units: Sequence[nn.Module], ranks: Ranks) -> bool:
@@ -94,7 +96,7 @@ def _new_memory(num_bytes: int) -> tuple[int, int, str] | None:
     """
     if not hasattr(os, "memfd_create"):
         return None
-    if num_bytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+    if num_bytes > _machine_bytes() // 2:
         return None  # the system would rather kill processes than refuse it
     unique = f"olmo-tango-{uuid.uuid4().hex}"
     try:
@@ -110,6 +112,15 @@ def _new_memory(num_bytes: int) -> tuple[int, int, str] | None:
         os.close(number)
         return None
     return os.getpid(), number, name
+
+
+def _machine_bytes() -> int:
+    """The memory of the machine, or of the container where it may have less."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(whole, int(LIMIT.read_text(encoding="ascii")))
+    except (OSError, ValueError):  # there is none, or it is "max"
+        return whole
 
 
 class SharedGather:

@@ -148,10 +148,21 @@ def make_way(folder: Path) -> Path | None:
     if folder.is_symlink():
         folder.unlink()  # whatever it leads to stays as it is
         return None
-    before = folder.with_name(f"{folder.name}.before.tmp")
+    before = _before(folder)
     shutil.rmtree(before, ignore_errors=True)
     os.replace(folder, before)
     return before
+
+
+def _before(stopped: Path) -> Path:
+    return stopped.with_name(f"{stopped.name}.before.tmp")
+
+
+def bring_back(series: Path) -> None:
+    """Give the state of an earlier stop its name again, which a kill took before the new one's."""
+    folder = stopped_folder(series)
+    if not os.path.lexists(folder) and _before(folder).is_dir():
+        os.replace(_before(folder), folder)
 
 
 def set_aside(folder: Path, reason: str) -> None:

@@ -109,7 +109,8 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
     rows = [by_step.get(step, {"step": step}) for step in range(1, last_step + 1)]
     schema = SCHEMA
     if with_skips:  # a row that was taken over from a series without a rule does not say so
-        schema, rows = SCHEMA.append(SKIPPED), [{"skipped": False} | row for row in rows]
+        schema = SCHEMA.append(SKIPPED)
+        rows = [({"skipped": False} if row["step"] in by_step else {}) | row for row in rows]
     return write_shard(Path(out), TABLE, pa.Table.from_pylist(rows, schema=schema), schema)
 
 
@@ -171,7 +172,7 @@ def noting_failure(series: Path) -> Iterator[None]:
     try:
         yield
     except LostLease:
-        raise  # the segment under way is another process's
+        raise  # the segment under way is another run's
     except BaseException as error:
         cause, reason, documents = "failed", f"{type(error).__name__}: {error}", []
         if isinstance(error, Stopped):

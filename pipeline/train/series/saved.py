@@ -25,7 +25,7 @@ from pipeline.store.checkpoints import (
 from pipeline.store.history import history_rows
 from pipeline.store.tensors import kind_of
 from pipeline.train.config import TrainConfig
-from pipeline.train.series.checkpoint import folder_of, require_state, set_aside
+from pipeline.train.series.checkpoint import bring_back, folder_of, require_state, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +209,7 @@ def is_whole(folder: Path) -> bool:
 
 def find_stopped(series: Path) -> int | None:
     """The step at which a run was stopped, if its state is there and whole."""
+    bring_back(series)
     folder = stopped_folder(series)
     return read_record(folder).step if folder.exists() and is_whole(folder) else None
 

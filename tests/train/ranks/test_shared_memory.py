@@ -100,12 +100,15 @@ def test_ranks_that_cannot_share_memory_talk_by_gloo(tmp_path, where):
     assert {each.read_text() for each in tmp_path.glob("shared-*")} == {"False"}
 
 
-def test_room_is_taken_when_the_memory_is_made_not_when_it_is_filled(monkeypatch):
+def test_room_is_taken_when_the_memory_is_made_not_when_it_is_filled(tmp_path, monkeypatch):
     process, number, name = shared_memory._new_memory(1 << 20)
     assert process == os.getpid() and "olmo-tango-" in name
     assert os.fstat(number).st_blocks * 512 >= 1 << 20
     os.close(number)
     assert shared_memory._new_memory(1 << 60) is None
+    (tmp_path / "memory.max").write_text("1000000\n")
+    monkeypatch.setattr(shared_memory, "LIMIT", tmp_path / "memory.max")
+    assert shared_memory._new_memory(1 << 20) is None
 
 
 def test_a_system_without_such_memory_or_room_for_it_is_told_so(monkeypatch):
