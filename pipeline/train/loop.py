@@ -153,7 +153,7 @@ def _train(training: Training, stretches: list[saved.Stretch] | None, ranks: Ran
             run.go_to(stretch.start, stretch.folder)
             run.evaluating.go_to(stretch.start, stretch.replay)
             with history.added_rows(series) if first_rank else nullcontext() as rows:
-                noted = run.begin_segment(stretch.replay) if first_rank else {}
+                noted = run.begin_segment(stretch) if first_rank else {}
                 try:
                     with run.monitored(first_rank and not stretch.replay) as tell:
                         run.make(stretch.saves, writer, noted, rows, progress, tell)
@@ -211,13 +211,15 @@ class Run:
         if any(rules):  # every rank must judge alike, whenever a file system shows it a row
             self.watch.recall(*self.ranks.agreed(self.watch.memory))
 
-    def begin_segment(self, replay: bool) -> Row:
+    def begin_segment(self, stretch: saved.Stretch) -> Row:
         """Note how the updates from here on are run; gives what their rows say of it."""
+        attempt, replay = self.ranks.attempt, stretch.replay
         number = history.begin_segment(
             self.training.series,
             self.step,
             replay=replay,
-            died_of=attempt.died_of if (attempt := self.ranks.attempt) else "",
+            died_of=attempt.died_of if attempt else "",
+            after_stop=stretch.folder == stopped_folder(self.training.series).name,
             device=str(self.ranks.device),
             products=self.precision,
             launch=self.training.launch.TYPE,

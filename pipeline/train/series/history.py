@@ -115,19 +115,28 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
 
 
 def begin_segment(
-    series: Path, first_step: int, *, replay: bool = False, died_of: str = "", **how: Any
+    series: Path,
+    first_step: int,
+    *,
+    replay: bool = False,
+    died_of: str = "",
+    after_stop: bool = False,
+    **how: Any,
 ) -> int:
     """Note that updates are made from a step on; gives the number of the segment.
 
-    One before it that has no end was killed, or failed where `died_of` says of what. Where the
-    series goes on from an earlier update than the last that was made, that one is
+    Where the series goes on from an earlier update than the last that was made, that one is
     `rolled_back_from`.
 
     Args:
         replay: updates are made again, and what was trained after them stands.
+        died_of: of what the one before it failed, if that has no end.
+        after_stop: the one before it saved its state when it was asked to stop; else, if it has no
+            end, it was killed.
         how: what it runs with, as launch and device. No result depends on it.
     """
-    end_segment(series, "failed" if died_of else "killed", died_of)
+    cause = "failed" if died_of else "stopped" if after_stop else "killed"
+    end_segment(series, cause, died_of)
     number = 1 + max((each["segment"] for each in read_segments(series)), default=0)
     number = max(number, 1 + last_segment(series))  # a damaged line may hide one
     began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}

@@ -294,6 +294,18 @@ def test_no_line_of_a_stranger_breaks_the_segments_of_a_series(tmp_path):
     assert causes(tmp_path) == [(0, 0, "killed"), (4, 4, "finished")]
 
 
+def test_the_next_segment_says_how_the_one_before_ended_that_could_not(tmp_path):
+    for told in ({}, {"died_of": "rank 1: ValueError"}, {"after_stop": True}, {}):
+        history.begin_segment(tmp_path, 0, **told)
+    ends = [(each.get("cause"), each.get("reason")) for each in read_segments(tmp_path)]
+    assert ends == [
+        ("failed", "rank 1: ValueError"),
+        ("stopped", None),
+        ("killed", None),
+        (None,) * 2,
+    ]
+
+
 def test_who_lost_the_lease_says_nothing_of_the_segment_of_who_took_it_over(tmp_path):
     history.begin_segment(tmp_path, 0)
     with pytest.raises(LostLease), history.noting_failure(tmp_path):
