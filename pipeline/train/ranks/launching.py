@@ -51,7 +51,7 @@ from pipeline.train.ranks.failures import (
     wait_for_failures,
 )
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, SlurmTask, Torchrun
-from pipeline.train.ranks.meeting import Attempt, meeting
+from pipeline.train.ranks.meeting import Attempt, end_other_attempts, meeting
 from pipeline.train.ranks.rendezvous import state_as_json
 
 Work = Callable[[Ranks], None]
@@ -73,6 +73,7 @@ def run_ranks(work: Work, launch: Launch, series: Path) -> None:
     """
     kind = launch.of if isinstance(launch, Joining) else launch
     if not kind.SPANS:
+        end_other_attempts(Path(series))
         return _run_here(work, kind)
     with meeting(Path(series), joins=isinstance(launch, Joining)) as attempt:
         if isinstance(kind, Torchrun):

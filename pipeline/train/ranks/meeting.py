@@ -77,7 +77,7 @@ def meeting(series: Path, joins: bool) -> Iterator[Attempt]:
                 time.sleep(0.1)
         return
     place = series / MEETING
-    shutil.rmtree(place, ignore_errors=True)
+    end_other_attempts(series)
     attempt = Attempt(series, uuid.uuid4().hex)
     attempt.folder.mkdir(parents=True)
     temporary = place / f".{OPEN}.tmp"
@@ -88,6 +88,11 @@ def meeting(series: Path, joins: bool) -> Iterator[Attempt]:
     finally:
         if attempt.is_open():  # else it is another run's
             shutil.rmtree(place, ignore_errors=True)
+
+
+def end_other_attempts(series: Path) -> None:
+    """Have ranks of a run whose lead was killed find that they have no right any more."""
+    shutil.rmtree(Path(series) / MEETING, ignore_errors=True)
 
 
 def open_attempt(series: Path) -> str | None:

@@ -10,6 +10,8 @@ from torch.distributed.elastic.rendezvous.api import RendezvousStateError
 
 from pipeline.core.errors import CorruptShard, PipelineError
 from pipeline.train.ranks.distributed import Ranks
+from pipeline.train.ranks.launches import Launch
+from pipeline.train.ranks.launching import run_ranks
 from pipeline.train.ranks.meeting import Attempt, meeting, open_attempt
 from pipeline.train.ranks.rendezvous import StateAsJson, state_as_json
 from pipeline.train.series import saved
@@ -36,7 +38,10 @@ def test_a_rank_whose_run_has_ended_or_was_followed_by_another_has_no_right_to_t
                 first.require_open()
     with pytest.raises(PipelineError, match="has ended"):
         first.require_open()
-    Ranks().require_open()  # of a run that does not span machines
+    with meeting(tmp_path, joins=False):
+        Attempt(tmp_path, open_attempt(tmp_path)).require_open()
+        run_ranks(Ranks.require_open, Launch(), tmp_path)  # the lead was killed, another one began
+        assert open_attempt(tmp_path) is None
 
 
 @pytest.mark.parametrize("writes", ["rows", "checkpoints"])
