@@ -213,6 +213,7 @@ class Run:
 
     def begin_segment(self, stretch: saved.Stretch) -> Row:
         """Note how the updates from here on are run; gives what their rows say of it."""
+        self.ranks.require_open()
         attempt, replay = self.ranks.attempt, stretch.replay
         number = history.begin_segment(
             self.training.series,

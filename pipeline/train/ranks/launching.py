@@ -227,6 +227,7 @@ def _work(
             world_size=ranks.size,
             timeout=timedelta(seconds=launch.timeout_seconds),
         )
+        ranks.require_open()  # torchrun starts ranks again that another run has taken over from
         if ranks.rank == 0 and ranks.attempt is not None:
             died_of = take_put_by(folder, ranks.size, launch.timeout_seconds)
             ranks = replace(ranks, attempt=replace(ranks.attempt, died_of=died_of))
