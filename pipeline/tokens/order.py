@@ -10,6 +10,7 @@ without a gap: a batch may hold the end of one and the beginning of the next.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -273,19 +274,20 @@ class Order(Protocol):
         ...
 
 
-class OrderRule:
+class OrderRule(ABC):
     """How the instances of a mix are numbered and ordered: a part of an experiment."""
 
     def reader(self, mix: TokenMix) -> MixReader:
         """The instances of a mix by the numbers that this rule gives them."""
         return MixReader(mix)
 
+    @abstractmethod
     def order(self, num_instances: int, batch_instances: int, seed: int) -> Order:
         """The order of so many instances; `seed` is the run's."""
-        raise NotImplementedError
 
     def require_steps(self, num_steps: int, batch_instances: int) -> None:
         """Raises ValueError where the order ends before so many steps; most never end."""
+        return
 
 
 @dataclass(frozen=True)
