@@ -100,8 +100,9 @@ def forget_read() -> None:
 def all_rows(series: Path) -> Iterator[dict[str, Any]]:
     """Every row of a history whose line is whole, as they were written.
 
-    A line that a kill cut off or a fault changed is no line: its update is made again. A row with
-    `diverged` is of an update that was not made, as its loss or gradient norm stopped the run.
+    A line that a kill cut off or a fault changed is no line: its update is made again, if no
+    checkpoint stands after it. A row with `diverged` is of an update that was not made, as its loss
+    or gradient norm stopped the run.
     """
     path, read = Path(series) / HISTORY, _READ.get()
     if read is None or not os.path.lexists(path):

@@ -104,9 +104,8 @@ def _new_memory(num_bytes: int) -> tuple[int, int, str] | None:
     except OSError:
         return None
     try:
-        os.posix_fallocate(
-            number, 0, num_bytes
-        )  # taken now: it is not lacking in the midst of a step
+        # taken now, so that it is not lacking in the midst of a step
+        os.posix_fallocate(number, 0, num_bytes)
         name = os.readlink(f"/proc/self/fd/{number}")
     except OSError:
         os.close(number)
