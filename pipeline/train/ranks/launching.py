@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -179,8 +180,30 @@ def _local_rank(
     torch.set_num_threads(threads)
     ranks = Ranks(rank, launch.ranks, rank)
     address = (folder / "rendezvous").absolute().as_uri()
-    with _told_once():
+    with _ending(), _told_once():
         _note_stop(folder, _work(work, ranks, launch, folder, address, alone=True))
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Within, all that a process of ours had to do; it ends here, without Python's own end.
+
+    A thread of gloo's may still hold tensors of a collective that is over. Letting go of them while
+    Python ends aborts the process (pytorch/pytorch#179291, which was not merged).
+    """
+    status = 1
+    try:
+        yield
+        status = 0
+    except SystemExit:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 @contextmanager

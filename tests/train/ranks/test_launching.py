@@ -1,5 +1,6 @@
 """Ranks, however they are started: they meet, and the failure of one ends all of them by name."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -149,6 +150,17 @@ def test_local_ranks_meet_and_the_first_tells_the_others(met, series):
     run_ranks(Meet(met), Launch(ranks=2, threads=1), series)
     assert names(met) == ["0-2-0", "1-2-1"]
     assert len({path.read_text() for path in met.iterdir()}) == 1
+
+
+def abort_with_python(ranks):
+    atexit.register(os.abort)  # as a thread of gloo's may
+    print(f"rank {ranks.rank} has worked")
+
+
+def test_local_ranks_that_have_worked_do_not_fail_while_python_ends(series, capfd):
+    run_ranks(abort_with_python, Launch(ranks=2, threads=1), series)
+    said = capfd.readouterr().out
+    assert "rank 0 has worked" in said and "rank 1 has worked" in said
 
 
 @pytest.mark.parametrize("how", [pytest.param(each, marks=pytest.mark.slow) for each in FAULTS])
