@@ -1,12 +1,7 @@
-import subprocess
-import sys
-import threading
-
 import pytest
 
 from pipeline.core.artifacts import Tokenizer
 from pipeline.core.files import StoredFile
-from pipeline.store.leases import Lease
 from pipeline.store.memo import place_file
 from pipeline.store.results import Results, result_id
 
@@ -89,33 +84,3 @@ def test_work_without_a_manifest_is_no_result(tmp_path):
 def test_an_id_that_leaves_the_workspace_is_refused(tmp_path, id):
     with pytest.raises(ValueError, match="not the id"):
         Results(tmp_path).folder(id)
-
-
-def test_a_lease_is_held_by_one_at_a_time(tmp_path):
-    inside, most = [], []
-
-    def work():
-        with Lease(tmp_path, "one"):
-            inside.append(1)
-            most.append(len(inside))
-            inside.pop()
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert most == [1] * 8
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_lease_of_a_killed_process_is_taken_over(tmp_path):
-    code = (
-        "import os, pathlib, signal\n"
-        "from pipeline.store.leases import Lease\n"
-        f"with Lease(pathlib.Path({str(tmp_path)!r}), 'one'): os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert (tmp_path / "one.json").exists()
-    with Lease(tmp_path, "one") as lease:
-        lease.require()

@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +86,9 @@ def meeting(series: Path, joins: bool) -> Iterator[Attempt]:
     try:
         yield attempt
     finally:
-        if attempt.is_open():  # else it is another run's
-            shutil.rmtree(place, ignore_errors=True)
+        with suppress(CorruptShard):  # what ended the run is not hidden by that
+            if attempt.is_open():  # else it is another run's
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def end_other_attempts(series: Path) -> None:

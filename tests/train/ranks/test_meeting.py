@@ -28,6 +28,12 @@ def test_a_meeting_that_names_no_run_is_refused_by_its_file(tmp_path, text):
         open_attempt(tmp_path)
 
 
+def test_an_end_that_cannot_read_who_may_join_hides_no_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), meeting(tmp_path, joins=False):
+        (tmp_path / ".ranks" / "open.json").write_text("[")
+        raise ZeroDivisionError
+
+
 def test_a_rank_whose_run_has_ended_or_was_followed_by_another_has_no_right_to_the_series(tmp_path):
     with meeting(tmp_path, joins=False):
         first = Attempt(tmp_path, open_attempt(tmp_path))
