@@ -21,8 +21,10 @@ from pipeline.store.discarding import discard
 from pipeline.store.leases import clear_leftovers, live_leases, run_lease
 from pipeline.store.memo import read_entry
 from pipeline.store.results import Results, is_id
+from pipeline.store.series import USERS, forget_users, read_users
 from pipeline.store.survey import UNUSED, Place, Survey, keeps_series, read_runs
 
+OF_STEPS = ("result", "work")  # places that have the name of a step's id
 YOUNG_SECONDS = 600  # somebody may still be writing it
 BEGUN_SECONDS = 1.0  # a younger file may be that of a run which begins now
 
@@ -37,7 +39,9 @@ class Removal:
 
     places: list[Place]
     num_bytes: int
+    ids: set[str]  # of the steps that go, finished or not
     in_use: list[str] = field(default_factory=list)  # ids that only somebody's work keeps
+    staying: dict[str, str] = field(default_factory=dict)  # series of these steps alone -> why
 
     def by_kind(self) -> dict[str, list[Place]]:
         found: dict[str, list[Place]] = {}
@@ -60,31 +64,54 @@ def plan_cleaning(survey: Survey) -> Removal:
             or (place.kind in UNUSED and not _is_being_saved(survey, place))
         ):
             doomed.append(place)
-    staying = {p for p in survey.places if p.kind in ("result", "work")} - set(doomed)
+    staying = {p for p in survey.places if p.kind in OF_STEPS} - set(doomed)
     digests = _digests(survey, staying)
     for place in survey.places:
         if place.kind == "memory" and not _is_needed_memory(survey, place, staying, digests):
             doomed.append(place)
-    return Removal(doomed, survey.freed(doomed), sorted(used - survey.drawn_on(wanted)))
+    ids = {each.name for each in doomed if each.kind in OF_STEPS}
+    return Removal(doomed, survey.freed(doomed), ids, sorted(used - survey.drawn_on(wanted)))
 
 
 def plan_removal(survey: Survey, ids: Iterable[str]) -> Removal:
-    """Some results, and what is there for them alone: their series, and what the memo keeps."""
-    gone = {place for id in ids if (place := survey.place("result", id)) is not None}
-    left = survey.results_by_id.keys() - {each.name for each in gone}
-    for id in {each.name for each in gone}:
-        for name in survey.results_by_id[id].series:
-            place = survey.place("series", name)
-            shown = any(name in survey.results_by_id[each].series for each in left)
-            if place is not None and not shown:
-                gone.add(place)
-    others = {each for each in survey.places if each.kind in ("result", "work")} - gone
+    """Some steps, finished or not, and what is there for them alone: series, what the memo keeps.
+
+    A series stays where another result shows it, and where another step trains it that has not
+    finished; then it is among the `staying`.
+    """
+    ids = set(ids)
+    gone = {place for id in ids for kind in OF_STEPS if (place := survey.place(kind, id))}
+    staying = {}
+    for series in [each for each in survey.places if each.kind == "series"]:
+        users = read_users(series.path)
+        shown = {id for id, each in survey.results_by_id.items() if series.name in each.series}
+        if not ids & (shown | set(users or [])):
+            continue
+        if not keeps_series(survey, series.name, (shown | set(users or [])) - ids):
+            gone |= {series, *survey.leftovers_of(series)}
+        elif not shown - ids:
+            staying[series.name] = _why_it_stays(survey, series, users, ids)
+    others = {each for each in survey.places if each.kind in OF_STEPS} - gone
     for place in survey.places:
         if place.kind == "memory" and survey.shares_a_file(place, gone):
             if not survey.shares_a_file(place, others):
                 gone.add(place)
     ordered = [each for each in survey.places if each in gone]
-    return Removal(ordered, survey.freed(ordered))
+    return Removal(ordered, survey.freed(ordered), ids, staying=staying)
+
+
+def _why_it_stays(survey: Survey, series: Place, users: list[str] | None, ids: set[str]) -> str:
+    """Why a series stays that no result shows but those removed, and what would remove it."""
+    if f"series-{series.name}" in survey.live:
+        return "a run trains it now"
+    if users is None:
+        return f"its {USERS} is damaged, so a step may train it; without that file `olmo gc` has it"
+    said = []
+    for id in sorted(set(users) - ids):
+        runs = ", ".join(survey.named_by_runs(id))
+        said.append(f"{id}{f' ({runs})' if runs else ''}")
+    rest = " ".join(sorted(set(users) - ids))
+    return f"not finished and trained there: {', '.join(said)}; `olmo rm {rest}` removes it too"
 
 
 def remove(results: Results, removal: Removal) -> list[InUse]:
@@ -98,7 +125,13 @@ def remove(results: Results, removal: Removal) -> list[InUse]:
             refused.append(error)
     if any(place.kind == "result" for place in removal.places):
         _forget_results(results)
+    _forget_users(results, removal.ids)
     return refused
+
+
+def came_free(survey: Survey, removal: Removal) -> int:
+    """Bytes of disk that a removal gave back: what was refused is there still."""
+    return survey.freed(each for each in removal.places if not os.path.lexists(each.path))
 
 
 def clear_after_kills(results: Results) -> None:
@@ -198,6 +231,19 @@ def _forget_results(results: Results) -> None:
             id = json.loads(path.read_text(encoding="utf-8"))["result"]
             if not is_id(id) or not results.folder(id).exists():
                 path.unlink()
+
+
+def _forget_users(results: Results, ids: set[str]) -> None:
+    """Let steps that are gone, with all that they began, keep no series any more."""
+    gone = {
+        id
+        for id in ids
+        if not any(os.path.lexists(results.root / name / id) for name in ("cache", "work"))
+    }
+    for series in results.series_root.glob("*"):
+        if gone & set(read_users(series) or []):
+            with suppress(InUse), _leased(results, f"series-{series.name}"):
+                forget_users(series, gone)
 
 
 @contextmanager

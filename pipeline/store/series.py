@@ -32,6 +32,13 @@ def note_user(series: Path, id: str) -> None:
         write_json(Path(series) / USERS, sorted({*(users or []), id}))
 
 
+def forget_users(series: Path, ids: set[str]) -> None:
+    """Note that steps do not train this series any more; the caller holds its lease."""
+    users = read_users(series)
+    if users is not None and ids & set(users):
+        write_json(Path(series) / USERS, sorted(set(users) - ids))
+
+
 def read_users(series: Path) -> list[str] | None:
     """Ids of the steps that train a series; None where the file that has them is damaged."""
     try:

@@ -108,6 +108,10 @@ class Survey:
     def place(self, kind: str, name: str) -> Place | None:
         return self._by_name.get((kind, name))
 
+    def leftovers_of(self, series: Place) -> list[Place]:
+        """What stands in the folder of a series and is no part of it: it is a place of its own."""
+        return [each for each in self.places if each.path.parent == series.path]
+
     def size(self, places: Iterable[Place]) -> int:
         """Bytes of disk that places take, a file of several names counted once."""
         inodes = set().union(*(self._inodes.get(each, set()) for each in places))

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--list", action="store_true", help="name every folder")
     options = parser.parse_args(arguments)
     from pipeline.core.terminal import size, visible
-    from pipeline.store.cleaning import plan_cleaning, remove
+    from pipeline.store.cleaning import came_free, plan_cleaning, remove
     from pipeline.store.survey import Survey
 
     results = open_named(options.workspace).results
@@ -58,5 +58,5 @@ def main(arguments: list[str]) -> int:
     refused = remove(results, removal)
     for each in refused:
         print(f"{each}; it stays", file=sys.stderr)
-    print(f"removed; {size(removal.num_bytes)} came free")
+    print(f"removed; {size(came_free(survey, removal))} came free")
     return 0

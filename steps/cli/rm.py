@@ -14,14 +14,16 @@ def main(arguments: list[str]) -> int:
     """Remove the result of a step, or a run (`run:NAME`, where * stands for any characters).
 
     The results of a run stay until `olmo gc`; a result that is removed is made again when a run
-    needs it.
+    needs it. Of a step that is not finished, what it has made so far is removed. A training series
+    goes with the last step that has it.
     """
     parser = parser_of("rm", main.__doc__)
     parser.add_argument("what", nargs="+", help="step, run:step, the start of an id, or run:NAME")
     parser.add_argument("-f", "--force", action="store_true", help="though other results need it")
     options = parser.parse_args(arguments)
     from pipeline.core.terminal import size, visible
-    from pipeline.store.cleaning import InUse, plan_removal, remove, remove_run
+    from pipeline.store.cleaning import InUse, came_free, plan_removal, remove, remove_run
+    from pipeline.store.series import series_of
     from pipeline.store.survey import Survey
 
     workspace = open_to_change(options.workspace)
@@ -38,7 +40,8 @@ def main(arguments: list[str]) -> int:
             continue
         id = find(workspace, what)
         survey = Survey(results)
-        if id not in survey.results_by_id:
+        begun = survey.place("work", id) or series_of(results.series_root, id)
+        if id not in survey.results_by_id and not begun:
             raise ValueError(f"{id} is not there")
         if id in survey.in_use():
             raise InUse(f"{id} is in use now; it is not removed")
@@ -57,8 +60,10 @@ def main(arguments: list[str]) -> int:
         for refused in remove(results, removal):
             print(refused, file=sys.stderr)
             status = 1
-        if id not in set(results.standing()):
-            print(f"{id} is removed; {size(removal.num_bytes)} came free")
+        if not any((results.root / name / id).exists() for name in ("cache", "work")):
+            print(f"{id} is removed; {size(came_free(survey, removal))} came free")
+            for name, why in removal.staying.items():
+                print(f"  the series {visible(name)} stays: {visible(why)}")
             if runs:
                 print(f"  run again makes it anew: {visible(', '.join(runs))}")
     return status

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from steps.cli.__main__ import main
-from tests.store.conftest import flip
+from tests.store.conftest import Maker, flip
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,22 @@ def test_rm_says_who_needs_a_result_and_removes_it_when_forced(fresh, olmo):
         each for each in before if each.startswith("Filter")
     ]
     assert olmo("rm", "order", workspace=fresh)[0] == 0
+
+
+def test_rm_of_an_early_view_leaves_the_series_to_a_killed_training(tmp_path, olmo):
+    maker = Maker(tmp_path / "workspace")
+    results, name = maker.results, "a" * 64
+    view, longer = maker.checkpoints(1), maker.id("Train", 2)
+    series = results.series(name, user=longer)
+    results.work(longer)
+    maker.run("one", early=view, base=longer)
+    status, out, _ = olmo("rm", "early", workspace=results.root)
+    assert status == 0 and f"the series {name} stays" in out and f"`olmo rm {longer}`" in out
+    assert (series / "step000004").exists()
+    status, out, _ = olmo("rm", longer, workspace=results.root)
+    assert status == 0 and f"{longer} is removed" in out and not series.exists()
+    status, _, err = olmo("rm", longer, workspace=results.root)
+    assert status == 1 and "is not there" in err
 
 
 def test_gc_says_how_much_asks_and_removes(fresh, olmo, monkeypatch):

@@ -10,6 +10,7 @@ from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_json
 from pipeline.store.cleaning import (
     InUse,
+    came_free,
     clear_after_kills,
     plan_cleaning,
     plan_removal,
@@ -217,6 +218,46 @@ def test_removing_a_result_removes_its_series_and_its_memories_unless_others_hav
         "result": sorted([one, two]),
         "series": ["a" * 64],
     }
+
+
+def test_a_series_goes_with_the_last_step_that_trains_it_finished_or_not(maker):
+    results, name = maker.results, "a" * 64
+    view, longer = maker.checkpoints(1), maker.id("Train", 2)
+    series = results.series(name, user=longer)
+    results.work(longer)  # it was killed
+    maker.run("one", early=view, base=longer)
+    (series / ".damaged-step000002").mkdir()
+    plan = plan_removal(Survey(results), [view])
+    assert kinds(plan) == {"result": [view]}
+    why = f"not finished and trained there: {longer} (one:base); `olmo rm {longer}` removes it too"
+    assert plan.staying == {name: why}
+    assert kinds(plan_removal(Survey(results), [longer])) == {"work": [longer]}
+    assert remove(results, plan) == [] and read_users(series) == [longer]
+    last = plan_removal(Survey(results), [longer])
+    left = {"damaged": [f"{name}/.damaged-step000002"], "series": [name], "work": [longer]}
+    assert kinds(last) == left and remove(results, last) == []
+    assert not series.exists() and not results.folder(view).exists()
+
+
+def test_a_series_whose_users_cannot_be_read_stays_when_a_view_of_it_is_removed(maker):
+    results, name = maker.results, "a" * 64
+    view = maker.checkpoints(1)
+    (results.series(name) / "users.json").write_text("[")
+    plan = plan_removal(Survey(results), [view])
+    assert kinds(plan) == {"result": [view]} and "users.json is damaged" in plan.staying[name]
+
+
+def test_the_bytes_that_came_free_leave_out_what_came_into_use(maker):
+    results, name = maker.results, "a" * 64
+    view = maker.checkpoints(1, weights=b"x" * 40_000)
+    survey = Survey(results)
+    with results.lease(f"series-{name}"):
+        stays = plan_removal(Survey(results), [view])
+        assert stays.staying == {name: "a run trains it now"}
+        plan = plan_removal(survey, [view])  # the run began after that look
+        (refused,) = remove(results, plan)
+    assert name in str(refused) and results.series(name).exists()
+    assert came_free(survey, plan) == stays.num_bytes < plan.num_bytes - 80_000
 
 
 def test_on_a_file_system_without_links_the_memo_of_kept_results_is_kept(maker, monkeypatch):
