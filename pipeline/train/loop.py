@@ -122,7 +122,8 @@ def _make_missing(training: Training, tokenizer: str) -> None:
     for evaluation in training.upkeep.evaluations:
         evaluation.require(training.model, tokenizer)
     launch = training.launch
-    with history.noting_failure(series):
+    how = {"launch": launch.TYPE, **asdict(launch)}
+    with history.noting_failure(series, stretches[0].start, **how):
         run_ranks(partial(_train, training, None if launch.SPANS else stretches), launch, series)
     saved.drop_stopped(series)
 
@@ -220,7 +221,6 @@ class Run:
             self.step,
             replay=replay,
             died_of=attempt.died_of if attempt else "",
-            after_stop=stretch.folder == stopped_folder(self.training.series).name,
             device=str(self.ranks.device),
             products=self.precision,
             launch=self.training.launch.TYPE,

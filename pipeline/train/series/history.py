@@ -19,6 +19,7 @@ from pipeline.core.errors import CorruptShard, DivergedTraining
 from pipeline.core.files import Shard
 from pipeline.core.shards import write_shard
 from pipeline.core.stopping import Stopped
+from pipeline.store.checkpoints import stopped_at
 from pipeline.store.history import (
     HISTORY,
     add_segment,
@@ -28,6 +29,7 @@ from pipeline.store.history import (
     read_segments,
     sealed_line,
     segment_extent,
+    segment_rows,
 )
 from pipeline.store.leases import LostLease
 
@@ -115,13 +117,7 @@ def write_history(series: Path, last_step: int, out: Path, *, with_skips: bool =
 
 
 def begin_segment(
-    series: Path,
-    first_step: int,
-    *,
-    replay: bool = False,
-    died_of: str = "",
-    after_stop: bool = False,
-    **how: Any,
+    series: Path, first_step: int, *, replay: bool = False, died_of: str = "", **how: Any
 ) -> int:
     """Note that updates are made from a step on; gives the number of the segment.
 
@@ -131,21 +127,44 @@ def begin_segment(
     Args:
         replay: updates are made again, and what was trained after them stands.
         died_of: of what the one before it failed, if that has no end.
-        after_stop: the one before it saved its state when it was asked to stop; else, if it has no
-            end, it was killed.
         how: what it runs with, as launch and device. No result depends on it.
     """
-    cause = "failed" if died_of else "stopped" if after_stop else "killed"
-    end_segment(series, cause, died_of)
-    number = 1 + max((each["segment"] for each in read_segments(series)), default=0)
-    number = max(number, 1 + last_segment(series))  # a damaged line may hide one
-    began = {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
+    end_earlier(series, died_of)
+    began = _beginning(series, first_step)
     if replay:
         began["replay"] = True
     elif (last := max(history_rows(series), default=0)) > first_step:
         began["rolled_back_from"] = last
     add_segment(series, began | how)
-    return number
+    return int(began["segment"])
+
+
+def _beginning(series: Path, first_step: int) -> dict[str, Any]:
+    """What all segments say where they begin."""
+    number = 1 + max((each["segment"] for each in read_segments(series)), default=0)
+    number = max(number, 1 + last_segment(series))  # a damaged line may hide one
+    return {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
+
+
+def end_earlier(series: Path, died_of: str = "") -> None:
+    """Note how a segment ended that could not say so itself, if there is one.
+
+    It was stopped if it saved its state when it was asked to, and else was killed.
+
+    Args:
+        died_of: of what it failed, where that is known.
+    """
+    segments = read_segments(series)
+    if segments and "cause" not in segments[-1]:
+        stopped = _saved_its_stop(series, segments)
+        end_segment(series, "failed" if died_of else "stopped" if stopped else "killed", died_of)
+
+
+def _saved_its_stop(series: Path, segments: Sequence[dict[str, Any]]) -> bool:
+    """Whether the state that a stop left is of the last update of the last segment, and its own."""
+    rows, at = segment_rows(series, segments[-1]["segment"]), stopped_at(series)
+    others = any((s.get("cause"), s.get("last_step")) == ("stopped", at) for s in segments[:-1])
+    return bool(rows) and rows[-1]["step"] == at and not others
 
 
 def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[Any] = ()) -> None:
@@ -156,16 +175,20 @@ def end_segment(series: Path, cause: str, reason: str = "", documents: Sequence[
         documents: that the batch of a diverged update read, each as source and id.
     """
     last = (read_segments(series) or [{"cause": ""}])[-1]
-    if "cause" in last:
-        return
-    ended: dict[str, Any] = {"segment": last["segment"], "cause": cause}
+    if "cause" not in last:
+        said = _ending(cause, reason, documents) | segment_extent(series, last)
+        add_segment(series, {"segment": last["segment"]} | said)
+
+
+def _ending(cause: str, reason: str, documents: Sequence[Any]) -> dict[str, Any]:
+    said: dict[str, Any] = {"cause": cause}
     if cause != "killed":
-        ended["ended"] = round(time.time(), 3)
+        said["ended"] = round(time.time(), 3)
     if reason:
-        ended["reason"] = reason
+        said["reason"] = reason
     if documents:
-        ended["documents"] = [list(each) for each in documents]
-    add_segment(series, ended | segment_extent(series, last))
+        said["documents"] = [list(each) for each in documents]
+    return said
 
 
 def note_energy(series: Path, number: int, step: int, spent: Spent) -> None:
@@ -176,8 +199,16 @@ def note_energy(series: Path, number: int, step: int, spent: Spent) -> None:
 
 
 @contextmanager
-def noting_failure(series: Path) -> Iterator[None]:
-    """Note why the segment under way ended, where what is done within fails."""
+def noting_failure(series: Path, first_step: int, **how: Any) -> Iterator[None]:
+    """Note why what is done within failed: of the segment under way or, if none began, as its own.
+
+    The caller holds the lease of the series, so a segment that is under way before was killed.
+
+    Args:
+        first_step, how: of a segment that did not come to its first update, as in `begin_segment`.
+    """
+    end_earlier(series)
+    before = _beginning(series, first_step)
     try:
         yield
     except LostLease:
@@ -189,5 +220,7 @@ def noting_failure(series: Path) -> Iterator[None]:
         elif isinstance(error, DivergedTraining):
             cause, reason, documents = "diverged", error.reason, error.documents
         with suppress(OSError, CorruptShard):  # on a full disk: the error itself counts
+            if _beginning(series, first_step)["segment"] == before["segment"]:
+                add_segment(series, before | how)
             end_segment(series, cause, reason, documents)
         raise

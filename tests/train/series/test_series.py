@@ -23,7 +23,7 @@ from pipeline.store.history import (
 )
 from pipeline.store.leases import LostLease
 from pipeline.train import loop
-from pipeline.train.config import Upkeep
+from pipeline.train.config import Launch, Upkeep
 from pipeline.train.series import history, saved
 from pipeline.train.series.saved import Stretch, plan_stretches
 from pipeline.train.spikes import SpikeRule
@@ -295,20 +295,85 @@ def test_no_line_of_a_stranger_breaks_the_segments_of_a_series(tmp_path):
 
 
 def test_the_next_segment_says_how_the_one_before_ended_that_could_not(tmp_path):
-    for told in ({}, {"died_of": "rank 1: ValueError"}, {"after_stop": True}, {}):
+    for told in ({}, {"died_of": "rank 1: ValueError"}, {}):
         history.begin_segment(tmp_path, 0, **told)
     ends = [(each.get("cause"), each.get("reason")) for each in read_segments(tmp_path)]
-    assert ends == [
-        ("failed", "rank 1: ValueError"),
-        ("stopped", None),
-        ("killed", None),
-        (None,) * 2,
+    assert ends == [("failed", "rank 1: ValueError"), ("killed", None), (None, None)]
+
+
+def dies_after(series, first_step, last_step):
+    """A segment of a run that was killed after an update; gives what it is then said to be."""
+    history.begin_segment(series, first_step)
+    rows = [
+        sealed_line({"step": step, "loss": 1.0, "segment": len(read_segments(series))})
+        for step in range(first_step + 1, last_step + 1)
     ]
+    add_lines(series / "history.jsonl", rows)
+    history.end_earlier(series)
+    return read_segments(series)[-1]["cause"]
+
+
+def test_a_segment_without_an_end_was_stopped_only_if_the_state_is_of_its_last_update(
+    tmp_path, monkeypatch
+):
+    assert dies_after(tmp_path, 0, 4) == "killed"
+    monkeypatch.setattr(history, "stopped_at", lambda series: 45)
+    assert dies_after(tmp_path, 0, 45) == "stopped"  # killed before it could say so
+    assert dies_after(tmp_path, 45, 68) == "killed"
+    assert dies_after(tmp_path, 45, 45) == "killed"
+    assert dies_after(tmp_path, 0, 45) == "killed"  # the state is that of the first one
+
+
+def test_a_run_that_goes_on_from_a_stop_and_is_killed_is_not_said_to_be_stopped(
+    run, monkeypatch, tmp_path
+):
+    series = tmp_path / "series" / ("ab" * 32)
+    stopped_after(run, monkeypatch, 4, config(12, save_steps=12))
+    with monkeypatch.context() as patch:
+        die_in(patch, 8)
+        with pytest.raises(LostLease):
+            run(config(12, save_steps=12))
+    run(config(12, save_steps=12))
+    assert causes(series) == [(0, 5, "stopped"), (5, 7, "killed"), (5, 12, "finished")]
+
+
+def die_in(monkeypatch, update):
+    """Have a run end in an update as by a kill: without a word in its series."""
+    made = loop.Run.update
+
+    def dying(self, step):
+        if step == update:
+            raise LostLease("as if it were killed")
+        return made(self, step)
+
+    monkeypatch.setattr(loop.Run, "update", dying)
+
+
+def test_a_failure_before_the_first_update_is_on_record_and_no_cause_of_an_earlier_kill(
+    run, monkeypatch, tmp_path
+):
+    series = tmp_path / "series" / ("ab" * 32)
+    with monkeypatch.context() as patch:
+        die_in(patch, 5)
+        with pytest.raises(LostLease):
+            run(config(9))
+    with monkeypatch.context() as patch:
+        fault = OSError("no such device")
+        patch.setattr(loop, "run_ranks", lambda *_: (_ for _ in ()).throw(fault))
+        with pytest.raises(OSError, match="no such device"):
+            run(config(9), Launch(threads=1, microbatch=2))
+    assert causes(series) == [(0, 4, "killed"), (3, 3, "failed")]
+    failed = read_segments(series)[1]
+    assert failed["reason"] == "OSError: no such device" and failed["num_updates"] == 0
+    assert failed["microbatch"] == 2 and "rolled_back_from" not in failed
+    run(config(9))
+    assert causes(series)[2:] == [(3, 9, "finished")]
+    assert read_segments(series)[2]["rolled_back_from"] == 4
 
 
 def test_who_lost_the_lease_says_nothing_of_the_segment_of_who_took_it_over(tmp_path):
-    history.begin_segment(tmp_path, 0)
-    with pytest.raises(LostLease), history.noting_failure(tmp_path):
+    with pytest.raises(LostLease), history.noting_failure(tmp_path, 0):
+        history.begin_segment(tmp_path, 0)
         history.begin_segment(tmp_path, 0)  # by who took it over
         raise LostLease("it was taken over")
     history.end_segment(tmp_path, "finished")
