@@ -286,6 +286,8 @@ def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from pipeline.train.ranks.agents import telling_agents
+
     state_as_json()
     least, most = launch.node_counts
     alone = launch.host in ("localhost", "127.0.0.1", "::1")
@@ -309,7 +311,8 @@ def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
     try:
         with heeding(), _passing_on(), tempfile.TemporaryDirectory() as here:
             arguments = work, launch, attempt, Path(here), level, alone
-            elastic_launch(config, _agents_rank)(*arguments)
+            with telling_agents(attempt.folder, launch.timeout_seconds):
+                elastic_launch(config, _agents_rank)(*arguments)
             _require_not_stopped(Path(here))
     except ChildFailedError as error:
         signum, folder = stop_requested(), attempt.folder
@@ -317,9 +320,6 @@ def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
             each.exitcode == -signal.SIGTERM for each in error.failures.values()
         ):
             raise Stopped(signum) from None  # a rank had not begun, so it could not heed
-        for rank, each in error.failures.items():
-            if not Failure.path_of(folder, rank).exists():
-                Failure.ended(rank, each.exitcode).write(folder)
         found = wait_for_failures(folder, launch.world_sizes[-1])
         failure = first_failure(found, launch.world_sizes[0], launch.timeout_seconds)
         raise (failure.told() if failure else PipelineError(str(error))) from error

@@ -348,3 +348,22 @@ def test_ranks_that_torchrun_starts_again_know_why_and_were_not_stopped(series, 
     )
     run_ranks(partial(fails_once, tmp_path), launch, series)
     assert (tmp_path / "died").read_text() == "rank 1: ValueError: the disk of node 7 is broken"
+
+
+def killed_once(folder, ranks):
+    """The second rank is killed in the first attempt, while the other one waits for it."""
+    if ranks.rank == 0:
+        (folder / "died").write_text(ranks.attempt.died_of)
+    if ranks.rank == 1 and not (folder / "killed").exists():
+        (folder / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.summed(1.0)
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_starts_again_know_which_one_was_killed(series, tmp_path, caplog):
+    launch = torchrun(ranks=2, max_restarts=1)
+    run_ranks(partial(killed_once, tmp_path), launch, series)
+    assert (tmp_path / "died").read_text() == "rank 1 was killed by SIGKILL"
+    said = [each.getMessage() for each in caplog.records if each.name.startswith("pipeline.")]
+    assert said == ["the ranks are started again: rank 1 was killed by SIGKILL"]
