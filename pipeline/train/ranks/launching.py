@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -54,6 +53,7 @@ from pipeline.train.ranks.failures import (
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, SlurmTask, Torchrun
 from pipeline.train.ranks.meeting import Attempt, end_other_attempts, meeting
 from pipeline.train.ranks.rendezvous import state_as_json
+from pipeline.train.ranks.scratch import scratch_folder
 
 Work = Callable[[Ranks], None]
 START_SECONDS = 600  # in which all ranks must have started
@@ -91,8 +91,7 @@ def _run_here(work: Work, launch: Launch) -> None:
         with _threads_of(threads):
             work(Ranks())
         return
-    with tempfile.TemporaryDirectory(prefix="olmo-tango-ranks-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         level = logging.getLogger(__name__).getEffectiveLevel()
         spawn = multiprocessing.get_context("spawn")
         processes = [
@@ -309,11 +308,11 @@ def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
     # a store for each attempt: in one that they share, ranks find the addresses of dead ones
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
-        with heeding(), _passing_on(), tempfile.TemporaryDirectory() as here:
-            arguments = work, launch, attempt, Path(here), level, alone
+        with heeding(), _passing_on(), scratch_folder() as here:
+            arguments = work, launch, attempt, here, level, alone
             with telling_agents(attempt.folder, launch.timeout_seconds):
                 elastic_launch(config, _agents_rank)(*arguments)
-            _require_not_stopped(Path(here))
+            _require_not_stopped(here)
     except ChildFailedError as error:
         signum, folder = stop_requested(), attempt.folder
         if signum is not None and any(
