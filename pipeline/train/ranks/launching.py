@@ -78,7 +78,8 @@ def run_ranks(work: Work, launch: Launch, series: Path) -> None:
         return _run_here(work, kind)
     with meeting(Path(series), joins=isinstance(launch, Joining)) as attempt:
         if isinstance(kind, Torchrun):
-            _run_agent(work, kind, attempt)
+            with scratch_folder() as here:
+                _run_agent(work, kind, attempt, here)
         else:
             assert isinstance(kind, Slurm)
             _run_task(work, kind, attempt)
@@ -279,8 +280,9 @@ def _store(address: str, ranks: Ranks) -> Any:
     return store
 
 
-def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
+def _run_agent(work: Work, launch: Torchrun, attempt: Attempt, here: Path) -> None:
     """Start torchrun's agent of this machine, and wait until the run has ended."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -303,16 +305,15 @@ def _run_agent(work: Work, launch: Torchrun, attempt: Attempt) -> None:
         local_addr=launch.host if alone else None,
         shutdown_timeout=round(GRACE_SECONDS),
         signals_to_handle="SIGQUIT",  # the others are heeded here
+        logs_specs=DefaultLogsSpecs(str(here / "logs")),  # else torch leaves a folder of each run
     )
     level = logging.getLogger(__name__).getEffectiveLevel()
     # a store for each attempt: in one that they share, ranks find the addresses of dead ones
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     try:
-        with heeding(), _passing_on(), scratch_folder() as here:
-            arguments = work, launch, attempt, here, level, alone
-            with telling_agents(attempt.folder, launch.timeout_seconds):
-                elastic_launch(config, _agents_rank)(*arguments)
-            _require_not_stopped(here)
+        with heeding(), _passing_on(), telling_agents(attempt.folder, launch.timeout_seconds):
+            elastic_launch(config, _agents_rank)(work, launch, attempt, here, level, alone)
+        _require_not_stopped(here)
     except ChildFailedError as error:
         signum, folder = stop_requested(), attempt.folder
         if signum is not None and any(

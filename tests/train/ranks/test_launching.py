@@ -175,11 +175,14 @@ def test_a_local_rank_that_fails_ends_the_run_by_name(how, met, series):
 
 
 @pytest.mark.slow
-def test_two_agents_make_one_run_and_leave_nothing_behind(met, series):
+def test_two_agents_make_one_run_and_leave_nothing_behind(met, series, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     words, codes = both(Meet(met), torchrun(nodes=2, ranks=2), series)
     assert (words, codes) == ([], [0, 0])
     assert names(met) == ["0-4-0", "1-4-1", "2-4-0", "3-4-1"]
-    assert names(series) == []
+    assert names(series) == names(temporary) == []
 
 
 @pytest.mark.slow
