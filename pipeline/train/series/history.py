@@ -141,9 +141,12 @@ def begin_segment(
 
 def _beginning(series: Path, first_step: int) -> dict[str, Any]:
     """What all segments say where they begin."""
-    number = 1 + max((each["segment"] for each in read_segments(series)), default=0)
-    number = max(number, 1 + last_segment(series))  # a damaged line may hide one
+    number = 1 + max(_last_begun(series), last_segment(series))  # a damaged line may hide one
     return {"segment": number, "began": round(time.time(), 3), "first_step": first_step}
+
+
+def _last_begun(series: Path) -> int:
+    return max((each["segment"] for each in read_segments(series)), default=0)
 
 
 def end_earlier(series: Path, died_of: str = "") -> None:
@@ -208,7 +211,7 @@ def noting_failure(series: Path, first_step: int, **how: Any) -> Iterator[None]:
         first_step, how: of a segment that did not come to its first update, as in `begin_segment`.
     """
     end_earlier(series)
-    before = _beginning(series, first_step)
+    before, started = _last_begun(series), round(time.time(), 3)
     try:
         yield
     except LostLease:
@@ -220,7 +223,7 @@ def noting_failure(series: Path, first_step: int, **how: Any) -> Iterator[None]:
         elif isinstance(error, DivergedTraining):
             cause, reason, documents = "diverged", error.reason, error.documents
         with suppress(OSError, CorruptShard):  # on a full disk: the error itself counts
-            if _beginning(series, first_step)["segment"] == before["segment"]:
-                add_segment(series, before | how)
+            if _last_begun(series) == before:
+                add_segment(series, _beginning(series, first_step) | {"began": started} | how)
             end_segment(series, cause, reason, documents)
         raise
