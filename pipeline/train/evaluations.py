@@ -10,6 +10,13 @@ from pipeline.model.config import OlmoConfig
 if TYPE_CHECKING:
     from pipeline.model.scoring import Scorer
 
+# monitors hear of evaluations by their names, beside these
+HISTORY_COLUMNS = frozenset(
+    ("step", "loss", "z_loss", "lr", "grad_norm", "param_norm", "skipped", "diverged")
+    + ("num_tokens_read", "num_tokens_learned", "tokens_by_source", "tokens_per_second", "mfu")
+    + ("seconds", "peak_memory", "segment", "replay")
+)
+
 
 class Evaluation(Protocol):
     """A measurement every so many updates, as a value; each rank begins it for itself.
@@ -43,13 +50,18 @@ class Evaluation(Protocol):
 
 
 def check_evaluations(evaluations: Sequence[Evaluation], path: str = "") -> None:
-    """Raises ValueError where two of them go by one name.
+    """Raises ValueError where two of them go by one name, or one by a name that none can have.
 
     Args:
         path: what is written before `evaluations`.
     """
     names = [each.name for each in evaluations]
     for place, name in enumerate(names):
+        if not name or "/" in name or name in HISTORY_COLUMNS:
+            raise ValueError(
+                f"{path}evaluations[{place}].name is {name!r}; it must be a text without a slash "
+                f"that is no column of the history"
+            )
         if name in names[:place]:
             raise ValueError(
                 f"{path}evaluations[{place}].name is {name!r}, as of evaluations"

@@ -167,6 +167,13 @@ def test_a_view_that_ends_earlier_does_not_show_what_came_later(bench):
         ({"documents": {}}, r"evaluations\[0\].documents is empty"),
         ({"documents": {"a": ref("mix")}}, r"evaluations\[0\].documents.a is the step 'mix'"),
         ({"documents": {"a": ref("base")}}, "steps .*base.* wait for each other"),
+        (
+            {"name": "loss"},
+            r"base.evaluations\[0\].name is 'loss'; it must be a text without a slash",
+        ),
+        ({"name": "step"}, r"base.evaluations\[0\].name is 'step'; .* no column of the history"),
+        ({"name": ""}, r"base.evaluations\[0\].name is ''; it must"),
+        ({"name": "held/out"}, r"base.evaluations\[0\].name is 'held/out'; it must"),
         ({"tokenizer": ref("nothing")}, r"evaluations\[0\].tokenizer.ref is 'nothing'"),
     ],
 )
