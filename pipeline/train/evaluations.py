@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.core.keys import canonical, digest
 from pipeline.model.config import OlmoConfig
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ HISTORY_COLUMNS = frozenset(
 
 
 class Evaluation(Protocol):
-    """A measurement every so many updates, as a value; each rank begins it for itself.
+    """A measurement every so many updates, as a frozen dataclass; each rank begins it for itself.
 
     Attributes:
         every: so many updates.
@@ -47,6 +48,12 @@ class Evaluation(Protocol):
         calls it, with a model that they hold together, and has to ask that for the same rows.
         """
         ...
+
+
+def evaluation_digest(evaluation: Evaluation) -> str:
+    """What is measured on which data, in 12 hexadecimal digits; not when, nor under which name."""
+    form = canonical(evaluation)
+    return digest({n: each for n, each in form.items() if n not in ("every", "name")})[:12]
 
 
 def check_evaluations(evaluations: Sequence[Evaluation], path: str = "") -> None:
