@@ -24,7 +24,7 @@ from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.importing import TokenFiles, import_tokens
 from pipeline.tokens.mixing import check_proportions, check_repeats, mix_tokens
 from pipeline.tokens.olmo_indices import import_order, order_of
-from pipeline.tokens.order import FEISTEL, OrderRule, inspect_order
+from pipeline.tokens.order import FEISTEL, MOST_BATCH, OrderRule, inspect_order
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
@@ -150,7 +150,7 @@ class InspectOrder(PipelineStep):
     def run(
         self,
         mix: TokenMix,
-        batch_size: Positive,
+        batch_size: Annotated[int, Range(1, MOST_BATCH)],
         seed: Seed,
         num_steps: Positive,
         first_step: Positive = 1,

@@ -31,6 +31,7 @@ from pipeline.tokens.format import open_ids, read_index
 IntArray = NDArray[np.int64]
 WordArray = NDArray[np.uint64]
 
+MOST_BATCH = 1 << 20  # instances of an update: 2**31 tokens in rows of 2,048
 NUM_ROUNDS = 8
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
 WORD = (1 << 64) - 1
@@ -54,6 +55,10 @@ class FeistelOrder:
         for name in ("num_instances", "batch_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_instances > MOST_BATCH:
+            raise ValueError(
+                f"batch_instances is {self.batch_instances}; it must be at most {MOST_BATCH}"
+            )
         if fault := seed_fault(self.seed):
             raise ValueError(f"seed {fault}")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pipeline.core.seeds import MAX_SEED
 from pipeline.core.shards import read_shard
 from pipeline.tokens.mixing import mix_tokens
-from pipeline.tokens.order import FeistelOrder, TokenBatches, inspect_order
+from pipeline.tokens.order import MOST_BATCH, FeistelOrder, TokenBatches, inspect_order
 from tests.tokens.test_mixing import write_tokens
 
 sizes = st.integers(1, 300)
@@ -80,7 +80,9 @@ def test_every_instance_is_equally_likely_at_every_place(size):
     assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom) + 5
 
 
-@pytest.mark.parametrize("values", [(0, 1, 0), (1, 0, 0), (1, 1, -1), (1, 1, MAX_SEED + 1)])
+@pytest.mark.parametrize(
+    "values", [(0, 1, 0), (1, 0, 0), (1, 1 + MOST_BATCH, 0), (1, 1, -1), (1, 1, MAX_SEED + 1)]
+)
 def test_an_impossible_order_is_refused(values):
     with pytest.raises(ValueError, match="it must be"):
         FeistelOrder(*values)
