@@ -240,6 +240,23 @@ def test_what_is_not_optional_is_not_said_to_be(graph):
     assert said.endswith("must be of type int")
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "value", "must"),
+    [
+        ("indices.path", "path", "/no/i.npy", ", which does not exist"),
+        ("indices.path", "path", "ftp://i.npy", "; a URL must be one of"),
+        ("examples.group_by", "name", "url", "; it must be metadata.<name>"),
+    ],
+)
+def test_a_value_written_as_plain_text_is_told_without_the_field_it_stands_for(
+    graph, path, field, value, must
+):
+    graph["indices"] = {"type": "import_order", "path": __file__}
+    assert fault(changed(graph, path, value)).startswith(f"steps.{path} is {value!r}{must}")
+    told = fault(changed(graph, path, {field: value}))
+    assert told.startswith(f"steps.{path}.{field} is {value!r}{must}")
+
+
 def test_repeats_are_refused_by_an_order_of_olmo_and_a_repeat_of_one_is_none(graph):
     graph["indices"] = {"type": "import_order", "path": __file__}
     for order in ({"type": "olmo"}, ref("indices")):
