@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -23,9 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.core.artifacts import OrderTable, TokenMix, Tokens
+from pipeline.core.artifacts import TokenMix, Tokens
 from pipeline.core.seeds import seed_fault
-from pipeline.core.shards import ShardWriter
 from pipeline.tokens.format import open_ids, read_index
 
 IntArray = NDArray[np.int64]
@@ -290,8 +288,12 @@ class OrderRule(ABC):
     def order(self, num_instances: int, batch_instances: int, seed: int) -> Order:
         """The order of so many instances; `seed` is the run's."""
 
-    def require_steps(self, num_steps: int, batch_instances: int) -> None:
-        """Raises ValueError where the order ends before so many steps; most never end."""
+    def require_steps(self, num_steps: int, batch_instances: int, told: str) -> None:
+        """Raises ValueError where the order ends before so many steps; most never end.
+
+        Args:
+            told: what asks for them, as `stop_at is 9`.
+        """
         return
 
 
@@ -350,48 +352,3 @@ class TokenBatches:
     def holding(self, document: str) -> list[int]:
         """The instances of an epoch that hold tokens of a document, by its id."""
         return self.reader.holding(document)
-
-
-ORDER = pa.schema(
-    [(name, pa.int64()) for name in ("step", "rank", "row")]
-    + [(name, pa.string()) for name in ("part", "source", "id")]
-    + [(name, pa.int64()) for name in ("start", "end")]
-)
-
-
-def inspect_order(
-    mix: TokenMix,
-    *,
-    batch_instances: int,
-    seed: int,
-    num_steps: int,
-    out: Path,
-    first_step: int = 1,
-    world_size: int = 1,
-    order: OrderRule = FEISTEL,
-) -> OrderTable:
-    """Tell which documents `num_steps` optimizer steps read: a row a document in an instance.
-
-    `step` counts updates from 1, as histories, checkpoints and `olmo batch --at` do. `row` is of
-    the whole batch, so step and row do not depend on `world_size`; `rank` reads it. `start` and
-    `end` are token offsets in the document, its end token included.
-
-    Args:
-        first_step: the first update told of.
-    """
-    numbers = {"num_steps": num_steps, "first_step": first_step, "world_size": world_size}
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1")
-    order.require_steps(first_step - 1 + num_steps, batch_instances)
-    batches = TokenBatches(mix, batch_instances, seed, order)
-    with ShardWriter(Path(out), "order.parquet", ORDER) as writer:
-        for step in range(first_step, first_step + num_steps):
-            rows = [
-                (step, row % world_size, row, *piece)
-                for row, pieces in enumerate(batches.rows(step - 1))
-                for piece in pieces
-            ]
-            columns = zip(*rows, strict=True)
-            writer.write({n: list(c) for n, c in zip(ORDER.names, columns, strict=True)})
-    return OrderTable.of(Path(out), num_steps=num_steps, table=writer.shard)

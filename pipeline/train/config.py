@@ -227,6 +227,12 @@ class TrainConfig:
         return self.stop_at if self.stop_at is not None else self.schedule.total_steps
 
     @property
+    def told_last_step(self) -> str:
+        """The number of updates in the words of the field that gives it."""
+        name = "schedule.total_steps" if self.stop_at is None else "stop_at"
+        return f"{name} is {self.last_step}"
+
+    @property
     def kept_steps(self) -> list[int]:
         """The updates after which a checkpoint is kept; 0 is the start."""
         return [0, *range(self.save_steps, self.last_step, self.save_steps), self.last_step]

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.seeds import MAX_SEED
 from pipeline.core.shards import read_shard
+from pipeline.tokens.inspecting import inspect_order
 from pipeline.tokens.mixing import mix_tokens
-from pipeline.tokens.order import MOST_BATCH, FeistelOrder, TokenBatches, inspect_order
+from pipeline.tokens.order import MOST_BATCH, FeistelOrder, TokenBatches
 from tests.tokens.test_mixing import write_tokens
 
 sizes = st.integers(1, 300)

@@ -257,10 +257,34 @@ def test_a_value_written_as_plain_text_is_told_without_the_field_it_stands_for(
     assert told.startswith(f"steps.{path}.{field} is {value!r}{must}")
 
 
-def test_repeats_are_refused_by_an_order_of_olmo_and_a_repeat_of_one_is_none(graph):
+@pytest.mark.parametrize("reader", ["base", "order"])
+def test_repeats_are_refused_by_an_order_of_olmo_and_a_repeat_of_one_is_none(graph, reader):
     graph["indices"] = {"type": "import_order", "path": __file__}
     for order in ({"type": "olmo"}, ref("indices")):
-        ordered = changed(changed(graph, "mix.proportions", None), "base.order", order)
+        ordered = changed(changed(graph, "mix.proportions", None), f"{reader}.order", order)
         assert build_steps(changed(ordered, "mix.repeats", {"code": 1.0}))
         said = fault(changed(ordered, "mix.repeats", {"code": 2.0}))
-        assert said.startswith("steps.base.order is") and "steps.mix.repeats must be" in said
+        assert said.startswith(f"steps.{reader}.order is") and "steps.mix.repeats must be" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "least", "says"),
+    [
+        ("base.train.stop_at", 250, 1000, "base.train.stop_at is 250"),
+        ("base.train.stop_at", None, 1200, "base.train.schedule.total_steps is 300"),
+        ("order.num_steps", 9, 18, "order.num_steps is 9"),
+        ("order.first_step", 249, 500, "order.num_steps is 2 from first_step 249"),
+    ],
+)
+def test_a_file_of_indices_that_ends_too_early_is_refused(
+    graph, tmp_path, path, value, least, says
+):
+    file, reader = tmp_path / "i.npy", path.partition(".")[0]
+    graph["indices"] = {"type": "import_order", "path": str(file)}
+    graph = changed(changed(graph, "mix.proportions", None), path, value)
+    graph[reader]["order"] = ref("indices")
+    file.write_bytes(bytes(4 * least))
+    assert build_steps(graph)
+    file.write_bytes(bytes(4 * (least - 1)))
+    told = f"steps.{says}; steps.indices.path has {least - 1} instances, which is "
+    assert fault(graph).startswith(told)
