@@ -9,7 +9,7 @@ from tango.step import Step
 from pipeline.core.artifacts import Checkpoints, Examples, Pairs, ReadingOrder, TokenMix
 from pipeline.core.keys import Json
 from pipeline.model.config import OlmoConfig
-from pipeline.store.reached import updates_left
+from pipeline.store.reached import passed, updates_left
 from pipeline.store.results import Results
 from pipeline.tokens.olmo_indices import order_of
 from pipeline.tokens.order import FEISTEL, OrderRule
@@ -37,12 +37,22 @@ Retention = Positive | None  # checkpoints that keep an optimizer's state
 
 
 class Updates(NamedTuple):
-    """Those that are to be made, of all that a training has."""
+    """Those that are to be made, of all that a training has.
+
+    Args:
+        passed: the step that the series has gone on to, past `of`, which it did not save.
+    """
 
     left: int
     of: int
+    passed: int | None = None
 
     def __str__(self) -> str:
+        if self.passed is not None:
+            return (
+                f"it will be refused: stop_at is {self.of:,}; the series has gone on to "
+                f"step {self.passed:,} and did not save that one"
+            )
         return f"{self.left:,} of {self.of:,} updates are left"
 
 
@@ -88,7 +98,9 @@ class TrainingStep(PipelineStep):
         series = results.series(self._name_of_series(results, form))
         origin = self._origin(results, series, form) or (series, None)
         left = updates_left(origin[0], config.kept_steps, origin[1])
-        return Updates(left, config.last_step)
+        made_anew = config.stop_at is None or config.stop_at % config.save_steps == 0
+        gone_past = None if made_anew else passed(series, config.last_step)
+        return Updates(left, config.last_step, gone_past)
 
     def conduct(
         self,

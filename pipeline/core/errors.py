@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 MAX_NAMES = 12  # that are listed in a message
+MAX_REASON = 300  # characters of what a library says that are repeated
 
 
 class PipelineError(Exception):
@@ -34,6 +36,32 @@ class CorruptShard(PipelineError):
         reason = reason.replace(f": '{path}'", "").replace(f" '{path}'", "")  # named once
         super().__init__(f"{place}: {reason}")
         self.path, self.record, self.reason = str(path), record, reason
+
+
+class Inaccessible(PipelineError):
+    """A file stands and the system does not let this process read it: a permission, or a disk.
+
+    What is in it may be whole. What is damaged is made again; this stops the work instead.
+    """
+
+    def __init__(self, path: Path | str, error: OSError) -> None:
+        super().__init__(f"{path} cannot be read ({error.strerror}); nothing is known of its state")
+        self.path = str(path)
+
+
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
+
+
+def damage(
+    path: Path | str, error: Exception, reason: str = "not readable"
+) -> CorruptShard | Inaccessible:
+    """What it says of a file that reading it failed.
+
+    An error without a number is that of a library which does not know what it reads.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, *GONE):
+        return Inaccessible(path, error)
+    return CorruptShard(path, None, f"{reason} ({str(error)[:MAX_REASON]})")
 
 
 class TaggerFailed(PipelineError):

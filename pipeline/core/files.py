@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, damage
 from pipeline.core.temporary import temporary_for
 
 F = TypeVar("F", bound="StoredFile")
@@ -66,7 +66,7 @@ class StoredFile:
                 if stat.S_ISLNK(found.st_mode):
                     break
         except (OSError, ValueError) as error:
-            raise CorruptShard(path, None, f"is missing from its artifact ({error})") from error
+            raise damage(path, error, "is missing from its artifact") from error
         if not stat.S_ISREG(found.st_mode):
             raise CorruptShard(path, None, "is no plain file inside its artifact")
         if found.st_size != self.num_bytes:

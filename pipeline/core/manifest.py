@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pipeline.core.errors import CorruptShard, nearest
+from pipeline.core.errors import CorruptShard, damage, nearest
 from pipeline.core.files import StoredFile, write_json
 from pipeline.core.keys import digest
 from pipeline.core.untrusted import Remembered, built, parsed, read_plain_file
 
 MANIFEST = "manifest.json"
-MAX_REASON = 300  # characters of what a broken manifest says that are repeated
 A = TypeVar("A", bound="Artifact")
 
 
@@ -72,7 +71,7 @@ class Artifact:
         try:
             return _known.get(str(root), read_plain_file(path), lambda text: _loaded(path, text))
         except (OSError, ValueError) as error:
-            raise CorruptShard(path, None, f"not a manifest ({str(error)[:MAX_REASON]})") from error
+            raise damage(path, error, "not a manifest") from error
 
     def check(self) -> None:
         """Raises ValueError where fields contradict each other; called when a manifest is read."""
@@ -112,8 +111,7 @@ def _loaded(path: Path, text: bytes) -> Artifact:
         made.check()
         matches = made.logical_digest() == content
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        reason = str(error)[:MAX_REASON]
-        raise CorruptShard(path, None, f"not a manifest ({reason})") from error
+        raise damage(path, error, "not a manifest") from error
     except RecursionError:
         raise CorruptShard(path, None, "not a manifest (it is nested too deeply)") from None
     if not matches:

@@ -14,7 +14,6 @@ from typing import Any
 
 import tokenizers
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.core.artifacts import Checkpoint, Checkpoints, HfModel, Tokenizer
@@ -24,7 +23,13 @@ from pipeline.core.temporary import temporary_for
 from pipeline.model.config import OlmoConfig, require_layers, shape_in
 from pipeline.model.hf_config import hf_config, read_config, read_index, read_object
 from pipeline.model.olmo import Olmo
-from pipeline.model.weights import files_digest, read_tensors, read_weights, weights_digest
+from pipeline.model.weights import (
+    files_digest,
+    read_tensors,
+    read_weights,
+    save_tensors,
+    weights_digest,
+)
 from pipeline.store.tensors import TensorFiles
 
 WEIGHTS = "model.safetensors"
@@ -115,7 +120,7 @@ def export_hf(checkpoints: Checkpoints, tokenizer: Tokenizer, *, out: Path) -> H
     config = shape_in(checkpoints)
     hf = to_hf_state(load_checkpoint_model(checkpoints, checkpoints.latest).state_dict(), config)
     temporary = temporary_for(out / WEIGHTS)
-    save_file(hf, temporary, metadata={"format": "pt"})
+    save_tensors(hf, temporary, {"format": "pt"})
     os.replace(temporary, out / WEIGHTS)
     write_json(out / "config.json", hf_config(config, tokenizer))
     write_json(

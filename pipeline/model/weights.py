@@ -1,16 +1,32 @@
-"""The weights of a checkpoint: read from the files of any number of ranks, and their digest."""
+"""The weights of a checkpoint: written, read from files of any number of ranks, and digested."""
 
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.store.tensors import TensorFiles, tensor_files
+
+
+def save_tensors(state: Mapping[str, Tensor], path: Path, note: dict[str, str] | None) -> None:
+    """Write a safetensors file that whoever may read its folder's other files can read.
+
+    The library makes it one that its owner alone reads, whatever the umask.
+
+    Args:
+        note: the metadata of the file.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(state), path, metadata=note)
+    path.chmod(mode)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from pipeline.core.artifacts import checkpoint_name
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, damage
 from pipeline.core.untrusted import built
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.tensors import are_complete, kind_of
@@ -49,13 +49,16 @@ def write_record(folder: Path, record: CheckpointRecord) -> None:
 
 
 def read_record(folder: Path) -> CheckpointRecord:
-    """The record of a checkpoint; raises CorruptShard where it is missing or broken."""
+    """The record of a checkpoint; raises CorruptShard where it is missing or broken.
+
+    Of one that may not be read: Inaccessible.
+    """
     path = Path(folder) / RECORD
     try:
         form = read_sealed(path)
         return _checked_record({"num_skipped": 0, **form})
     except (OSError, LookupError, ValueError, TypeError) as error:
-        raise CorruptShard(path, None, f"not the record of a checkpoint ({error})") from error
+        raise damage(path, error, "not the record of a checkpoint") from error
 
 
 def _checked_record(form: Mapping[str, Any]) -> CheckpointRecord:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO, get_args, get_origin
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, damage
 from pipeline.core.untrusted import MAX_INT, built, open_plain_file, parsed
 
 HISTORY, SEGMENTS = "history.jsonl", "segments.jsonl"
@@ -269,7 +269,7 @@ def complete_history(series: Path, table: Path) -> None:
             if row["step"] not in known and not _is_empty(row)
         ]
     except (pa.ArrowInvalid, OSError, LookupError, TypeError) as error:
-        raise CorruptShard(table, None, f"not a history ({error})") from error
+        raise damage(table, error, "not a history") from error
     add_lines(Path(series) / HISTORY, map(sealed_line, rows))
 
 

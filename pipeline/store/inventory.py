@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenMix
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, damage
 from pipeline.core.files import file_sha256, require_inside
 from pipeline.core.untrusted import Remembered, built, read_plain_file
 from pipeline.store.checkpoints import checkpoint_files
@@ -69,6 +69,9 @@ class FileState:
                 file whose time has not moved since is not digested. 0 digests every file.
             sha256_of: how a file is digested.
             small_bytes: what is no larger is digested whatever its time; by default 16 MiB.
+
+        Raises:
+            Inaccessible: it may be, and cannot be read.
         """
         try:
             found = plain_stat(path)
@@ -82,7 +85,10 @@ class FileState:
         except CorruptShard as error:
             return error
         except OSError as error:
-            return CorruptShard(path, None, f"not readable ({error})")
+            found_out = damage(path, error)
+            if isinstance(found_out, CorruptShard):
+                return found_out
+            raise found_out from error
         return None
 
     def is_unmoved(self, found: os.stat_result, noted_ns: int) -> bool:
@@ -103,7 +109,7 @@ def plain_stat(path: Path | str) -> os.stat_result:
     try:
         found = os.lstat(path)
     except (OSError, ValueError) as error:
-        raise CorruptShard(path, None, f"is missing ({error})") from error
+        raise damage(path, error, "is missing") from error
     if not stat.S_ISREG(found.st_mode):
         raise CorruptShard(path, None, "is no plain file")
     return found
@@ -183,7 +189,7 @@ class Inventory:
         except FileNotFoundError:
             return None
         except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-            raise CorruptShard(path, None, f"not a list of files ({error})") from error
+            raise damage(path, error, "not a list of files") from error
 
     def write(self, folder: Path) -> None:
         write_sealed(Path(folder) / FILES, dataclasses.asdict(self))

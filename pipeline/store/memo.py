@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.core.errors import Inaccessible
 from pipeline.core.files import Shard, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.temporary import temporary_for
@@ -135,7 +136,11 @@ def _placed(folder: Path, entry: MemoEntry, root: Path, paths: Sequence[str]) ->
     noted_ns = time_of(folder / NOTE)
     for place, state in enumerate(entry.files):
         # small ones are digested by the step that reads the result
-        if state.fault(folder / str(place), noted_ns, small_bytes=-1) is not None:
+        try:
+            damaged = state.fault(folder / str(place), noted_ns, small_bytes=-1) is not None
+        except Inaccessible:  # of somebody else; the work is done again
+            return False
+        if damaged:
             forget(folder)
             return False
     try:

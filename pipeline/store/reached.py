@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
 from pipeline.store.checkpoints import (
     checkpoint_files,
@@ -13,6 +14,18 @@ from pipeline.store.checkpoints import (
     read_record,
     stopped_at,
 )
+
+
+def passed(series: Path, stop: int) -> int | None:
+    """The last step of a series that has gone on past a step and did not save it; else None.
+
+    What was trained after the last state that stands is lost, and may end elsewhere.
+    """
+    steps = [step for step, folder in checkpoint_folders(series) if not folder.is_symlink()]
+    last = max([*steps, stopped_at(series)], default=-1)
+    if stop >= last or any(Path(series).glob(f"*{checkpoint_name(stop)}*")):  # or damaged
+        return None
+    return last
 
 
 def updates_left(series: Path, wanted: Iterable[int], branched_at: int | None = None) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.artifacts import Artifact, Checkpoints
-from pipeline.core.errors import CorruptShard, MismatchedInputs, PipelineError
+from pipeline.core.errors import CorruptShard, Inaccessible, MismatchedInputs, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.store.checkpoints import read_record
 from pipeline.store.discarding import restore
@@ -307,7 +307,7 @@ class Remote:
             return False
         try:
             return attempt()
-        except (CorruptShard, MismatchedInputs, KeyError, OSError) as fault:
+        except (CorruptShard, Inaccessible, MismatchedInputs, KeyError, OSError) as fault:
             logger.warning("not taken from the remote: %s", fault)
         except PipelineError as fault:
             self._is_out_of_reach = True

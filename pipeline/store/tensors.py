@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, damage
 from pipeline.core.untrusted import built, parsed
 
 SHARDING, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
@@ -66,6 +66,12 @@ def sharding_note(offsets: Mapping[str, Sequence[int]]) -> dict[str, str]:
     return {SHARDING: json.dumps({name: {OFFSETS: list(at)} for name, at in offsets.items()})}
 
 
+def require_open(path: Path) -> None:
+    """Raises OSError where a file may not be opened; safetensors calls every such one missing."""
+    with open(path, "rb"):
+        pass
+
+
 class _Part(NamedTuple):
     """Rows of a tensor in one of the files."""
 
@@ -102,6 +108,7 @@ class TensorFiles:
         try:
             if path.exists() and not path.is_file():
                 raise ValueError("it is no plain file")
+            require_open(path)
             file = self._open.enter_context(safe_open(path, framework=framework))
             note = (file.metadata() or {}).get(SHARDING)
             places = parsed(note.encode()) if note else {}
@@ -115,7 +122,7 @@ class TensorFiles:
                 first = offsets[0] if offsets else 0
                 self._parts.setdefault(name, []).append(_Part(first, shape, path, file))
         except (OSError, SafetensorError, LookupError, ValueError, TypeError) as error:
-            raise CorruptShard(path, None, f"not readable safetensors ({error})") from error
+            raise damage(path, error, "not readable safetensors") from error
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.artifacts import Artifact, Tokens, TokenShard
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, Inaccessible, damage
 from pipeline.core.files import Shard, StoredFile, file_sha256
 from pipeline.core.keys import digest
 from pipeline.core.shards import RowDigest, read_batches
@@ -28,7 +28,7 @@ class Damage:
     """One fault: what has it (the id of a result, a series or the memo), and what it is."""
 
     owner: str
-    fault: CorruptShard
+    fault: CorruptShard | Inaccessible
 
     def __str__(self) -> str:
         return f"{self.owner}: {self.fault}"
@@ -60,6 +60,7 @@ def find_damage(
     """Read all of a result, of the checkpoints that it shows and of what it draws on.
 
     What is damaged is marked in its list of files; a mark that is not true any more is taken away.
+    What cannot be read is named, and not marked.
 
     Args:
         content: compute the content digests of Parquet files and tokens too.
@@ -67,6 +68,7 @@ def find_damage(
     reader = reader or Reader()
     faults: list[CorruptShard] = []
     found: list[Damage] = []
+    kept_from: Inaccessible | None = None
     try:
         inventory = results.inventory(id)
         for each in inventory.references:
@@ -83,8 +85,12 @@ def find_damage(
             faults += _content_faults(artifact)
     except CorruptShard as fault:
         faults.append(fault)
+    except Inaccessible as error:
+        kept_from = error
     except (LookupError, ValueError, TypeError) as error:
         faults.append(CorruptShard(results.folder(id), None, str(error)))
+    if kept_from is not None:
+        return [*found, Damage(id, kept_from)]
     results.mark(id, f"{faults[0]}" if faults else "")
     return [*found, *(Damage(id, each) for each in faults)]
 
@@ -110,20 +116,24 @@ def find_all_damage(
                 found[str(fault)] = Damage(owner, fault)
     for folder in results.files.folders():
         if (broken := _memory_fault(folder, reader)) is not None:
-            forget(folder)
+            if isinstance(broken, CorruptShard):
+                forget(folder)
             found[str(broken)] = Damage(MEMO, broken)
     return list(found.values())
 
 
-def _memory_fault(folder: Path, reader: Reader) -> CorruptShard | None:
+def _memory_fault(folder: Path, reader: Reader) -> CorruptShard | Inaccessible | None:
     entry = read_entry(folder)
     if entry is None:
         return CorruptShard(folder, None, "is no memory of any work")
-    faults = (
-        state.fault(folder / str(place), sha256_of=reader.sha256)
-        for place, state in enumerate(entry.files)
-    )
-    return next((fault for fault in faults if fault is not None), None)
+    try:
+        faults = (
+            state.fault(folder / str(place), sha256_of=reader.sha256)
+            for place, state in enumerate(entry.files)
+        )
+        return next((fault for fault in faults if fault is not None), None)
+    except Inaccessible as error:
+        return error
 
 
 def num_bytes_to_read(results: Results, ids: Iterable[str]) -> int:
@@ -147,15 +157,15 @@ def num_bytes_to_read(results: Results, ids: Iterable[str]) -> int:
     return total
 
 
-def _checkpoint_faults(folder: Path, reader: Reader) -> list[CorruptShard]:
-    found = []
+def _checkpoint_faults(folder: Path, reader: Reader) -> list[CorruptShard | Inaccessible]:
+    found: list[CorruptShard | Inaccessible] = []
     try:
         for name, sha256 in checkpoint_files(folder).items():
             if sha256 is not None:
                 state = FileState.of(folder / name, sha256)
                 fault = state.fault(folder / name, sha256_of=reader.sha256)
                 found += [fault] if fault else []
-    except CorruptShard as fault:
+    except (CorruptShard, Inaccessible) as fault:
         found.append(fault)
     return found
 
@@ -167,7 +177,9 @@ def _content_faults(artifact: Artifact) -> list[CorruptShard]:
         try:
             content = _content(artifact, each)
         except (CorruptShard, pa.ArrowInvalid, OSError) as error:
-            found.append(CorruptShard(path, None, f"not readable ({error})"))
+            if isinstance(found_out := damage(path, error), Inaccessible):
+                raise found_out from error
+            found.append(found_out)
             continue
         if content is not None and content != each.content:
             reason = "the digest of its rows is not the one in its manifest"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.core.errors import Inaccessible
 from pipeline.core.terminal import counted, size, visible
 from pipeline.store.results import is_id
 from pipeline.store.verifying import (
@@ -57,7 +58,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _told(found: list[Damage], ids: list[str], read: str) -> Iterator[str]:
-    """How much is damaged, by what it is, and how it is mended."""
+    """How much is damaged, by what it is, and how it is mended; and what could not be read."""
+    if kept_from := sum(isinstance(each.fault, Inaccessible) for each in found):
+        yield f"not read: {counted(kept_from, 'result or part of one', 'results or parts of some')}"
+        found = [each for each in found if not isinstance(each.fault, Inaccessible)]
+        if not found:
+            return
     owners = {each.owner for each in found}
     damaged = owners & {*ids, *(each for each in owners if is_id(each))}
     memories = {each.fault.path for each in found if each.owner == MEMO}

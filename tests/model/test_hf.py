@@ -95,6 +95,12 @@ def test_an_exported_folder_has_no_pickle(tmp_path, tokenizer):
     exported.verify()
 
 
+def test_who_may_read_an_exported_configuration_may_read_its_weights(tmp_path, tokenizer):
+    checkpoints = write_checkpoints(tmp_path, [tiny_model()], tokenizer.content)
+    exported = export_hf(checkpoints, tokenizer, out=tmp_path / "hf")
+    assert len({path.stat().st_mode for path in exported.root.iterdir()}) == 1
+
+
 def test_another_tokenizer_is_refused(tmp_path, tokenizer):
     checkpoints = write_checkpoints(tmp_path, [tiny_model()], "another")
     with pytest.raises(MismatchedInputs, match="tokenizer another"):

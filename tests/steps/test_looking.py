@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from steps.cli.__main__ import main
+from tests.fixtures.kept_from import forbid
 from tests.store.conftest import flip
 
 
@@ -110,6 +111,15 @@ def test_verify_names_what_is_damaged_and_how_to_mend_it(fresh, olmo):
     assert "damaged" in out
     status, _, err = olmo("show", "tokens", workspace=fresh)
     assert status == 1 and "00000.npy" in err
+
+
+def test_verify_tells_apart_what_it_may_not_read(fresh, olmo, monkeypatch):
+    with monkeypatch.context() as patch:
+        forbid(patch, folder(fresh, "Tokenize") / "00000.npy")
+        status, out, err = olmo("verify", workspace=fresh)
+        assert status == 1 and "00000.npy cannot be read (Permission denied)" in out
+        assert "not read: 1 result" in err and "damaged" not in err
+    assert olmo("verify", workspace=fresh)[0] == 0
 
 
 def test_discard_frees_the_data_and_ls_says_so(fresh, olmo):

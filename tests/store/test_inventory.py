@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, Inaccessible
+from pipeline.store import memo
 from pipeline.store.checkpoints import drop_state
-from pipeline.store.inventory import FILES, Inventory
+from pipeline.store.inventory import FILES, FileState, Inventory
 from pipeline.store.results import Results
 from pipeline.store.sealed import write_sealed
 from pipeline.store.verifying import find_all_damage
+from tests.fixtures.kept_from import forbid
 from tests.store.conftest import flip
 
 
@@ -202,3 +204,29 @@ def test_results_that_draw_on_each_other_are_refused(maker):
         inventory = Inventory.read(folder)
         replace(inventory, references=[other]).write(folder)
     assert tokens[0] not in maker.results
+
+
+@pytest.mark.parametrize("name", ["00000.parquet", "manifest.json", FILES])
+def test_a_file_that_may_not_be_read_is_named_and_nothing_is_taken_for_damaged(
+    maker, name, monkeypatch
+):
+    id = maker.documents()
+    with monkeypatch.context() as patch:
+        forbid(patch, maker.results.folder(id) / name)
+        with pytest.raises(Inaccessible, match=f"{name} cannot be read .Permission denied"):
+            maker.results.unreadable(id)
+        (told,) = find_all_damage(maker.results)
+        assert isinstance(told.fault, Inaccessible) and told.owner == id
+    assert id in maker.results and find_all_damage(maker.results) == []
+
+
+def test_a_memory_that_may_not_be_read_is_not_used_and_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    (folder / "0").write_text("a file")
+    entry = memo.MemoEntry([FileState.of(folder / "0")], None)
+    with monkeypatch.context() as patch:
+        forbid(patch, folder / "0")
+        monkeypatch.setattr(FileState, "is_unmoved", lambda *_: False)
+        assert not memo._placed(folder, entry, tmp_path, ["out"])
+    assert (folder / "0").exists() and memo._placed(folder, entry, tmp_path, ["out"])

@@ -1,10 +1,13 @@
+import errno
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +19,10 @@ from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import DivergedTraining, MismatchedInputs, PipelineError
 from pipeline.model.weights import read_weights
 from pipeline.store.history import HISTORY, history_rows, read_segments, sealed_line
+from pipeline.train import loop
 from pipeline.train.config import Launch, Linear
-from pipeline.train.series import history, saved
+from pipeline.train.ranks.launching import run_ranks
+from pipeline.train.series import checkpoint, history, saved
 from tests.train.conftest import ONE, SHAPE, config
 
 
@@ -64,6 +69,17 @@ def test_a_shorter_view_of_a_series_trains_nothing(run, monkeypatch):
     part = run(config(6, stop_at=3), name="part")
     assert weights(part) == weights(whole)[:2]
     assert losses(part) == losses(whole)[:3]
+
+
+def test_a_stop_after_the_last_state_that_stands_is_trained_to_though_a_lost_run_came_further(run):
+    whole = run(config(9, save_steps=3), series="a" * 64, name="whole")
+    run(config(9, save_steps=3), series="b" * 64, name="lost")
+    for step in (6, 9):  # as after a kill, or a loss that diverged: rows stand, and no state
+        shutil.rmtree(whole.series_root.parent / ("b" * 64) / f"step{step:06}")
+    part = run(config(9, save_steps=3, stop_at=5), series="b" * 64, name="part")
+    assert losses(part) == losses(whole)[:5]
+    on = run(config(9, save_steps=3), series="b" * 64, name="on")
+    assert weights(on) == weights(whole) and losses(on) == losses(whole)
 
 
 @pytest.mark.parametrize("microbatch", [1, 2, 3])  # of four rows: 4, 2 and 2 uneven parts
@@ -283,10 +299,24 @@ def test_a_killed_run_goes_on_to_the_same_bits(mix, run, tmp_path):
     assert resumed.content == whole.content
 
 
-def test_a_rank_that_fails_ends_the_run_and_the_others_do_not_hang(run, tmp_path):
-    series = tmp_path / "series" / ("ab" * 32)
-    series.mkdir(parents=True)
-    (series / ".step000003.tmp").write_text("in the way of what the first rank writes")
+def without_a_place_for_the_third(work, ranks):
+    """The first rank cannot make the folder that all are about to write to."""
+    clear = checkpoint.clear_temporary
+
+    def fail(folder):
+        if folder.name == "step000003":
+            raise FileExistsError(errno.EEXIST, "File exists", str(folder))
+        clear(folder)
+
+    checkpoint.clear_temporary = fail
+    work(ranks)
+
+
+def test_a_rank_that_fails_ends_the_run_and_the_others_do_not_hang(run, monkeypatch):
+    def run_them(work, *rest):
+        run_ranks(partial(without_a_place_for_the_third, work), *rest)
+
+    monkeypatch.setattr(loop, "run_ranks", run_them)
     started = time.time()
     with pytest.raises(PipelineError, match=r"rank 0: FileExistsError.*step000003"):
         run(config(), Launch(ranks=2, threads=1, timeout_seconds=30))

@@ -26,14 +26,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import file_sha256
 from pipeline.model.olmo import Olmo
-from pipeline.model.weights import files_digest
+from pipeline.model.weights import files_digest, save_tensors
 from pipeline.store.checkpoints import (
     CheckpointRecord,
     read_record,
@@ -112,11 +111,8 @@ def write_part(held: Snapshot, folder: Path, rank: int, num_ranks: int) -> dict[
     for kind, tensors in held.items():
         path = folder / file_name(kind, rank, num_ranks)
         note = sharding_note({n: each.offsets for n, each in tensors.items()})
-        save_file(
-            {name: each.rows for name, each in tensors.items()},
-            path,
-            metadata=note if num_ranks > 1 else None,
-        )
+        rows = {name: each.rows for name, each in tensors.items()}
+        save_tensors(rows, path, note if num_ranks > 1 else None)
         sync(path)
         sha256[path.name] = file_sha256(path)
     return sha256
@@ -258,10 +254,10 @@ def _read(tensors: dict[str, Tensor], paths: Sequence[Path]) -> None:
 
 
 def clear_temporary(folder: Path) -> None:
-    """Make the empty folder that ranks write a checkpoint to; a link in its place is removed."""
+    """Make the empty folder that ranks write a checkpoint to; what else has its name is removed."""
     temporary = temporary_folder(folder)
-    if temporary.is_symlink():
-        temporary.unlink()  # whatever it leads to stays as it is
+    if temporary.is_symlink() or not temporary.is_dir():
+        temporary.unlink(missing_ok=True)  # whatever a link leads to stays as it is
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
 

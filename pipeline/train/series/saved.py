@@ -11,7 +11,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from pipeline.core.artifacts import Checkpoint, checkpoint_name
-from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.errors import CorruptShard, PipelineError, damage
 from pipeline.core.files import file_sha256
 from pipeline.store import verified
 from pipeline.store.checkpoints import (
@@ -22,8 +22,8 @@ from pipeline.store.checkpoints import (
     read_record,
     stopped_folder,
 )
-from pipeline.store.history import history_rows
-from pipeline.store.tensors import kind_of
+from pipeline.store.reached import passed
+from pipeline.store.tensors import kind_of, require_open
 from pipeline.train.config import TrainConfig
 from pipeline.train.series.checkpoint import bring_back, folder_of, require_state, set_aside
 
@@ -94,11 +94,10 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
 
 
 def _require_not_passed(series: Path, config: TrainConfig) -> None:
-    last = max(history_rows(series), default=0)
-    stop, name = config.stop_at, checkpoint_name(config.last_step)
-    if stop is None or stop >= last or stop % config.save_steps == 0:
+    stop = config.stop_at
+    if stop is None or stop % config.save_steps == 0:
         return
-    if not any(Path(series).glob(f"*{name}*")):  # saved, or saved and found damaged
+    if (last := passed(series, stop)) is not None:
         known = find_checkpoints(series, thorough=False)
         near = sorted(sorted(known, key=lambda each: abs(each - stop))[:2])
         raise PipelineError(
@@ -137,7 +136,7 @@ def is_saved(series: Path, config: TrainConfig) -> bool:
         for step in config.kept_steps:
             _require_step(folder_of(series, step), step)
             verified.require_whole(folder_of(series, step))
-    except (CorruptShard, OSError):
+    except CorruptShard:
         return False
     return True
 
@@ -155,7 +154,7 @@ def find_checkpoints(series: Path, *, thorough: bool = True) -> list[int]:
                 _require_whole(folder, step)
             else:
                 _require_readable(folder, step)
-        except (CorruptShard, OSError) as error:
+        except CorruptShard as error:
             if not _weights_stay(folder, str(error)):
                 continue
         found.append(step)
@@ -169,7 +168,7 @@ def _weights_stay(folder: Path, reason: str) -> bool:
     """
     try:
         _require_whole(folder, with_state=False)
-    except (CorruptShard, OSError):
+    except CorruptShard:
         set_aside(folder, reason)
         return False
     drop_state(folder)
@@ -198,7 +197,7 @@ def is_whole(folder: Path) -> bool:
     try:
         _require_whole(folder)
         require_state(folder)
-    except (CorruptShard, OSError) as error:
+    except CorruptShard as error:
         if folder == stopped_folder(folder.parent):
             set_aside(folder, str(error))
         else:
@@ -255,8 +254,15 @@ def _require_whole(folder: Path, step: int | None = None, *, with_state: bool = 
     """Raises CorruptShard where a digest is not the recorded one, or the record of another step."""
     _require_step(folder, step)
     for name, sha256 in checkpoint_files(folder, with_state=with_state).items():
-        if sha256 is not None and file_sha256(folder / name) != sha256:
+        if sha256 is not None and _sha256(folder / name) != sha256:
             raise CorruptShard(folder / name, None, "its SHA-256 is not the recorded one")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise damage(path, error) from error
 
 
 def _require_step(folder: Path, step: int | None) -> None:
@@ -271,7 +277,8 @@ def _require_readable(folder: Path, step: int) -> None:
     for name, sha256 in checkpoint_files(folder).items():
         if sha256 is not None:
             try:
+                require_open(folder / name)
                 with safe_open(folder / name, framework="pt"):
                     pass
             except (OSError, SafetensorError) as error:
-                raise CorruptShard(folder / name, None, f"not readable ({error})") from error
+                raise damage(folder / name, error) from error

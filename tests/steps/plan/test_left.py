@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.stopping import Stopped
 from pipeline.train import loop
 from steps.cli.__main__ import main
@@ -35,16 +36,25 @@ def begun(bench):
 
 def test_of_a_longer_training_the_rest_is_left(begun):
     planned = base(begun)
-    assert (planned.state, planned.updates) == ("will run", (3, 9))
+    assert (planned.state, planned.updates) == ("will run", (3, 9, None))
     assert "3 of 9 updates are left" in "\n".join(as_text([planned]))
     built = build_steps(graph(begun))
     assert "first base: train.stop_at: 6 -> null; 3 of 9" in short_plan(built, begun.results)[1]
 
 
+def test_a_stop_that_training_will_refuse_is_told(begun):
+    planned = base(begun, {"stop_at": 5})
+    assert "it will be refused: stop_at is 5; the series has gone on to step 6 and did not" in (
+        "\n".join(as_text([planned]))
+    )
+    with pytest.raises(PipelineError, match="gone on to step 6 and did not save that one, but 3"):
+        trained(begun, {"stop_at": 5})
+
+
 def test_a_view_leaves_nothing_and_another_spacing_what_it_lacks(begun):
-    assert base(begun, {"stop_at": 3}).updates == (0, 3)
-    assert base(begun, {"save_steps": 2, "stop_at": 6}).updates == (3, 6)  # 2, and 4 after 3
-    assert base(begun, {"stop_at": 6}).updates == (0, 6)  # it is there
+    assert base(begun, {"stop_at": 3}).updates == (0, 3, None)
+    assert base(begun, {"save_steps": 2, "stop_at": 6}).updates == (3, 6, None)  # 2, and 4 after 3
+    assert base(begun, {"stop_at": 6}).updates == (0, 6, None)  # it is there
 
 
 def test_a_stopped_training_goes_on_where_it_stopped(bench, monkeypatch):
@@ -60,21 +70,21 @@ def test_a_stopped_training_goes_on_where_it_stopped(bench, monkeypatch):
         trained(bench, ())
     monkeypatch.undo()
     planned = base(bench)
-    assert planned.updates == (4, 9)
+    assert planned.updates == (4, 9, None)
     assert f"was stopped ({signal.SIGTERM.name})" in str(planned.reasons[0])
     trained(bench, ())
-    assert base(bench).updates == (0, 9)
+    assert base(bench).updates == (0, 9, None)
 
 
 def test_a_rule_from_a_step_leaves_what_comes_after_what_it_takes_over(begun):
-    assert base(begun, {"skip": {"window": 2, "from_step": 4}}).updates == (6, 9)
+    assert base(begun, {"skip": {"window": 2, "from_step": 4}}).updates == (6, 9, None)
 
 
 def test_of_a_training_whose_mix_is_not_made_nothing_is_known_and_all_is_left_of_a_fresh_one(bench):
     assert base(bench).updates is None
     bench.run()
     planned = base(bench)
-    assert planned.updates == (9, 9) and not planned.goes_on
+    assert planned.updates == (9, 9, None) and not planned.goes_on
     assert "are left" not in "\n".join(as_text([planned]))
 
 

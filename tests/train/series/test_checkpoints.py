@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.errors import CorruptShard, Inaccessible, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.olmo import Olmo
@@ -28,6 +28,7 @@ from pipeline.train.optimizer import make_optimizer
 from pipeline.train.series import checkpoint, saved
 from pipeline.train.series.checkpoint import Held
 from pipeline.train.stages.objectives import NextToken
+from tests.fixtures.kept_from import forbid
 from tests.small_disk import in_a_child, small_disk
 from tests.train.conftest import SHAPE, config
 from tests.train.test_loop import aside, flip
@@ -459,3 +460,24 @@ def test_each_checkpoint_that_was_set_aside_is_kept(run):
         flip(made, 1)
         run(config(6), name=f"again-{place}")
     assert aside(made) == [f".damaged-step000003{more}" for more in ("", "-2", "-3")]
+
+
+def test_files_may_be_read_by_whom_the_umask_lets(run):
+    made = run(config(3))
+    modes = {path.stat().st_mode & 0o777 for path in made.series_root.glob("step*/*")}
+    before = os.umask(0)
+    os.umask(before)
+    assert modes == {0o666 & ~before}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_checkpoint_that_may_not_be_read_stops_the_training_and_stays(run, name, monkeypatch):
+    made = run(config(6), name="made")
+    views = [config(9)] + [config(6, stop_at=3)] * (name != "optimizer.safetensors")
+    with monkeypatch.context() as patch:
+        forbid(patch, made.series_root / "step000003" / name)
+        for each in views:
+            with pytest.raises(Inaccessible, match=f"step000003/{name} cannot be read"):
+                run(each, name="other")
+    assert saved.find_checkpoints(made.series_root) == [0, 3, 6]
+    assert not list(made.series_root.glob(".damaged*"))

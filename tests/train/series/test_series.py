@@ -3,6 +3,7 @@ import os
 import threading
 import zlib
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -251,9 +252,18 @@ def test_a_link_a_pipe_or_a_folder_in_a_series_is_neither_read_nor_written(tmp_p
 
 def test_a_training_whose_history_is_a_folder_is_told_so_and_nothing_is_made(run, tmp_path):
     (tmp_path / "series" / ("ab" * 32) / "history.jsonl").mkdir(parents=True)
-    with pytest.raises(CorruptShard, match="history.jsonl: it is no plain file"):
+    with pytest.raises(CorruptShard, match="history.jsonl: it is a folder"):
         run(config())
     assert not list((tmp_path / "series").glob("*/*step*"))
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
+def test_what_is_no_folder_makes_way_for_a_checkpoint_in_the_making(run, tmp_path, make):
+    series = tmp_path / "series" / ("ab" * 32)
+    series.mkdir(parents=True)
+    make(series / ".step000003.tmp")
+    run(config())
+    assert saved.find_checkpoints(series) == [0, 3, 6]
 
 
 def test_a_link_in_the_place_of_a_checkpoint_in_the_making_leads_nowhere(run, tmp_path):
