@@ -31,7 +31,7 @@ from pipeline.tokens.olmo_indices import (
     require_held,
 )
 from pipeline.tokens.olmo_order import OlmoShuffle
-from pipeline.tokens.order import FEISTEL, MOST_BATCH, OrderRule
+from pipeline.tokens.order import FEISTEL, MOST_BATCH, MOST_STEPS, OrderRule
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
@@ -190,8 +190,8 @@ class InspectOrder(PipelineStep):
         mix: TokenMix,
         batch_size: Annotated[int, Range(1, MOST_BATCH)],
         seed: Seed,
-        num_steps: Positive,
-        first_step: Positive = 1,
+        num_steps: Annotated[int, Range(1, MOST_STEPS)],
+        first_step: Annotated[int, Range(1, MOST_STEPS)] = 1,
         world_size: Positive = 1,
         order: OrderRule | ReadingOrder = FEISTEL,
     ) -> OrderTable:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.core.artifacts import OrderTable, TokenMix
 from pipeline.core.shards import ShardWriter
-from pipeline.tokens.order import FEISTEL, OrderRule, TokenBatches
+from pipeline.tokens.order import FEISTEL, MOST_STEPS, OrderRule, TokenBatches
 
 ORDER = pa.schema(
     [(name, pa.int64()) for name in ("step", "rank", "row")]
@@ -44,8 +44,8 @@ def inspect_order(
     """
     numbers = {"num_steps": num_steps, "first_step": first_step, "world_size": world_size}
     for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1")
+        if not 1 <= number <= MOST_STEPS:
+            raise ValueError(f"{name} is {number}; it must be at least 1 and at most {MOST_STEPS}")
     last = first_step - 1 + num_steps
     order.require_steps(last, batch_instances, told_steps(num_steps, first_step))
     batches = TokenBatches(mix, batch_instances, seed, order)

@@ -30,6 +30,7 @@ IntArray = NDArray[np.int64]
 WordArray = NDArray[np.uint64]
 
 MOST_BATCH = 1 << 20  # instances of an update: 2**31 tokens in rows of 2,048
+MOST_STEPS = 1 << 40  # MOST_BATCH times as many places still fit an int64
 NUM_ROUNDS = 8
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
 WORD = (1 << 64) - 1

@@ -132,12 +132,13 @@ def test_inspection_names_the_document_of_every_token(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["num_steps", "first_step", "world_size"])
-def test_inspection_counts_from_one(tmp_path, name):
+def test_inspection_counts_from_one_to_what_an_order_can_count(tmp_path, name):
     tokens = write_tokens(tmp_path / "cache" / "a", [[[1, 2, 3, 4]]])
     mix = mix_tokens({"a": tokens}, sequence_length=2, out=tmp_path / "work" / "m")
     settings = {"batch_instances": 1, "seed": 1, "num_steps": 1, "out": tmp_path / "work" / "o"}
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        inspect_order(mix, **{**settings, name: 0})
+    for number in (0, 10**18):
+        with pytest.raises(ValueError, match=f"{name} is {number}; it must be at least 1 and at"):
+            inspect_order(mix, **{**settings, name: number})
 
 
 @pytest.mark.parametrize(
