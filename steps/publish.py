@@ -40,7 +40,7 @@ class WriteReport(PipelineStep):
         scores: dict[str, Scores] = {},  # noqa: B006
         overlaps: dict[str, Attributes] = {},  # noqa: B006
         generations: Generations | None = None,
-        seeds: dict[str, list[Scores]] = {},  # noqa: B006
+        seeds: dict[str, dict[str, Scores]] = {},  # noqa: B006
     ) -> Report:
         return write_report(
             title=title,

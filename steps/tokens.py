@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from tango.step import Step
 
@@ -22,9 +22,16 @@ from pipeline.data.document import MetadataField
 from pipeline.tokens import importing, tokenizing
 from pipeline.tokens.chat import prepare_examples, prepare_pairs
 from pipeline.tokens.importing import TokenFiles, import_tokens
+from pipeline.tokens.inspecting import inspect_order, told_steps
 from pipeline.tokens.mixing import check_proportions, check_repeats, mix_tokens
-from pipeline.tokens.olmo_indices import import_order, order_of
-from pipeline.tokens.order import FEISTEL, OrderRule, inspect_order
+from pipeline.tokens.olmo_indices import (
+    import_order,
+    num_instances_in,
+    order_of,
+    require_held,
+)
+from pipeline.tokens.olmo_order import OlmoShuffle
+from pipeline.tokens.order import FEISTEL, MOST_BATCH, MOST_STEPS, OrderRule
 from pipeline.tokens.tokenizer import LEAST_VOCAB, import_tokenizer, train_tokenizer
 from pipeline.tokens.tokenizing import tokenize_documents
 from steps.base import PipelineStep
@@ -141,6 +148,37 @@ class ImportOrder(PipelineStep):
         return import_order(path.local(), out=self.out)
 
 
+def require_read_once(order: OrderRule | Step[Any], mix: Step[Any], path: str) -> None:
+    """Raises ValueError where an order of ai2-olmo is given a mix with repeats or proportions."""
+    if not isinstance(order, OlmoShuffle | Step):
+        return
+    repeats = mix.kwargs.get("repeats") or {}
+    drawn = {
+        "proportions": mix.kwargs.get("proportions") is not None,
+        "repeats": any(each != 1 for each in repeats.values()),
+    }
+    for name in (name for name, is_given in drawn.items() if is_given):
+        raise ValueError(
+            f"{path}.order is one of ai2-olmo, which reads each part of a mix once; "
+            f"steps.{mix.name}.{name} must be left out"
+        )
+
+
+def require_long_enough(
+    order: OrderRule | Step[Any], num_steps: int, batch_size: int, told: str
+) -> None:
+    """Raises ValueError where a file of indices, as far as its size is known, ends too early.
+
+    Args:
+        told: what asks for so many steps, as `steps.base.train.stop_at is 9`.
+    """
+    if isinstance(order, ImportOrder):
+        num_instances = num_instances_in(order.kwargs["path"])
+        if num_instances is not None:
+            file = f"steps.{order.name}.path"
+            require_held(num_instances, num_steps, batch_size, told, file)
+
+
 @Step.register("inspect_order")
 class InspectOrder(PipelineStep):
     """Which documents each optimizer step reads; the first is 1."""
@@ -150,10 +188,10 @@ class InspectOrder(PipelineStep):
     def run(
         self,
         mix: TokenMix,
-        batch_size: Positive,
+        batch_size: Annotated[int, Range(1, MOST_BATCH)],
         seed: Seed,
-        num_steps: Positive,
-        first_step: Positive = 1,
+        num_steps: Annotated[int, Range(1, MOST_STEPS)],
+        first_step: Annotated[int, Range(1, MOST_STEPS)] = 1,
         world_size: Positive = 1,
         order: OrderRule | ReadingOrder = FEISTEL,
     ) -> OrderTable:
@@ -167,6 +205,14 @@ class InspectOrder(PipelineStep):
             order=order_of(order),
             out=self.out,
         )
+
+    def check(self, path: str) -> None:
+        """Raises ValueError for a mix that OLMo's order cannot read, or an order that ends."""
+        given = self.kwargs
+        require_read_once(given["order"], given["mix"], path)
+        told = f"{path}.{told_steps(given['num_steps'], given['first_step'])}"
+        last = given["first_step"] - 1 + given["num_steps"]
+        require_long_enough(given["order"], last, given["batch_size"], told)
 
 
 @Step.register("prepare_examples")

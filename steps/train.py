@@ -12,7 +12,6 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.reached import passed, updates_left
 from pipeline.store.results import Results
 from pipeline.tokens.olmo_indices import order_of
-from pipeline.tokens.olmo_order import OlmoShuffle
 from pipeline.tokens.order import FEISTEL, OrderRule
 from pipeline.train.config import (
     UPKEEP,
@@ -29,6 +28,7 @@ from pipeline.train.ranks.launches import Launch
 from pipeline.train.spikes import SpikeRule
 from steps.base import PipelineStep
 from steps.graph.ranges import Positive, Range
+from steps.tokens import require_long_enough, require_read_once
 
 ONE_PROCESS = Launch()
 NO_MONITORS: list[Monitor] = []
@@ -144,22 +144,6 @@ def require_vocabulary(shape: OlmoConfig, mix: Step[Any], path: str) -> None:
             )
 
 
-def require_read_once(order: OrderRule | Step[Any], mix: Step[Any], path: str) -> None:
-    """Raises ValueError where an order of ai2-olmo is given a mix with repeats or proportions."""
-    if not isinstance(order, OlmoShuffle | Step):
-        return
-    repeats = mix.kwargs.get("repeats") or {}
-    drawn = {
-        "proportions": mix.kwargs.get("proportions") is not None,
-        "repeats": any(each != 1 for each in repeats.values()),
-    }
-    for name in (name for name, is_given in drawn.items() if is_given):
-        raise ValueError(
-            f"{path}.order is one of ai2-olmo, which reads each part of a mix once; "
-            f"steps.{mix.name}.{name} must be left out"
-        )
-
-
 def require_room(shape: OlmoConfig | None, rows: Step[Any]) -> None:
     """Raises ValueError where a step makes rows that are too long for a model."""
     if shape is not None and hasattr(rows, "longest_row"):
@@ -206,11 +190,15 @@ class Pretrain(TrainingStep):
     def check(self, path: str) -> None:
         """Raises ValueError as for all training steps.
 
-        And for a vocabulary that is too small, and for a mix that OLMo's order cannot read.
+        And for a vocabulary that is too small, for a mix that OLMo's order cannot read, and for an
+        order that ends before the training.
         """
         super().check(path)
         require_vocabulary(self.shape(), self.kwargs["mix"], path)
         require_read_once(self.kwargs["order"], self.kwargs["mix"], path)
+        train: TrainConfig = self.kwargs["train"]
+        told = f"{path}.train.{train.told_last_step}"
+        require_long_enough(self.kwargs["order"], train.last_step, train.batch_size, told)
 
 
 @Step.register("sft")

@@ -177,7 +177,7 @@ local scores(size, end) = {
            'seeds is %s; it must be a list of one or more that differ' % [seeds];
     local domains = std.objectFields(size.domains);
     local evaluated = std.objectFields(size.heldout);
-    local others = ['_seed_%d' % seed for seed in seeds[1:]];
+    local others = seeds[1:];
     local with_benchmarks = std.objectHas(size, 'benchmarks');
     local group_by = std.get(size, 'group_by');  // what is held out together is not independent
     local max_length = size.model.max_sequence_length;
@@ -187,7 +187,7 @@ local scores(size, end) = {
     + split(size, 'preferences')
     + (if with_benchmarks then benchmarks(size) else {})
     + branch(size, seeds[0], '')
-    + join([branch(size, seed, '_seed_%d' % seed) for seed in seeds[1:]])
+    + join([branch(size, seed, '_seed_%d' % seed) for seed in others])
     + {
       local base = self.base,
       local train = std.get(base, 'train', size.pretrain),
@@ -285,7 +285,7 @@ local scores(size, end) = {
         training: { [name]: ref(name) for name in ['base', 'sft', 'dpo'] },
         scores: scores(size, ''),
         [if others != [] then 'seeds']: {
-          [name]: [scores(size, end)[name] for end in others]
+          [name]: { ['%d' % seed]: scores(size, '_seed_%d' % seed)[name] for seed in others }
           for name in std.objectFields(scores(size, ''))
         },
         overlaps: { [name + ' with held-out text']: ref(name + '_contamination') for name in domains }

@@ -124,25 +124,30 @@ def segments(series: Path, limit: int, *, held: bool = True) -> Iterator[Block]:
 
 
 def evaluations(series: Path, limit: int, last_step: int | None = None) -> Iterator[Block]:
-    """What was measured in training, up to a step: of each task the first measure, its main one."""
-    rows: list[dict[str, Any]] = []
-    for each in evaluation_rows(series):
-        mains = {score["task"]: score for score in reversed(each["scores"])}
-        rows += [
-            {
-                "step": each["step"],
-                "evaluation": each["name"],
-                "task": task,
-                "metric": score["metric"],
-                "value": score["value"],
-                "standard error": score.get("standard_error"),
-                "seconds": each["seconds"],
-            }
-            for task, score in reversed(mains.items())
-            if last_step is None or each["step"] <= last_step
-        ]
-    if rows:
-        yield last_of("evaluations", rows, limit)
+    """What was measured in training, up to a step: of each task the first measure, its main one.
+
+    What other evaluations of the same names measured before is a table of its own.
+    """
+    for title, earlier in (("evaluations", False), ("earlier evaluations", True)):
+        rows: list[dict[str, Any]] = []
+        for each in evaluation_rows(series, earlier=earlier):
+            mains = {score["task"]: score for score in reversed(each["scores"])}
+            of = f"-{each['evaluation']}" if earlier and each["evaluation"] else ""
+            rows += [
+                {
+                    "step": each["step"],
+                    "evaluation": each["name"] + of,
+                    "task": task,
+                    "metric": score["metric"],
+                    "value": score["value"],
+                    "standard error": score.get("standard_error"),
+                    "seconds": each["seconds"],
+                }
+                for task, score in reversed(mains.items())
+                if last_step is None or each["step"] <= last_step
+            ]
+        if rows:
+            yield last_of(title, rows, limit)
 
 
 def _diverged(series: Path, limit: int) -> Iterator[Block]:

@@ -117,6 +117,12 @@ class OutsideFile:
         """The URL, with what is known of it."""
         return {self.path: self._known()} if is_url(self.path) else {}
 
+    def num_bytes(self) -> int | None:
+        """The size of a file, where that is known and nothing has to be fetched."""
+        if is_url(self.path):
+            return self._known().num_bytes
+        return os.path.getsize(self.path) if os.path.isfile(self.path) else None
+
     def pinned(self, pins: Mapping[str, Pin]) -> OutsideFile:
         """The same with what a lock knows of it."""
         pin = pins.get(self.path) if is_url(self.path) else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from string import Template
@@ -67,14 +67,14 @@ def write_report(
     scores: Mapping[str, Scores],
     overlaps: Mapping[str, Attributes] | None = None,
     generations: Generations | None = None,
-    seeds: Mapping[str, Sequence[Scores]] | None = None,
+    seeds: Mapping[str, Mapping[str, Scores]] | None = None,
     out: Path,
 ) -> Report:
     """Write `index.html`, one page of everything that was made.
 
     Args:
         corpus: documents by name of their stage, in the order of the page.
-        seeds: scores of runs with other seeds, by the name in `scores` of those of the first.
+        seeds: by the name in `scores` of those of the first seed, the others' by their seed.
 
     Raises:
         CorruptShard: a file that the page reads is not the one in its manifest.
@@ -100,7 +100,7 @@ def write_report(
     if generations is not None:
         made[_unused("generations", made)] = generations
     for name, others in (seeds or {}).items():
-        made |= {_unused(f"{name}, seed {n}", made): each for n, each in enumerate(others, 2)}
+        made |= {_unused(f"{name}, seed {seed}", made): each for seed, each in others.items()}
     page.provenance(made)
     template = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     text = template.substitute(title=escaped(title), body=page.body())

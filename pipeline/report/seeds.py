@@ -31,7 +31,7 @@ def spread(values: Sequence[float]) -> float:
 
 
 def seeds_table(
-    first: Mapping[str, Scores], others: Mapping[str, Sequence[Scores]], runs: list[str]
+    first: Mapping[str, Scores], others: Mapping[str, Mapping[str, Scores]], runs: list[str]
 ) -> Table:
     """A row for each measure and model: its mean and its change, each with two uncertainties.
 
@@ -41,12 +41,12 @@ def seeds_table(
 
     Args:
         first: scores of the first seed, by the name of what they are of.
-        others: those of each other seed, of the same models, by the same names.
+        others: by the same names, those of each other seed by that seed, of the same models.
         runs: models in their order.
     """
     table: list[list[Cell]] = []
     for name, more in others.items():
-        seeds = [first[name], *more]
+        seeds = [first[name], *more.values()]
         last = [
             {(row["task"], row["metric"], row["model"]): row for row in scoring.last_rows(rows)}
             for rows in map(scoring.score_rows, seeds)
@@ -75,7 +75,7 @@ def seeds_table(
 
 
 def seeds_parts(
-    first: Mapping[str, Scores], others: Mapping[str, Sequence[Scores]], runs: list[str]
+    first: Mapping[str, Scores], others: Mapping[str, Mapping[str, Scores]], runs: list[str]
 ) -> list[Html]:
     """What a page says of seeds; nothing where there was one.
 

@@ -58,7 +58,8 @@ def branch(series: Path, origin: Path, last_step: int) -> int:
     add_segment(series, said | {"cause": "taken over", "reason": reason, "num_updates": 0})
     own = {"segment": 1}
     lines = [sealed_line({**_plain(rows[step]), **own}) for step in sorted(rows) if step <= last]
-    measured = [row | own for row in evaluation_rows(origin) if row["step"] <= last]
+    found = evaluation_rows(origin, earlier=True) + evaluation_rows(origin)
+    measured = [row | own for row in found if row["step"] <= last]
     if measured:
         write_file(series / EVALUATIONS, "".join(map(sealed_line, measured)).encode())
     write_file(series / HISTORY, "".join(lines).encode())

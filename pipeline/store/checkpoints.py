@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -32,6 +33,19 @@ def checkpoint_folders(series: Path) -> list[tuple[int, Path]]:
     return sorted(each for each in found if each[1].name == checkpoint_name(each[0]))
 
 
+@dataclass(frozen=True)
+class RecentLosses:
+    """What a rule on spikes judges the next update by.
+
+    Args:
+        losses: of the last updates that were made, as far back as the rule looks; the latest last.
+        skipped_since: updates that were left out after the last one made.
+    """
+
+    losses: list[float]
+    skipped_since: int
+
+
 class CheckpointRecord(NamedTuple):
     """What `state.json` says of a checkpoint; `sha256` is of its other files, by name."""
 
@@ -41,11 +55,14 @@ class CheckpointRecord(NamedTuple):
     weights: str
     sha256: dict[str, str]
     num_skipped: int = 0  # of the steps, those whose update was left out
+    recent: RecentLosses | None = None  # where it was trained with a rule on spikes
 
 
 def write_record(folder: Path, record: CheckpointRecord) -> None:
     """Say what a checkpoint is, once its other files are written."""
-    write_sealed(Path(folder) / RECORD, record._asdict())
+    form = record._asdict()
+    form |= {"recent": asdict(form["recent"])} if form["recent"] else {}
+    write_sealed(Path(folder) / RECORD, {n: each for n, each in form.items() if each is not None})
 
 
 def read_record(folder: Path) -> CheckpointRecord:
@@ -56,7 +73,7 @@ def read_record(folder: Path) -> CheckpointRecord:
     path = Path(folder) / RECORD
     try:
         form = read_sealed(path)
-        return _checked_record({"num_skipped": 0, **form})
+        return _checked_record({"num_skipped": 0, "recent": None, **form})
     except (OSError, LookupError, ValueError, TypeError) as error:
         raise damage(path, error, "not the record of a checkpoint") from error
 
@@ -73,6 +90,13 @@ def _checked_record(form: Mapping[str, Any]) -> CheckpointRecord:
         raise ValueError(f"its files must be model and optimizer of each rank; there is {there}")
     if record.num_skipped > record.step:
         raise ValueError(f"num_skipped is {record.num_skipped}; there are {record.step} steps")
+    if (recent := record.recent) is not None:
+        made = record.step - record.num_skipped
+        if len(recent.losses) > made:
+            raise ValueError(f"recent.losses has {len(recent.losses)}; {made} updates were made")
+        if recent.skipped_since > record.num_skipped:
+            since = f"recent.skipped_since is {recent.skipped_since}"
+            raise ValueError(f"{since}; num_skipped is {record.num_skipped}")
     return record
 
 

@@ -68,6 +68,7 @@ _EVALUATION = {
     "segment": int,
     "seconds": float,
     "scores": list[dict[str, Any]],
+    "evaluation": str,
 }
 _SCORE = {"task": str, "metric": str, "value": float | None, "standard_error": float | None}
 _READ: ContextVar[dict[Path, tuple[tuple[int, ...], list[dict[str, Any]]]] | None] = ContextVar(
@@ -200,20 +201,27 @@ def last_segment(series: Path) -> int:
     return max((each for each in numbers if each < MAX_SEGMENTS), default=0)
 
 
-def evaluation_rows(series: Path) -> list[dict[str, Any]]:
+def evaluation_rows(series: Path, *, earlier: bool = False) -> list[dict[str, Any]]:
     """What was measured of a series, by step: the last row of each step and name.
 
     `scores` has a row a measure, as `scores.parquet` of the step that measures the same.
+    `evaluation` is a digest of what was measured on which data, "" where a line does not say it:
+    rows are of one curve where it is the same. Of each name there is the curve added to last.
+
+    Args:
+        earlier: give the rows of the curves before that instead.
     """
-    found: dict[tuple[int, str], dict[str, Any]] = {}
+    found: dict[tuple[int, str, str], dict[str, Any]] = {}
+    last: dict[str, str] = {}  # name -> digest
     for sealed in _sealed_rows(Path(series) / EVALUATIONS):
         with suppress(*_NO_LINE):
-            row = _checked(sealed, _EVALUATION, _EVALUATION)
+            row = _checked({"evaluation": ""} | sealed, _EVALUATION, _EVALUATION)
             row["scores"] = [
                 _checked(each, _SCORE, ("task", "metric", "value")) for each in row["scores"]
             ]
-            found[row["step"], row["name"]] = row
-    return [found[key] for key in sorted(found)]
+            last[row["name"]] = row["evaluation"]
+            found[row["step"], row["name"], row["evaluation"]] = row
+    return [found[key] for key in sorted(found) if (key[2] != last[key[1]]) == earlier]
 
 
 def read_segments(series: Path) -> list[dict[str, Any]]:

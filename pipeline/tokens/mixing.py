@@ -53,7 +53,7 @@ def mix_tokens(
     for name in names:
         _require_alike(names[0], first, name, tokens[name])
     held = {name: tokens[name].num_tokens // sequence_length for name in names}
-    weights = _weights(held, proportions, repeats)
+    weights = _weights(held, proportions, repeats, sequence_length)
     if num_instances is None:
         num_instances = _natural_size(held, weights, proportions is not None)
     drawn = apportion(weights, num_instances)
@@ -118,6 +118,7 @@ def _weights(
     held: Mapping[str, int],
     proportions: Mapping[str, float] | None,
     repeats: Mapping[str, float] | None,
+    sequence_length: int,
 ) -> dict[str, Fraction]:
     given = proportions if proportions is not None else repeats or {}
     label = "proportions" if proportions is not None else "repeats"
@@ -130,7 +131,10 @@ def _weights(
         exact = {name: exact.get(name, Fraction(1)) for name in held}
     for name, weight in exact.items():
         if weight and not held[name]:
-            raise ValueError(f"{name!r} has less than one instance; leave it out or give it 0")
+            raise ValueError(
+                f"sequence_length is {sequence_length}; {name!r} has fewer tokens, so no instance: "
+                "leave it out or give it 0"
+            )
     if proportions is None:
         exact = {name: exact[name] * held[name] for name in held}
     if not any(exact.values()):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.core.artifacts import ReadingOrder, TokenMix
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.core.files import StoredFile
+from pipeline.core.fingerprints import OutsideFile
 from pipeline.core.temporary import temporary_for
 from pipeline.tokens.olmo_order import FileReader
 from pipeline.tokens.order import IntArray, MixReader, OrderRule
@@ -114,8 +115,8 @@ class OlmoReplay(OrderRule):
     def order(self, num_instances: int, batch_instances: int, seed: int) -> FileOrder:
         return FileOrder(self.indices, num_instances, batch_instances)
 
-    def require_steps(self, num_steps: int, batch_instances: int) -> None:
-        _require_steps(self.indices, num_steps, batch_instances)
+    def require_steps(self, num_steps: int, batch_instances: int, told: str) -> None:
+        require_held(self.indices.num_instances, num_steps, batch_instances, told)
 
 
 def order_of(order: OrderRule | ReadingOrder) -> OrderRule:
@@ -152,7 +153,8 @@ class FileOrder:
                 f"the mix of {self.num_held} instances",
                 f"the index at place {place} is {indices[place]}",
             )
-        _require_steps(self.indices, 1, self.batch_instances)
+        held, size = self.indices.num_instances, self.batch_instances
+        require_held(held, 1, size, f"batch_instances is {size}")
 
     @property
     def num_instances(self) -> int:
@@ -165,7 +167,8 @@ class FileOrder:
             raise ValueError(f"step is {step}; it must be at least 0")
         if not 0 <= rank < world_size:
             raise ValueError(f"rank is {rank}; it must be from 0 to {world_size - 1}")
-        _require_steps(self.indices, step + 1, self.batch_instances)
+        held = self.indices.num_instances
+        require_held(held, step + 1, self.batch_instances, f"step is {step}, from 0")
         first = step * self.batch_instances
         rows = slice(first + rank, first + self.batch_instances, world_size)
         return open_indices(self.indices)[rows].astype(np.int64)
@@ -191,12 +194,30 @@ def open_indices(indices: ReadingOrder) -> NDArray[np.uint32]:
     return np.memmap(indices.file.place(indices.root), INDEX, "r")
 
 
-def _require_steps(indices: ReadingOrder, num_steps: int, batch_instances: int) -> None:
-    held = indices.num_instances // batch_instances
+def num_instances_in(file: OutsideFile) -> int | None:
+    """How many instances a file of indices names, where its size is known before it is read."""
+    size = file.num_bytes()
+    return None if size is None else size // INDEX.itemsize
+
+
+def require_held(
+    num_instances: int,
+    num_steps: int,
+    batch_instances: int,
+    told: str,
+    file: str = "the index file",
+) -> None:
+    """Raises ValueError where a file of so many instances ends before so many steps.
+
+    Args:
+        told: what asks for them, as `stop_at is 9`.
+        file: what the file is called.
+    """
+    held = num_instances // batch_instances
     if num_steps > held:
         raise ValueError(
-            f"num_steps is {num_steps}; the index file has {indices.num_instances} instances, "
-            f"which is {held} steps of {batch_instances}, and no second epoch"
+            f"{told}; {file} has {num_instances} instances, which is {held} updates of "
+            f"batch_size {batch_instances}, and no second epoch"
         )
 
 

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -23,14 +22,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.core.artifacts import OrderTable, TokenMix, Tokens
+from pipeline.core.artifacts import TokenMix, Tokens
 from pipeline.core.seeds import seed_fault
-from pipeline.core.shards import ShardWriter
 from pipeline.tokens.format import open_ids, read_index
 
 IntArray = NDArray[np.int64]
 WordArray = NDArray[np.uint64]
 
+MOST_BATCH = 1 << 20  # instances of an update: 2**31 tokens in rows of 2,048
+MOST_STEPS = 1 << 40  # MOST_BATCH times as many places still fit an int64
 NUM_ROUNDS = 8
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio
 WORD = (1 << 64) - 1
@@ -54,6 +54,10 @@ class FeistelOrder:
         for name in ("num_instances", "batch_instances"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_instances > MOST_BATCH:
+            raise ValueError(
+                f"batch_instances is {self.batch_instances}; it must be at most {MOST_BATCH}"
+            )
         if fault := seed_fault(self.seed):
             raise ValueError(f"seed {fault}")
 
@@ -285,8 +289,12 @@ class OrderRule(ABC):
     def order(self, num_instances: int, batch_instances: int, seed: int) -> Order:
         """The order of so many instances; `seed` is the run's."""
 
-    def require_steps(self, num_steps: int, batch_instances: int) -> None:
-        """Raises ValueError where the order ends before so many steps; most never end."""
+    def require_steps(self, num_steps: int, batch_instances: int, told: str) -> None:
+        """Raises ValueError where the order ends before so many steps; most never end.
+
+        Args:
+            told: what asks for them, as `stop_at is 9`.
+        """
         return
 
 
@@ -345,48 +353,3 @@ class TokenBatches:
     def holding(self, document: str) -> list[int]:
         """The instances of an epoch that hold tokens of a document, by its id."""
         return self.reader.holding(document)
-
-
-ORDER = pa.schema(
-    [(name, pa.int64()) for name in ("step", "rank", "row")]
-    + [(name, pa.string()) for name in ("part", "source", "id")]
-    + [(name, pa.int64()) for name in ("start", "end")]
-)
-
-
-def inspect_order(
-    mix: TokenMix,
-    *,
-    batch_instances: int,
-    seed: int,
-    num_steps: int,
-    out: Path,
-    first_step: int = 1,
-    world_size: int = 1,
-    order: OrderRule = FEISTEL,
-) -> OrderTable:
-    """Tell which documents `num_steps` optimizer steps read: a row a document in an instance.
-
-    `step` counts updates from 1, as histories, checkpoints and `olmo batch --at` do. `row` is of
-    the whole batch, so step and row do not depend on `world_size`; `rank` reads it. `start` and
-    `end` are token offsets in the document, its end token included.
-
-    Args:
-        first_step: the first update told of.
-    """
-    numbers = {"num_steps": num_steps, "first_step": first_step, "world_size": world_size}
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1")
-    order.require_steps(first_step - 1 + num_steps, batch_instances)
-    batches = TokenBatches(mix, batch_instances, seed, order)
-    with ShardWriter(Path(out), "order.parquet", ORDER) as writer:
-        for step in range(first_step, first_step + num_steps):
-            rows = [
-                (step, row % world_size, row, *piece)
-                for row, pieces in enumerate(batches.rows(step - 1))
-                for piece in pieces
-            ]
-            columns = zip(*rows, strict=True)
-            writer.write({n: list(c) for n, c in zip(ORDER.names, columns, strict=True)})
-    return OrderTable.of(Path(out), num_steps=num_steps, table=writer.shard)

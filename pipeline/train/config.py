@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipeline.core.seeds import seed_fault
+from pipeline.tokens.order import MOST_BATCH
 from pipeline.train.evaluations import Evaluation, check_evaluations
 from pipeline.train.monitors import Monitor
 from pipeline.train.ranks.launches import Launch as Launch
@@ -180,6 +181,8 @@ class TrainConfig:
         for name in ("batch_size", "save_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_size > MOST_BATCH:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at most {MOST_BATCH}")
         if self.clip_warmup_steps < 0 or not 1 <= self.clip_warmup_factor < math.inf:
             raise ValueError(
                 f"clip_warmup_steps is {self.clip_warmup_steps}, clip_warmup_factor is "
@@ -222,6 +225,12 @@ class TrainConfig:
     def last_step(self) -> int:
         """The number of updates."""
         return self.stop_at if self.stop_at is not None else self.schedule.total_steps
+
+    @property
+    def told_last_step(self) -> str:
+        """The number of updates in the words of the field that gives it."""
+        name = "schedule.total_steps" if self.stop_at is None else "stop_at"
+        return f"{name} is {self.last_step}"
 
     @property
     def kept_steps(self) -> list[int]:

@@ -14,7 +14,7 @@ from pipeline.core.stopping import stop_requested
 from pipeline.model.olmo import Olmo
 from pipeline.model.scoring import Scorer
 from pipeline.store.history import EVALUATIONS, add_lines, evaluation_rows, sealed_line
-from pipeline.train.evaluations import Evaluation
+from pipeline.train.evaluations import Evaluation, evaluation_digest
 from pipeline.train.monitors import Row
 from pipeline.train.progress import Progress
 from pipeline.train.ranks.distributed import Ranks
@@ -40,7 +40,9 @@ class Evaluating:
         self.evaluations, self.series = evaluations, series
         self.last_step, self.ranks = last_step, ranks
         self._measures: dict[str, Callable[[Scorer], list[Row]]] = {}
-        self._done: set[tuple[int, str]] = set()
+        self._digests = {each.name: evaluation_digest(each) for each in evaluations}
+        self._told_as: dict[str, str] = {}  # name -> the one that monitors hear
+        self._done: set[tuple[int, str, str]] = set()
         self._replays = False
 
     def go_to(self, step: int, replay: bool = False) -> None:
@@ -50,11 +52,27 @@ class Evaluating:
             replay: the series does not go on from the updates to come: none of them is measured.
         """
         self._replays = replay
-        if self.evaluations:
-            rows = self.ranks.agreed(
-                lambda: [(each["step"], each["name"]) for each in evaluation_rows(self.series)]
-            )
-            self._done = {(number, name) for number, name in rows if number <= step}
+        if not self.evaluations:
+            return
+        last, before = self.ranks.agreed(lambda: [self._measured(False), self._measured(True)])
+        self._done = {(number, *of) for number, *of in last + before if number <= step}
+        for name, own in self._digests.items():
+            others = {of for _, called, of in last + before if called == name} - {own}
+            self._told_as[name] = f"{name}-{own}" if others else name
+            up_to = [number for number, called, of in last if called == name and of != own]
+            if up_to and not replay and self.ranks.rank == 0:
+                logger.warning(
+                    "the evaluation %r is not known to be the one of before, up to step %d: other "
+                    "data, say; its figures are a curve of their own, %s",
+                    name,
+                    max(up_to),
+                    self._told_as[name],
+                )
+
+    def _measured(self, earlier: bool) -> list[tuple[int, str, str]]:
+        """Step, name and digest of what was measured of the series."""
+        rows = evaluation_rows(self.series, earlier=earlier)
+        return [(each["step"], each["name"], each["evaluation"]) for each in rows]
 
     def due(self, step: int) -> list[Evaluation]:
         """Those that are to be made after an update, or before the first one (0)."""
@@ -63,7 +81,7 @@ class Evaluating:
             for each in self.evaluations
             if not self._replays
             and (step % each.every == 0 or step == self.last_step)
-            and (step, each.name) not in self._done
+            and (step, each.name, self._digests[each.name]) not in self._done
         ]
 
     @torch.no_grad()
@@ -85,7 +103,7 @@ class Evaluating:
                 if step != self.last_step and self._is_asked_to_stop():
                     return True
                 self._measure(each, scorer, step, segment, tell)
-                self._done.add((step, each.name))
+                self._done.add((step, each.name, self._digests[each.name]))
             del scorer
             if self.ranks.size > 1:
                 gc.collect()  # what FSDP holds of the copy stands in circles
@@ -113,8 +131,10 @@ class Evaluating:
         if self.ranks.rank:
             return
         row = {"step": step, "name": name, "segment": segment, "seconds": seconds, "scores": scores}
+        row["evaluation"] = self._digests[name]
         add_lines(self.series / EVALUATIONS, [sealed_line(row)])
         logger.info("evaluated %s after step %d in %.1f s", name, step, seconds)
+        name = self._told_as[name]
         told: Row = {"step": step, name: {"seconds": seconds}}
         for each in scores:
             if each["value"] is not None:

@@ -41,9 +41,9 @@ from pipeline.train.ranks.launches import Joining
 from pipeline.train.ranks.launching import run_ranks
 from pipeline.train.ranks.sharding import build_model, reduce_gradients
 from pipeline.train.series import checkpoint, history, saved
+from pipeline.train.series.recent import watch_from
 from pipeline.train.series.writing import CheckpointWriter
 from pipeline.train.speed import Speed, peak_memory
-from pipeline.train.spikes import Watch
 from pipeline.train.stages.objectives import Objective, num_read
 
 
@@ -201,16 +201,13 @@ class Run:
             )
         self.step, self.num_skipped = step, record.num_skipped
         self.num_read, self.num_learned = record.num_tokens_read, record.num_tokens_learned
-        rules = self.training.upkeep.stop_on, self.config.skip
-        first = self.ranks.rank == 0
-        rows = history_rows(self.training.series) if first and (self.step or any(rules)) else {}
+        series, first = self.training.series, self.ranks.rank == 0
+        rows = history_rows(series) if first and self.step else {}
         by_source = rows.get(self.step, {}).get("tokens_by_source")
         self.by_source = Counter[str](by_source or {})
         self.num_counted = 0 if by_source is None else self.step  # steps that it counts
-        before = [rows[each] for each in sorted(rows) if each <= self.step] if any(rules) else []
-        self.watch = Watch(*rules, ((row["loss"], row.get("skipped", False)) for row in before))
-        if any(rules):  # every rank must judge alike, whenever a file system shows it a row
-            self.watch.recall(*self.ranks.agreed(self.watch.memory))
+        rules = self.training.upkeep.stop_on, self.config.skip
+        self.watch = watch_from(series, record, *rules, self.ranks)
 
     def begin_segment(self, stretch: saved.Stretch) -> Row:
         """Note how the updates from here on are run; gives what their rows say of it."""
@@ -325,9 +322,8 @@ class Run:
 
     def save(self, writer: CheckpointWriter, folder: Path) -> None:
         """Begin to write the state as it is now."""
-        record = CheckpointRecord(
-            self.step, self.num_read, self.num_learned, "", {}, self.num_skipped
-        )
+        read, learned, recent = self.num_read, self.num_learned, self.watch.recent()
+        record = CheckpointRecord(self.step, read, learned, "", {}, self.num_skipped, recent)
         writer.save(folder, self.model, self.optimizer, record)
 
     def update(self, update: int) -> dict[str, Any]:

@@ -193,10 +193,12 @@ def listening(
         if begun is not None:
             listeners[number] = begun
 
+    def update(listener: Listener, row: Row) -> None:
+        listener.update(row | perplexity(row) if of_tokens else row)
+
     def tell(row: Row) -> None:
-        row = row | perplexity(row) if of_tokens else row
         for number, listener in list(listeners.items()):
-            guarded(number, partial(listener.update, row))
+            guarded(number, partial(update, listener, row))
 
     try:
         yield tell

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
 from pipeline.core.errors import DivergedTraining
+from pipeline.store.checkpoints import RecentLosses
 
 
 @dataclass(frozen=True)
@@ -56,32 +56,24 @@ class Watch:
     Args:
         stop: what stops the run, beside values that are not finite.
         skip: whose updates are left out; then `stop` sees the others.
-        before: the losses of the updates made so far, and whether each was left out.
     """
 
-    def __init__(
-        self,
-        stop: SpikeRule | None,
-        skip: SkipRule | None,
-        before: Iterable[tuple[float | None, bool]] = (),
-    ) -> None:
+    def __init__(self, stop: SpikeRule | None, skip: SkipRule | None) -> None:
         self.stop, self.skip = stop, skip
         self.losses: deque[float] = deque(
             maxlen=max(r.window for r in (stop, skip) if r) if stop or skip else 0
         )
         self.in_a_row = 0
-        for loss, skipped in before:
-            self._note(loss, skipped)
 
-    def memory(self) -> tuple[list[float], int]:
-        """What it judges by: the last losses, and how many updates in a row were left out."""
-        return list(self.losses), self.in_a_row
+    def recent(self) -> RecentLosses | None:
+        """What it judges by, to be recalled after a resume; None without a rule."""
+        return RecentLosses(list(self.losses), self.in_a_row) if self.stop or self.skip else None
 
-    def recall(self, losses: Iterable[float], in_a_row: int) -> None:
-        """Judge by what another one remembers."""
+    def recall(self, recent: RecentLosses) -> None:
+        """Judge by what another one has seen."""
         self.losses.clear()
-        self.losses.extend(losses)
-        self.in_a_row = in_a_row
+        self.losses.extend(recent.losses)
+        self.in_a_row = recent.skipped_since
 
     def leaves_out(self, update: int, loss: float, norm: float) -> bool:
         """Whether the update is left out.
@@ -98,13 +90,10 @@ class Watch:
                 fault = f"{reason}, and the {self.in_a_row} updates before it were left out"
             if fault := fault or self._spike(self.stop, loss):
                 raise DivergedTraining(update, fault, loss=loss, grad_norm=norm)
-        self._note(loss, skipped)
-        return skipped
-
-    def _note(self, loss: float | None, skipped: bool) -> None:
         self.in_a_row = self.in_a_row + 1 if skipped else 0
-        if not skipped and loss is not None:
+        if not skipped:
             self.losses.append(loss)
+        return skipped
 
     def _spike(self, rule: SpikeRule | None, loss: float) -> str:
         """Why a loss is a spike; "" where it is none."""

@@ -32,10 +32,10 @@ from steps.execution.live import Display, say
 from steps.execution.needs import demand_of, lacking, machine
 from steps.execution.pool import Pool
 from steps.execution.running import command_line, in_process, log_of, shown
-from steps.execution.scheduling import Outcome, Runner, Scheduler
+from steps.execution.scheduling import Demand, Outcome, Runner, Scheduler
 from steps.execution.worker import free_of_garbage
 from steps.graph.wiring import WiringError, made_by
-from steps.plan.planning import plan_steps, say_plan
+from steps.plan.planning import StepPlan, plan_steps, say_plan
 from steps.workspace import ResultWorkspace, link_name, require_writable
 
 ENDING_SECONDS = 10.0  # for children of a stopped step to end in
@@ -117,11 +117,15 @@ class LocalExecutor(Executor):
         slots = min(self.workers, len(reads) - len(known))
         here = in_process() or any(type(step).__module__ == "__main__" for step in graph.values())
         demands = {name: demand_of(graph[name]) for name in reads}
+        capacity = machine(any(each.gpus for each in demands.values()))
+        if not all(each.within(capacity) for each in demands.values()):
+            planned = self._planned(graph.values())
+            demands |= {each.name: Demand() for each in planned if each.makes_nothing}
         scheduled: dict[str, Any] = {
             "known": known,
             "slots": 1 if here else slots,
             "demands": demands,
-            "capacity": machine(any(each.gpus for each in demands.values())),
+            "capacity": capacity,
             "watcher": display,
         }
         if here:
@@ -172,15 +176,9 @@ class LocalExecutor(Executor):
         there = remote.reachable(each.unique_id for each in missing)
         return [each for each in missing if each.unique_id not in there]
 
-    def _launching_nothing(self, steps: Iterable[Step[Any]]) -> set[str]:
-        """Names of the trainings that a plan does not say to make an update."""
+    def _planned(self, steps: Iterable[Step[Any]]) -> list[StepPlan]:
         assert isinstance(self.workspace, ResultWorkspace)
-        planned = plan_steps(list(steps), self.workspace.results)
-        return {
-            each.name
-            for each in planned
-            if each.state not in ("will run", "waits") or (each.updates and not each.updates.left)
-        }
+        return plan_steps(steps, self.workspace.results)
 
     def _preflight(self, steps: Iterable[Step[Any]]) -> None:
         self._require_machine(steps)
@@ -191,10 +189,11 @@ class LocalExecutor(Executor):
         steps = list(steps)
         missing = self._missing(steps)
         lines = lacking(missing, self._folder)
-        if (
-            lines
-        ):  # of what it takes to launch, a training that only shows what stands needs nothing
-            lines = lacking(missing, self._folder, saved=self._launching_nothing(steps))
+        if lines:  # a training that only shows what stands needs nothing
+            planned = {each.name: each for each in self._planned(steps)}
+            missing = [each for each in missing if not planned[each.name].makes_nothing]
+            perhaps = [name for name, each in planned.items() if each.state == "maybe linked"]
+            lines = lacking(missing, self._folder, perhaps=perhaps)
         if missing and not lines:
             require_writable(self._folder)
         if lines:

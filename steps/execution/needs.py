@@ -50,12 +50,12 @@ def lacking(
     workspace: Path,
     *,
     elsewhere: bool = False,
-    saved: Collection[str] = (),
+    perhaps: Collection[str] = (),
 ) -> list[str]:
     """What these steps need and this machine has not: a line for each kind of thing.
 
     Args:
-        saved: names of steps that launch nothing, as all that they make stands.
+        perhaps: names of steps that launch nothing if what they read comes out as it did before.
         elsewhere: the steps run on other machines; of this one only the free disk is asked for.
     """
     cpus: dict[str, float] = {}
@@ -66,7 +66,7 @@ def lacking(
     packages: dict[str, list[str]] = {}
     launches: dict[str, list[str]] = {}
     for step in steps:
-        if not elsewhere and step.name not in saved:
+        if not elsewhere and step.name not in perhaps:
             for each in _packages([*step.kwargs.values()]):
                 if find_spec(each) is None:
                     packages.setdefault(each, []).append(step.name)

@@ -199,8 +199,6 @@ def _value(hint: Any, value: Any, path: str, built: dict[str, Step[Any]]) -> Any
             f"{path} is {value!r}; it must be a reference to a step that makes {shown_hint(hint)}"
         )
     elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        if isinstance(value, str) and hasattr(hint, "FROM_TEXT"):
-            value = {hint.FROM_TEXT: value}
         return _component({shown_hint(hint): hint}, value, path, built, named=False)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -329,8 +327,10 @@ def _with_kind(hint: Any, value: Any) -> Any:
 def _component(
     classes: dict[str, type], value: Any, path: str, built: dict[str, Step[Any]], named: bool = True
 ) -> Any:
-    if isinstance(value, str) and named:
-        value = {"type": value}
+    only = "" if named else getattr(next(iter(classes.values())), "FROM_TEXT", "")
+    as_text = isinstance(value, str)
+    if as_text and (named or only):
+        value = {only or "type": value}
     if not isinstance(value, dict):
         options = " or ".join(sorted(classes))
         raise WiringError(f"{path} is {value!r}; it must be an object ({options})")
@@ -363,8 +363,10 @@ def _component(
     try:
         made = cls(**values)
     except ValueError as error:
-        of_field = str(error).partition(" ")[0] in fields  # `at_least is 5; it must be ...`
-        raise WiringError(f"{path}{'.' if of_field else ': '}{error}") from error
+        subject, _, fault = str(error).partition(" ")  # `at_least is 5; it must be ...`
+        if as_text and subject == only:
+            raise WiringError(f"{path} {fault}") from error
+        raise WiringError(f"{path}{'.' if subject in fields else ': '}{error}") from error
     return WithSteps(made) if holds_steps(values) else made
 
 

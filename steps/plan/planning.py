@@ -114,6 +114,11 @@ class StepPlan:
         return self.state in RUNS
 
     @property
+    def makes_nothing(self) -> bool:
+        """Whether all stands that it makes: its result, or every update of what it is a view of."""
+        return not self.runs or (self.updates is not None and not self.updates.left)
+
+    @property
     def goes_on(self) -> bool:
         """Whether it will train the rest of a series that stands in part."""
         return self.runs and self.updates is not None and self.updates.left < self.updates.of

@@ -143,3 +143,11 @@ def test_a_url_of_a_kind_that_no_document_names_is_refused_by_name(path):
     for refused in (lambda: OutsideFile(path, "v1"), lambda: open_outside(path)):
         with pytest.raises(ValueError, match=f"path is '{path}'; a URL must be one of http, https"):
             refused()
+
+
+def test_a_size_is_known_of_a_file_that_is_here_and_of_a_pinned_url(tmp_path):
+    (tmp_path / "f").write_bytes(bytes(12))
+    url = OutsideFile("https://host/f", revision="1")
+    assert OutsideFile(str(tmp_path / "f")).num_bytes() == 12
+    assert OutsideFile(str(tmp_path)).num_bytes() is None and url.num_bytes() is None
+    assert url.pinned({url.path: Pin(num_bytes=12, etag="e")}).num_bytes() == 12

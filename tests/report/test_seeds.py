@@ -36,8 +36,12 @@ def seeds(tmp_path):
     return [of_seed(tmp_path / f"PairScores-001-{n}", each) for n, each in enumerate(answers)]
 
 
+def others(seeds):
+    return dict(zip(("7", "8"), seeds[1:], strict=True))
+
+
 def test_the_spread_over_seeds_stands_beside_the_error_over_items(seeds):
-    table = seeds_table({"pairs": seeds[0]}, {"pairs": seeds[1:]}, RUNS)
+    table = seeds_table({"pairs": seeds[0]}, {"pairs": others(seeds)}, RUNS)
     base, sft = (dict(zip(HEADS, row, strict=True)) for row in table.rows)
     assert (base["model"], sft["model"], base["seeds"]) == ("base", "sft", 3)
     assert base["mean over seeds"] == pytest.approx(0.5)
@@ -48,7 +52,7 @@ def test_the_spread_over_seeds_stands_beside_the_error_over_items(seeds):
 
 
 def test_a_change_is_paired_within_each_seed(seeds):
-    table = seeds_table({"pairs": seeds[0]}, {"pairs": seeds[1:]}, RUNS)
+    table = seeds_table({"pairs": seeds[0]}, {"pairs": others(seeds)}, RUNS)
     sft = dict(zip(HEADS, table.rows[1], strict=True))
     assert sft["change from"] == "base"
     assert sft["mean change"] == pytest.approx((0.5 + 0.25 + 0.25) / 3)
@@ -59,7 +63,7 @@ def test_a_change_is_paired_within_each_seed(seeds):
 
 
 def test_one_seed_has_no_spread(seeds):
-    (base, _) = seeds_table({"pairs": seeds[0]}, {"pairs": []}, RUNS).rows
+    (base, _) = seeds_table({"pairs": seeds[0]}, {"pairs": {}}, RUNS).rows
     assert math.isnan(base[HEADS.index("spread over seeds")])
 
 
@@ -68,11 +72,12 @@ def test_the_page_has_a_section_on_seeds_where_there_are_several(seeds, tmp_path
     first = {"held-out pairs": seeds[0]}
     alone = write_report(**page, scores=first, out=tmp_path / "alone")
     several = write_report(
-        **page, scores=first, seeds={"held-out pairs": seeds[1:]}, out=tmp_path / "several"
+        **page, scores=first, seeds={"held-out pairs": others(seeds)}, out=tmp_path / "several"
     )
     texts = [(each.root / "index.html").read_text(encoding="utf-8") for each in (alone, several)]
     assert ["spread over seeds" in text for text in texts] == [False, True]
     assert "PairScores-001-2" in texts[1]  # where they came from
+    assert all(f"held-out pairs, seed {seed}<" in texts[1] for seed in (7, 8))
 
 
 def test_seeds_of_scores_that_are_not_there_are_refused(seeds, tmp_path):
@@ -83,6 +88,6 @@ def test_seeds_of_scores_that_are_not_there_are_refused(seeds, tmp_path):
             tokens={},
             training={},
             scores={"held-out pairs": seeds[0]},
-            seeds={"others": seeds[1:]},
+            seeds={"others": others(seeds)},
             out=tmp_path / "page",
         )

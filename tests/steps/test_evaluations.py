@@ -149,6 +149,18 @@ def test_what_was_measured_is_shown_beside_the_checkpoints(bench):
         assert word in text
 
 
+def test_what_was_measured_on_other_data_is_shown_apart(bench):
+    train = ALL_STEPS | {"stop_at": 4}
+    step(bench, HELD_OUT, train=train).result(bench.workspace)
+    fewer = HELD_OUT | {"max_documents": 2}
+    made = step(bench, fewer).result(bench.workspace)
+    tables = {each.title: each for each in shown(made, 100) if hasattr(each, "rows")}
+    now, before = tables["evaluations"], tables["earlier evaluations"]
+    assert [{row[0] for row in each.rows} for each in (now, before)] == [{4, 8, 9}, {0, 4}]
+    assert {row[1] for row in now.rows} == {"perplexity"}
+    assert all(row[1].startswith("perplexity-") for row in before.rows)
+
+
 def test_a_view_that_ends_earlier_does_not_show_what_came_later(bench):
     step(bench, HELD_OUT).result(bench.workspace)
     view = step(bench, HELD_OUT, train=ALL_STEPS | {"stop_at": 3}).result(bench.workspace)
@@ -167,6 +179,13 @@ def test_a_view_that_ends_earlier_does_not_show_what_came_later(bench):
         ({"documents": {}}, r"evaluations\[0\].documents is empty"),
         ({"documents": {"a": ref("mix")}}, r"evaluations\[0\].documents.a is the step 'mix'"),
         ({"documents": {"a": ref("base")}}, "steps .*base.* wait for each other"),
+        (
+            {"name": "loss"},
+            r"base.evaluations\[0\].name is 'loss'; it must be a text without a slash",
+        ),
+        ({"name": "step"}, r"base.evaluations\[0\].name is 'step'; .* no column of the history"),
+        ({"name": ""}, r"base.evaluations\[0\].name is ''; it must"),
+        ({"name": "held/out"}, r"base.evaluations\[0\].name is 'held/out'; it must"),
         ({"tokenizer": ref("nothing")}, r"evaluations\[0\].tokenizer.ref is 'nothing'"),
     ],
 )

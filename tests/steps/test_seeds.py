@@ -57,8 +57,11 @@ def test_every_training_of_a_branch_has_its_seed_and_reads_its_own_branch(tmp_pa
 
 def test_the_page_reads_the_scores_of_every_seed(tmp_path):
     report = built(tmp_path, [1, 7, 8])["report"]
-    read = {name: [each.name for each in more] for name, more in report.kwargs["seeds"].items()}
-    assert read["held-out text"] == ["language_scores_seed_7", "language_scores_seed_8"]
+    read = {
+        name: {seed: each.name for seed, each in more.items()}
+        for name, more in report.kwargs["seeds"].items()
+    }
+    assert read["held-out text"] == {"7": "language_scores_seed_7", "8": "language_scores_seed_8"}
     assert read.keys() == report.kwargs["scores"].keys()
 
 

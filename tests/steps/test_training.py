@@ -10,6 +10,7 @@ from pipeline.core.energy import Spent
 from pipeline.store.history import history_rows, read_segments
 from pipeline.store.leases import Occupied
 from pipeline.train import loop
+from steps.execution import needs
 from steps.execution.executor import LocalExecutor
 from steps.graph.wiring import WiringError, build_steps
 from tests.steps.lab import Lab, ref
@@ -105,6 +106,24 @@ def test_a_saved_view_needs_no_launch_and_a_longer_training_is_refused_without(b
     assert "base" in run(stop_at=3).successful
     with pytest.raises(WiringError, match="launch of base: .*SLURM_PROCID.* start the run with"):
         run()
+
+
+def test_a_saved_view_needs_no_gpus_and_a_longer_training_is_refused_without(bench, monkeypatch):
+    monkeypatch.setattr(needs, "num_gpus", lambda: 0)
+    bench.run()
+    step(bench, {"stop_at": 6}).result(bench.workspace)
+
+    def run(**train):
+        built = build_steps(graph(bench, train, step_resources={"gpu_count": 4}))
+        return LocalExecutor(bench.workspace).execute_step_graph(StepGraph(built))
+
+    assert "base" in run(stop_at=3).successful
+    with pytest.raises(WiringError, match="GPUs: 4 for base; this machine has 0"):
+        run()
+    first, *others = bench.source.read_text().splitlines(keepends=True)
+    bench.source.write_text("".join([*others, first]))  # it may be no view of what comes of this
+    with pytest.raises(WiringError, match="GPUs: 4 for base"):
+        run(stop_at=3)
 
 
 def test_dropped_optimizer_states_leave_an_earlier_view_in_use(bench):

@@ -127,3 +127,9 @@ def test_parts_of_different_tokenizers_do_not_mix(parts, tmp_path):
 def test_impossible_mixes_are_refused(parts, tmp_path, arguments):
     with pytest.raises(ValueError):
         mix_tokens(parts, **arguments, out=tmp_path / "work" / "m")
+
+
+def test_a_part_shorter_than_an_instance_is_told_with_the_length_that_is_too_long(parts, tmp_path):
+    fault = f"sequence_length is {10**15}; 'big' has fewer tokens, so no instance"
+    with pytest.raises(ValueError, match=fault):
+        mix_tokens(parts, sequence_length=10**15, out=tmp_path / "m")

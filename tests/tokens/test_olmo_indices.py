@@ -4,9 +4,10 @@ import pytest
 from pipeline.core.artifacts import Artifact
 from pipeline.core.errors import CorruptShard, MismatchedInputs
 from pipeline.tokens import olmo_indices
+from pipeline.tokens.inspecting import inspect_order
 from pipeline.tokens.olmo_indices import FileOrder, OlmoReplay, import_order, open_indices
 from pipeline.tokens.olmo_order import OlmoOrder, OlmoShuffle
-from pipeline.tokens.order import TokenBatches, inspect_order
+from pipeline.tokens.order import TokenBatches
 from tests.tokens.test_olmo_order import mixed
 
 
@@ -87,10 +88,10 @@ def test_an_index_that_the_mix_has_not_is_named_with_its_place(tmp_path, blocks)
 def test_past_its_end_a_file_says_how_many_steps_it_holds(tmp_path):
     order = FileOrder(imported(tmp_path, range(10)), 10, 4)
     assert order.at(1).tolist() == [4, 5, 6, 7]
-    fault = "num_steps is 3; the index file has 10 instances, which is 2 steps of 4"
+    fault = "step is 2, from 0; the index file has 10 instances, which is 2 updates of batch_size 4"
     with pytest.raises(ValueError, match=fault):
         order.at(2)
-    with pytest.raises(ValueError, match="num_steps is 1; .* 0 steps of 11"):
+    with pytest.raises(ValueError, match="batch_instances is 11; .* 0 updates of"):
         FileOrder(order.indices, 10, 11)
 
 
@@ -104,5 +105,8 @@ def test_replayed_is_what_the_shuffle_reads_and_inspected_is_what_is_replayed(tm
     table = inspect_order(mix, order=order, num_steps=2, out=tmp_path / "a", **settings)
     other = inspect_order(mix, order=OlmoShuffle(7), num_steps=2, out=tmp_path / "b", **settings)
     assert table.content == other.content
-    with pytest.raises(ValueError, match="num_steps is 3; .* 2 steps of 2, and no second epoch"):
-        inspect_order(mix, order=order, num_steps=2, first_step=2, out=tmp_path / "c", **settings)
+    for asked in ({"num_steps": 3}, {"num_steps": 2, "first_step": 2}):
+        told = " from first_step ".join(str(each) for each in asked.values())
+        fault = f"num_steps is {told}; .* 4 instances, which is 2 updates of batch_size 2, and no"
+        with pytest.raises(ValueError, match=fault):
+            inspect_order(mix, order=order, out=tmp_path / "c", **asked, **settings)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from pipeline.core.artifacts import Artifact
+from pipeline.tokens.inspecting import inspect_order
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.tokens.olmo_order import OlmoOrder, OlmoShuffle
-from pipeline.tokens.order import TokenBatches, inspect_order
+from pipeline.tokens.order import TokenBatches
 from tests.tokens.test_mixing import write_tokens
 
 

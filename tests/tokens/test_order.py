@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.seeds import MAX_SEED
 from pipeline.core.shards import read_shard
+from pipeline.tokens.inspecting import inspect_order
 from pipeline.tokens.mixing import mix_tokens
-from pipeline.tokens.order import FeistelOrder, TokenBatches, inspect_order
+from pipeline.tokens.order import MOST_BATCH, FeistelOrder, TokenBatches
 from tests.tokens.test_mixing import write_tokens
 
 sizes = st.integers(1, 300)
@@ -80,7 +81,9 @@ def test_every_instance_is_equally_likely_at_every_place(size):
     assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom) + 5
 
 
-@pytest.mark.parametrize("values", [(0, 1, 0), (1, 0, 0), (1, 1, -1), (1, 1, MAX_SEED + 1)])
+@pytest.mark.parametrize(
+    "values", [(0, 1, 0), (1, 0, 0), (1, 1 + MOST_BATCH, 0), (1, 1, -1), (1, 1, MAX_SEED + 1)]
+)
 def test_an_impossible_order_is_refused(values):
     with pytest.raises(ValueError, match="it must be"):
         FeistelOrder(*values)
@@ -129,12 +132,13 @@ def test_inspection_names_the_document_of_every_token(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["num_steps", "first_step", "world_size"])
-def test_inspection_counts_from_one(tmp_path, name):
+def test_inspection_counts_from_one_to_what_an_order_can_count(tmp_path, name):
     tokens = write_tokens(tmp_path / "cache" / "a", [[[1, 2, 3, 4]]])
     mix = mix_tokens({"a": tokens}, sequence_length=2, out=tmp_path / "work" / "m")
     settings = {"batch_instances": 1, "seed": 1, "num_steps": 1, "out": tmp_path / "work" / "o"}
-    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
-        inspect_order(mix, **{**settings, name: 0})
+    for number in (0, 10**18):
+        with pytest.raises(ValueError, match=f"{name} is {number}; it must be at least 1 and at"):
+            inspect_order(mix, **{**settings, name: number})
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_warm_up_begins_at_a_tenth_of_the_peak_as_in_olmo():
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 10**15}, "batch_size is 1000000000000000; it must be at most 1048576"),
         ({"stop_at": 9}, "stop_at is 9; it must lie in 1 to total_steps, 6"),
         ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0"),
         ({"precision": "fp8"}, "precision is 'fp8'"),

@@ -14,8 +14,9 @@ from pipeline.core.stopping import Stopped, stopping_signals
 from pipeline.model.hf import load_checkpoint_model
 from pipeline.model.scoring import Row, score_rows
 from pipeline.store.branching import branch
-from pipeline.store.history import EVALUATIONS, evaluation_rows, history_rows
+from pipeline.store.history import EVALUATIONS, evaluation_rows, history_rows, sealed_line
 from pipeline.train.config import Launch, Upkeep
+from pipeline.train.evaluations import evaluation_digest
 from pipeline.train.monitors import Monitor
 from pipeline.train.ranks.distributed import Ranks
 from pipeline.train.ranks.launches import Torchrun
@@ -34,6 +35,8 @@ class Fixed:
     every: int = 2
     name: str = "fixed"
     act: object = None
+    data: int = 0
+    UNKEYED = frozenset({"act"})
 
     def require(self, model, tokenizer):
         pass
@@ -208,6 +211,51 @@ def test_monitors_hear_of_the_figures(run):
         (row["step"], row["scores"][0]["value"]) for row in measured
     ]
     assert len(HEARD) == 4 and "perplexity" not in told[0]
+
+
+def test_another_evaluation_of_a_name_is_a_curve_of_its_own(run, caplog):
+    HEARD.clear()
+    one, other = Fixed(2), Fixed(2, data=1)
+    part = run(config(10, save_steps=2, stop_at=4), hooks=of(one), name="part")
+    assert caplog.text.count("is not known to be the one of before") == 0
+    run(config(10, save_steps=2, stop_at=8), hooks=of(other, monitors=(Ear(),)), name="more")
+    says = "the evaluation 'fixed' is not known to be the one of before, up to step 4: "
+    assert caplog.text.count(says) == 1
+    (of_other,) = {row["evaluation"] for row in evaluation_rows(part.series_root)}
+    assert of_other == evaluation_digest(other) != evaluation_digest(one)
+    assert rows_of(part) == [(4, 2), (6, 2), (8, 2)]  # step 4 is measured anew
+    before = evaluation_rows(part.series_root, earlier=True)
+    assert [(row["step"], row["evaluation"]) for row in before] == [
+        (step, evaluation_digest(one)) for step in (0, 2, 4)
+    ]
+    named = f"fixed-{of_other}"
+    told = [(row["step"], set(row) - {"step"}) for row in HEARD if "loss" not in row]
+    assert told == [(step, {named, f"{named}/rows"}) for step in (4, 6, 8)]
+    made = run(config(10, save_steps=2), hooks=of(other))  # the same one goes on
+    assert rows_of(made) == [(4, 2), (6, 2), (8, 2), (10, 3)]
+    assert caplog.text.count("is not known to be the one of before") == 1
+    branched = made.series_root.parent / ("c" * 64)
+    branched.mkdir()
+    assert branch(branched, made.series_root, 9) == 8
+    for earlier, steps in ((False, [4, 6, 8]), (True, [0, 2, 4])):
+        assert [row["step"] for row in evaluation_rows(branched, earlier=earlier)] == steps
+
+
+def test_an_evaluation_at_other_steps_or_of_another_name_is_the_same():
+    assert evaluation_digest(Fixed(2)) == evaluation_digest(Fixed(3, "other"))
+    assert len(evaluation_digest(Fixed())) == 12
+
+
+def test_lines_that_do_not_say_what_was_measured_are_read_and_stand_apart(run):
+    part = run(config(6, stop_at=3, save_steps=1), hooks=of(Fixed(1)), name="part")
+    rows = evaluation_rows(part.series_root)
+    for row in rows:
+        del row["evaluation"]
+    (part.series_root / EVALUATIONS).write_text("".join(map(sealed_line, rows)))
+    assert rows_of(part) == [(step, 1) for step in range(4)]
+    made = run(config(6, save_steps=1), hooks=of(Fixed(1)))
+    assert rows_of(made) == [(step, 2) for step in range(3, 7)]
+    assert [row["step"] for row in evaluation_rows(made.series_root, earlier=True)] == [0, 1, 2, 3]
 
 
 def test_a_line_that_is_cut_off_or_changed_is_no_evaluation(run):

@@ -11,6 +11,7 @@ from pipeline.model.config import OlmoConfig
 from pipeline.store.history import history_rows
 from pipeline.tokens.mixing import mix_tokens
 from pipeline.train.config import Conduct, Launch, Upkeep
+from pipeline.train.evaluations import HISTORY_COLUMNS
 from pipeline.train.monitors import (
     Monitor,
     TensorBoard,
@@ -19,6 +20,7 @@ from pipeline.train.monitors import (
     perplexity,
     scalars,
 )
+from pipeline.train.spikes import SkipRule
 from pipeline.train.stages.pretrain import pretrain
 from tests.tokens.test_mixing import write_tokens
 from tests.train.conftest import ONE, SHAPE, config
@@ -207,6 +209,18 @@ def test_a_loss_over_pairs_has_no_perplexity(tmp_path, heard, objective, loss, t
     with listening([Last()], tmp_path, 0, {"objective": objective}) as tell:
         tell({"step": 1, "loss": loss})
     assert heard[1:-1] == [told]
+
+
+def test_a_row_that_a_monitor_cannot_take_costs_that_monitor_and_no_training(tmp_path, caplog):
+    with listening([Ear()], tmp_path, 0, {"objective": "masked"}) as tell, caplog.at_level(30):
+        tell({"step": 1, "loss": {"seconds": 1.0}})
+    assert "the monitor 'ear' failed and is told no more: TypeError" in caplog.text
+
+
+def test_no_evaluation_can_be_named_as_a_column_of_the_history(run):
+    taken = run(config(4, stop_at=2, z_loss=0.1, skip=SkipRule()), hooks=told_of(Ear()))
+    row = history_rows(taken.series_root)[1]
+    assert set(row) - {"crc"} <= HISTORY_COLUMNS
 
 
 def test_what_is_not_known_is_no_number():

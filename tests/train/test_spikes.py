@@ -1,10 +1,12 @@
 import json
 import math
+from dataclasses import asdict
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import DivergedTraining
+from pipeline.store.checkpoints import RecentLosses
 from pipeline.store.history import diverged_rows, history_rows, read_segments
 from pipeline.train import loop
 from pipeline.train.config import Linear, Upkeep
@@ -54,15 +56,14 @@ def test_a_rule_from_a_step_leaves_nothing_out_before_and_knows_the_losses():
         Watch(None, SkipRule(from_step=4)).leaves_out(4, math.nan, 1.0)
 
 
-def test_a_watch_goes_on_as_if_it_had_seen_the_history():
+def test_a_watch_that_recalls_what_another_has_seen_judges_as_that_does():
     one = Watch(RULE, SkipRule(spike_factor=3, window=2))
-    values = [1.0, 1.2, 4.0, 1.1]
-    skipped = judged(one, *values)
-    other = Watch(RULE, SkipRule(spike_factor=3, window=2), zip(values, skipped, strict=True))
-    assert (one.losses, one.in_a_row) == (other.losses, other.in_a_row)
-    told = Watch(RULE, SkipRule(spike_factor=3, window=2), [(9.0, True)])
-    told.recall(*json.loads(json.dumps(one.memory())))
-    assert (one.losses, one.in_a_row) == (told.losses, told.in_a_row)
+    judged(one, 1.0, 1.2, 4.0, 1.1, 9.0)
+    told = Watch(RULE, SkipRule(spike_factor=3, window=2))
+    judged(told, 7.0)
+    told.recall(RecentLosses(**json.loads(json.dumps(asdict(one.recent())))))
+    assert one.recent() == told.recent() == RecentLosses([1.0, 1.2, 1.1], 1)
+    assert Watch(None, None).recent() is None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.tokens.order import MOST_BATCH
+
 SLURM_VARIABLES = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
 MOST_NODES = 10_000
+MOST_RANKS = 1024  # of one machine
+MOST_THREADS = 4096  # of one rank
+MOST_SECONDS = 7 * 24 * 3600  # of a wait; the libraries below count milliseconds in 32 bits
 SLURM_LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
 
 
@@ -26,7 +31,7 @@ class Launch:
         compile: compile each layer; needs a C++ compiler on a CPU.
         threads: of one rank; by default the cores divided by the ranks.
         activation_checkpointing: compute a layer's inner values again in the backward pass.
-        timeout_seconds: after which a rank that waits for another gives up.
+        timeout_seconds: after which a rank that waits for another gives up; a week at most.
         shard_within: so many neighbouring ranks hold one copy of the model between them, and the
             copies' gradients are averaged (hybrid sharding, as with the ranks of one node); by
             default all ranks hold one copy.
@@ -48,12 +53,19 @@ class Launch:
 
     TYPE: ClassVar[str] = "local"
     SPANS: ClassVar[bool] = False  # whether ranks may be started by other processes than the step's
+    MOST: ClassVar[Mapping[str, int]] = {  # what a number from 1 may be
+        "ranks": MOST_RANKS,
+        "microbatch": MOST_BATCH,
+        "threads": MOST_THREADS,
+        "timeout_seconds": MOST_SECONDS,
+        "shard_within": MOST_RANKS * MOST_NODES,
+    }
 
     def __post_init__(self) -> None:
-        for name in ("ranks", "microbatch", "threads", "timeout_seconds", "shard_within"):
+        for name, most in self.MOST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{name} is {value}; it must be at least 1 and at most {most}")
         for size in self.world_sizes:
             if size % (self.shard_within or 1):
                 raise ValueError(
@@ -84,7 +96,7 @@ class Torchrun(Launch):
         id: tells runs apart that meet at one place.
         max_restarts: how often all ranks are started again after one failed or a machine came or
             went; each time they go on from the last checkpoint.
-        rendezvous_seconds: that an agent waits for the others.
+        rendezvous_seconds: that an agent waits for the others; a week at most.
     """
 
     nodes: int | str = 1
@@ -95,6 +107,7 @@ class Torchrun(Launch):
 
     TYPE: ClassVar[str] = "torchrun"
     SPANS: ClassVar[bool] = True
+    MOST: ClassVar[Mapping[str, int]] = {**Launch.MOST, "rendezvous_seconds": MOST_SECONDS}
 
     def __post_init__(self) -> None:
         least, most = self.node_counts
@@ -109,10 +122,6 @@ class Torchrun(Launch):
             raise ValueError("id is ''; it must name the run")
         if self.max_restarts < 0:
             raise ValueError(f"max_restarts is {self.max_restarts}; it must be at least 0")
-        if self.rendezvous_seconds < 1:
-            raise ValueError(
-                f"rendezvous_seconds is {self.rendezvous_seconds}; it must be at least 1"
-            )
 
     @property
     def node_counts(self) -> tuple[int, int]:
@@ -144,10 +153,9 @@ class Slurm(Launch):
 
     TYPE: ClassVar[str] = "slurm"
     SPANS: ClassVar[bool] = True
+    MOST: ClassVar[Mapping[str, int]] = {**Launch.MOST, "nodes": MOST_NODES}
 
     def __post_init__(self) -> None:
-        if self.nodes < 1:
-            raise ValueError(f"nodes is {self.nodes}; it must be at least 1")
         if self.port is not None and not 1 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; it must be from 1 to 65535")
         super().__post_init__()

@@ -26,6 +26,7 @@ from pipeline.store.reached import passed
 from pipeline.store.tensors import kind_of, require_open
 from pipeline.train.config import TrainConfig
 from pipeline.train.series.checkpoint import bring_back, folder_of, require_state, set_aside
+from pipeline.train.series.recent import knows_losses
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
             train again what was trained, and to write over its history.
     """
     _require_not_passed(series, config)
+    unfit = set[str]()  # whole, and what the rule `skip` looks back to is not known
     while True:
         there = find_checkpoints(series, thorough=False)
         missing = [step for step in config.kept_steps if step not in there]
@@ -87,10 +89,18 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
         if paused is not None and paused <= max(missing, default=0):
             starts.setdefault(paused, stopped_folder(series).name)
         reached = -1 if paused is None else paused
-        stretches = plan_stretches(starts, missing, max([*there, reached]))
-        if all([is_whole(series / each.folder) for each in stretches if each.folder]):
-            _warn_of_dropped(there, stretches)
-            return stretches
+        fit = {step: name for step, name in starts.items() if name not in unfit}
+        stretches = plan_stretches(fit, missing, max([*there, reached]))
+        folders = [each.folder for each in stretches if each.folder]
+        if all([is_whole(series / each) for each in folders]):
+            lost = {
+                each for each in folders if not knows_losses(series, series / each, config.skip)
+            }
+            if not lost:
+                known = [step for step in there if checkpoint_name(step) not in unfit]
+                _warn_of_dropped(known, stretches)
+                return stretches
+            unfit |= lost
 
 
 def _require_not_passed(series: Path, config: TrainConfig) -> None:

@@ -45,7 +45,7 @@ def pretrain(
                 f"TokenMix {mix.content[:12]}",
                 f"the model has {held} {name}, the mix needs {must}",
             )
-    order.require_steps(config.last_step, config.batch_size)
+    order.require_steps(config.last_step, config.batch_size, config.told_last_step)
     batches = partial(TokenBatches, mix, config.batch_size, config.seed, order)
     batches()  # an order that is not of this mix fails here, before a rank is started
     return train(

@@ -117,13 +117,17 @@ def test_the_graph_as_it_stands_is_built(graph):
         ("mix.sequence_length", 0, "at least 1"),
         ("mix.num_instances", 0, "at least 1"),
         ("mix.proportions.code", -1, "finite and at least 0"),
-        ("order.batch_size", 0, "at least 1"),
+        ("order.batch_size", 0, "from 1 to 1048576"),
+        ("order.batch_size", 10**15, "from 1 to 1048576"),
         ("order.seed", -1, r"from 0 to 2**53 - 1"),
-        ("order.num_steps", 0, "at least 1"),
-        ("order.first_step", 0, "at least 1"),
+        ("order.num_steps", 0, "from 1 to"),
+        ("order.first_step", 0, "from 1 to"),
+        ("order.first_step", 10**18, "from 1 to 1099511627776"),
         ("order.world_size", 0, "at least 1"),
         ("examples.max_length", 1, "at least 2"),
         ("pairs.max_length", 1, "at least 2"),
+        ("base.train.batch_size", 10**15, "at most 1048576"),
+        ("sft.train.batch_size", 10**15, "at most 1048576"),
         ("base.train.seed", -1, r"from 0 to 2**53 - 1"),
         ("base.train.batch_size", 5, "a multiple of ranks, 2"),
         ("sft.train.batch_size", 5, "a multiple of ranks, 2"),
@@ -132,6 +136,8 @@ def test_the_graph_as_it_stands_is_built(graph):
         ("base.train.schedule.warmup_steps", 300, "below total_steps, 300"),
         ("base.model.rope_theta", 0, "positive"),
         ("base.launch.ranks", 0, "at least 1"),
+        ("base.launch.threads", 10**9, "at most 4096"),
+        ("base.launch.timeout_seconds", 10**18, "at most 604800"),
         ("dpo.beta", -0.1, "above 0"),
         ("questions.num_choices", 1, "at least 2"),
         ("questions.limit", 0, "at least 1"),
@@ -146,7 +152,7 @@ def test_the_graph_as_it_stands_is_built(graph):
 )
 def test_a_number_outside_its_range_is_told_with_its_path(graph, path, value, must):
     text = fault(changed(graph, path, value))
-    assert text.startswith(f"steps.{path} is {value:g}") and must in text
+    assert text.startswith(f"steps.{path} is {value}") and must in text
 
 
 @pytest.mark.parametrize(
@@ -235,10 +241,51 @@ def test_what_is_not_optional_is_not_said_to_be(graph):
     assert said.endswith("must be of type int")
 
 
-def test_repeats_are_refused_by_an_order_of_olmo_and_a_repeat_of_one_is_none(graph):
+@pytest.mark.parametrize(
+    ("path", "field", "value", "must"),
+    [
+        ("indices.path", "path", "/no/i.npy", ", which does not exist"),
+        ("indices.path", "path", "ftp://i.npy", "; a URL must be one of"),
+        ("examples.group_by", "name", "url", "; it must be metadata.<name>"),
+    ],
+)
+def test_a_value_written_as_plain_text_is_told_without_the_field_it_stands_for(
+    graph, path, field, value, must
+):
+    graph["indices"] = {"type": "import_order", "path": __file__}
+    assert fault(changed(graph, path, value)).startswith(f"steps.{path} is {value!r}{must}")
+    told = fault(changed(graph, path, {field: value}))
+    assert told.startswith(f"steps.{path}.{field} is {value!r}{must}")
+
+
+@pytest.mark.parametrize("reader", ["base", "order"])
+def test_repeats_are_refused_by_an_order_of_olmo_and_a_repeat_of_one_is_none(graph, reader):
     graph["indices"] = {"type": "import_order", "path": __file__}
     for order in ({"type": "olmo"}, ref("indices")):
-        ordered = changed(changed(graph, "mix.proportions", None), "base.order", order)
+        ordered = changed(changed(graph, "mix.proportions", None), f"{reader}.order", order)
         assert build_steps(changed(ordered, "mix.repeats", {"code": 1.0}))
         said = fault(changed(ordered, "mix.repeats", {"code": 2.0}))
-        assert said.startswith("steps.base.order is") and "steps.mix.repeats must be" in said
+        assert said.startswith(f"steps.{reader}.order is") and "steps.mix.repeats must be" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "least", "says"),
+    [
+        ("base.train.stop_at", 250, 1000, "base.train.stop_at is 250"),
+        ("base.train.stop_at", None, 1200, "base.train.schedule.total_steps is 300"),
+        ("order.num_steps", 9, 18, "order.num_steps is 9"),
+        ("order.first_step", 249, 500, "order.num_steps is 2 from first_step 249"),
+    ],
+)
+def test_a_file_of_indices_that_ends_too_early_is_refused(
+    graph, tmp_path, path, value, least, says
+):
+    file, reader = tmp_path / "i.npy", path.partition(".")[0]
+    graph["indices"] = {"type": "import_order", "path": str(file)}
+    graph = changed(changed(graph, "mix.proportions", None), path, value)
+    graph[reader]["order"] = ref("indices")
+    file.write_bytes(bytes(4 * least))
+    assert build_steps(graph)
+    file.write_bytes(bytes(4 * (least - 1)))
+    told = f"steps.{says}; steps.indices.path has {least - 1} instances, which is "
+    assert fault(graph).startswith(told)

@@ -10,6 +10,12 @@ from tests.train.ranks.test_launching import task
     [
         (Launch, {"ranks": 0}, "ranks is 0; it must be at least 1"),
         (Launch, {"ranks": 4, "shard_within": 3}, "shard_within is 3; it must divide the ranks, 4"),
+        (Launch, {"timeout_seconds": 604_801}, "timeout_seconds is 604801; .* at most 604800"),
+        (Launch, {"threads": 10**9}, "threads is 1000000000; it must be .* at most 4096"),
+        (Launch, {"ranks": 10**6}, "ranks is 1000000; it must be at least 1 and at most 1024"),
+        (Launch, {"microbatch": 10**15}, "microbatch is 1000000000000000; .* at most 1048576"),
+        (Torchrun, {"timeout_seconds": 10**18}, "timeout_seconds is 1000000000000000000; it must"),
+        (Torchrun, {"rendezvous_seconds": 10**10}, "rendezvous_seconds is 10000000000; it must"),
         (Torchrun, {"rendezvous": "node1"}, "rendezvous is 'node1'; it must be host:port"),
         (Torchrun, {"rendezvous": "node1:70000"}, "rendezvous is 'node1:70000'"),
         (Torchrun, {"nodes": "4:1"}, "nodes is '4:1'; it must be a number, or as in '1:4'"),
@@ -21,6 +27,7 @@ from tests.train.ranks.test_launching import task
         (Torchrun, {"nodes": "1:3", "shard_within": 2}, "shard_within is 2; it must divide"),
         (Slurm, {"port": 0}, "port is 0; it must be from 1 to 65535"),
         (Slurm, {"nodes": 0}, "nodes is 0; it must be at least 1"),
+        (Slurm, {"nodes": 10**9}, "nodes is 1000000000; it must be .* at most 10000"),
     ],
 )
 def test_a_launch_that_cannot_be_is_refused_when_it_is_made(kind, values, says):

@@ -15,6 +15,7 @@ from pipeline.model.olmo import Olmo
 from pipeline.model.weights import read_weights, weights_digest
 from pipeline.store.checkpoints import (
     CheckpointRecord,
+    RecentLosses,
     read_record,
     stopped_at,
     stopped_folder,
@@ -395,6 +396,12 @@ def test_a_checkpoint_with_a_stray_file_is_set_aside_and_the_one_before_used(run
         ({"num_tokens_read": -1}, "num_tokens_read is -1; it must be from 0"),
         ({"step": "3"}, "step is '3'; it must be of type int"),
         ({"num_skipped": 4}, "num_skipped is 4; there are 3 steps"),
+        ({"recent": RecentLosses([1.0] * 3, 0)}, "recent.losses has 3; 2 updates were made"),
+        ({"recent": RecentLosses([1.0], 2)}, "recent.skipped_since is 2; num_skipped is 1"),
+        (
+            {"recent": RecentLosses(["1"], 0)},
+            r"recent.losses\[0\] is '1'; it must be of type float",
+        ),
         ({"num_skipped": 10**30}, "num_skipped is 1000000000000.*; it must be from 0"),
     ],
 )
