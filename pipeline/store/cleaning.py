@@ -235,15 +235,14 @@ def _forget_results(results: Results) -> None:
 
 def _forget_users(results: Results, ids: set[str]) -> None:
     """Let steps that are gone, with all that they began, keep no series any more."""
-    gone = {
-        id
-        for id in ids
-        if not any(os.path.lexists(results.root / name / id) for name in ("cache", "work"))
-    }
+
+    def is_gone(id: str) -> bool:
+        places = (results.root / name / id for name in ("cache", "work"))
+        return results.lease(id).holder() is None and not any(map(os.path.lexists, places))
+
     for series in results.series_root.glob("*"):
-        if gone & set(read_users(series) or []):
-            with suppress(InUse), _leased(results, f"series-{series.name}"):
-                forget_users(series, gone)
+        if ids & set(read_users(series) or []):
+            forget_users(series, ids, is_gone)
 
 
 @contextmanager

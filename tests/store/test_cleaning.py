@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -8,8 +9,10 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import CorruptShard
 from pipeline.core.files import write_json
+from pipeline.store import series as series_module
 from pipeline.store.cleaning import (
     InUse,
+    Removal,
     came_free,
     clear_after_kills,
     plan_cleaning,
@@ -237,6 +240,34 @@ def test_a_series_goes_with_the_last_step_that_trains_it_finished_or_not(maker):
     left = {"damaged": [f"{name}/.damaged-step000002"], "series": [name], "work": [longer]}
     assert kinds(last) == left and remove(results, last) == []
     assert not series.exists() and not results.folder(view).exists()
+
+
+def test_a_step_that_begins_while_others_are_forgotten_keeps_its_series(maker, monkeypatch):
+    results, write = maker.results, series_module.write_json
+    gone, new = maker.id("Train", 1), maker.id("Train", 2)
+    series = results.series("a" * 64, user=gone)
+    begun = threading.Thread(target=lambda: results.series("a" * 64, user=new))
+
+    def late(path, users):
+        if threading.current_thread() is threading.main_thread():
+            begun.start()
+            begun.join(timeout=0.3)
+        write(path, users)
+
+    monkeypatch.setattr(series_module, "write_json", late)
+    remove(results, Removal([], 0, {gone}))
+    begun.join()
+    assert read_users(series) == [new]
+
+
+def test_a_step_that_is_worked_on_again_is_not_forgotten(maker):
+    results, id = maker.results, maker.id("Train", 1)
+    series = results.series("a" * 64, user=id)
+    with results.lease(id):  # it has no folder yet
+        remove(results, Removal([], 0, {id}))
+        assert read_users(series) == [id]
+    remove(results, Removal([], 0, {id}))
+    assert read_users(series) == []
 
 
 def test_a_series_whose_users_cannot_be_read_stays_when_a_view_of_it_is_removed(maker):
