@@ -17,7 +17,7 @@ from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.launcher import api
 
-from pipeline.train.ranks.failures import Failure, failures_in, first_failure
+from pipeline.train.ranks.failures import Failure, failures_in, first_failure, put_by
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +36,14 @@ def telling_agents(folder: Path, timeout_seconds: int) -> Iterator[None]:
             return result
 
         def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-            failure = first_failure(failures_in(folder), 0, timeout_seconds)
+            failure = None
+            with suppress(OSError):
+                failure = first_failure(failures_in(folder), 0, timeout_seconds)
             if failure is not None:
                 logger.warning("the ranks are started again: %s", failure.told())
+            for worker in worker_group.workers:
+                with suppress(OSError):
+                    put_by(folder, worker.global_rank)
             started: dict[int, Any] = super()._start_workers(worker_group)
             return started
 
@@ -51,9 +56,10 @@ def telling_agents(folder: Path, timeout_seconds: int) -> Iterator[None]:
 
 
 def _note_end(folder: Path, rank: int, exit_code: int) -> None:
-    """Note how a rank's process ended, if it left no word itself."""
-    if exit_code and not Failure.path_of(folder, rank).exists():
-        Failure.ended(rank, exit_code).write(folder)
+    """Note how a rank's process ended, if it left no word itself and the folder can be written."""
+    with suppress(OSError):
+        if exit_code and not Failure.path_of(folder, rank).exists():
+            Failure.ended(rank, exit_code).write(folder)
 
 
 def _exit_code(pid: int) -> int:

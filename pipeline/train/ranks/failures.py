@@ -152,18 +152,20 @@ def take_put_by(folder: Path, size: int, timeout_seconds: int) -> str:
 
 def failures_in(folder: Path, kind: str = FAILURE) -> list[Failure]:
     """Those that ranks wrote down, the first first; what is none of a rank's is left out."""
-    paths = sorted(Path(folder).glob(f"{kind}-*.json"), key=lambda path: path.stat().st_mtime_ns)
     found = []
-    for path in paths:
+    for path in Path(folder).glob(f"{kind}-*.json"):
         try:
+            written = path.stat().st_mtime_ns
             failure: Failure = built(Failure, read_json(path), path.name)
             if any(len(each) != 2 for each in failure.documents):
                 raise ValueError("a document is not a source and an id")
+        except FileNotFoundError:  # it was put by meanwhile
+            continue
         except (OSError, ValueError) as error:
             logger.warning("%s is not how a rank ended: %s", path, error)
         else:
-            found.append(failure)
-    return found
+            found.append((written, failure))
+    return [failure for _, failure in sorted(found, key=lambda each: each[0])]
 
 
 def first_failure(found: Iterable[Failure], size: int, timeout_seconds: int) -> Failure | None:

@@ -46,7 +46,6 @@ from pipeline.train.ranks.failures import (
     Failure,
     failures_of,
     first_failure,
-    put_by,
     take_put_by,
     wait_for_failures,
 )
@@ -363,7 +362,6 @@ def _agents_rank(
     _start_log(level)
     torch.set_num_threads(_threads(launch))
     rank, size, local = (int(os.environ[each]) for each in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    put_by(attempt.folder, rank)
     (here / STOPPED).unlink(missing_ok=True)  # of ranks that made way for more
     ranks = Ranks(rank, size, local, attempt)
     with _told_once():

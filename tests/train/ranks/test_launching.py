@@ -15,7 +15,13 @@ import pytest
 
 from pipeline.core.errors import DivergedTraining, PipelineError
 from pipeline.core.stopping import Stopped, heeding, stop_requested, stopping_signals
-from pipeline.train.ranks.failures import Failure, failures_in, failures_of, first_failure
+from pipeline.train.ranks.failures import (
+    Failure,
+    failures_in,
+    failures_of,
+    first_failure,
+    put_by,
+)
 from pipeline.train.ranks.launches import Joining, Launch, Slurm, Torchrun
 from pipeline.train.ranks.launching import run_ranks
 from pipeline.train.ranks.meeting import open_attempt
@@ -312,6 +318,16 @@ def test_a_failure_crosses_processes_as_it_was(tmp_path):
     told = found.told()
     assert (told.step, told.reason, told.documents) == (5, "the loss is nan", READ)
     assert str(told) == str(DivergedTraining(5, "the loss is nan", READ))
+
+
+def test_a_failure_that_is_put_by_while_others_are_read_is_left_out(tmp_path, monkeypatch, caplog):
+    for rank in (0, 1):
+        Failure.of(rank, ValueError(f"a fault of {rank}")).write(tmp_path)
+    listed = list(tmp_path.glob("failure-*"))
+    put_by(tmp_path, 0)
+    monkeypatch.setattr(Path, "glob", lambda *_: listed)
+    assert [each.message for each in failures_in(tmp_path)] == ["a fault of 1"]
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
