@@ -280,13 +280,13 @@ def _this_process(pid: int) -> dict[str, object]:
     """What tells this process from every other one, on every machine."""
     return {
         "host": socket.gethostname(),
-        "machine": _machine(),
+        "machine": machine(),
         "pid": pid,
         "started": _process_start(pid),
     }
 
 
-def _machine() -> str:
+def machine() -> str:
     """Where process ids mean the same: one boot of one machine, or of one container of it."""
     parts = [socket.gethostname()]
     with suppress(OSError):

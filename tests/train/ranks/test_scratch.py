@@ -1,5 +1,8 @@
 """The folder in which the ranks of a machine meet."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -7,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.train.ranks import scratch
 from pipeline.train.ranks.scratch import PREFIX, scratch_folder
 
 CODE = """
 import os, signal
+from pipeline.train.ranks import scratch
 from pipeline.train.ranks.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "rendezvous").touch()
@@ -37,7 +42,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_others_hold_
 def test_a_link_that_looks_like_a_leftover_leads_nowhere(temporary, tmp_path_factory):
     victim = tmp_path_factory.mktemp("victim")
     (victim / "kept").touch()
-    (temporary / f"{PREFIX}link").symlink_to(victim)
+    (temporary / f"{scratch._prefix()}link").symlink_to(victim)
     with scratch_folder():
         pass
     assert (victim / "kept").exists()
@@ -57,3 +62,22 @@ def test_a_folder_that_was_taken_for_a_leftover_before_it_was_locked_is_made_aga
     monkeypatch.setattr(tempfile, "mkdtemp", taken)
     with scratch_folder() as folder:
         assert folder == made[1]
+
+
+def test_a_folder_of_another_machine_stays_where_its_lock_is_not_seen(temporary, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(scratch, "machine", lambda: "another")
+        held, lock = scratch._made()
+    os.close(lock)
+    with scratch_folder():
+        assert held.exists()
+
+
+def test_a_folder_on_a_file_system_without_locks_serves_and_is_no_leftover(temporary, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with scratch_folder() as first, scratch_folder() as second:
+        assert first.exists() and second.exists()
+    assert list(temporary.iterdir()) == []
