@@ -17,7 +17,7 @@ from pipeline.core.artifacts import (
     TokenMix,
     Tokens,
 )
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import UNUSABLE
 from pipeline.store.results import Results
 from pipeline.tokens.format import open_ids, read_index
 from pipeline.tokens.tokenizer import decode, load_tokenizer
@@ -34,7 +34,7 @@ def decoder(results: Results, tokenizer: str) -> Decode:
             if isinstance(made, Tokenizer) and made.content == tokenizer:
                 loaded = load_tokenizer(made)
                 return lambda ids: decode(loaded, ids)
-        except CorruptShard:
+        except UNUSABLE:
             continue
     return lambda ids: " ".join(str(each) for each in ids)
 

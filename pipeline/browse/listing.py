@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.browse.views import Block, Bytes, Cell, Facts, View, grid
 from pipeline.browse.visible import as_age
+from pipeline.core.errors import Inaccessible
 from pipeline.core.terminal import counted
 from pipeline.store.cleaning import plan_cleaning
 from pipeline.store.survey import Place, Standing, Survey
@@ -98,6 +99,8 @@ def _state(survey: Survey, id: str, standing: Standing | None) -> str:
     if standing is None:
         return "begun" if survey.place("work", id) is not None else "not there"
     if standing.fault is not None:
+        if isinstance(standing.fault, Inaccessible):
+            return f"unknown: {standing.fault}"
         folder = f"{survey.results.folder(id)}{os.sep}"
         return f"damaged: {standing.fault.reason.replace(folder, '')}"
     return "discarded" if standing.discarded else "there"

@@ -23,11 +23,12 @@ from pipeline.core.artifacts import (
     ReadingOrder,
     TokenMix,
 )
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import UNUSABLE, CorruptShard
 from pipeline.core.untrusted import built
 from pipeline.store.history import diverged_rows, history_rows
+from pipeline.store.inventory import is_id
 from pipeline.store.lineage import Made, lineage
-from pipeline.store.results import KEY, Results, is_id
+from pipeline.store.results import KEY, Results
 from pipeline.store.series import read_users, series_of
 from pipeline.tokens.batches import ExampleBatches, PairBatches
 from pipeline.tokens.olmo_indices import OlmoReplay
@@ -86,7 +87,7 @@ def where(results: Results, document: str, limit: int) -> View:
     for id in [*results.standing(), *_unfinished(results)]:
         try:
             rows += _readings(results, id, document)
-        except (FileNotFoundError, CorruptShard):  # it, or what it read, is gone or damaged
+        except (FileNotFoundError, *UNUSABLE):  # it, or what it read, is gone or damaged
             unread.append(id)
     aside = (
         f"; not looked at, as their data are gone or damaged: {', '.join(unread)}" if unread else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.browse.views import Block, Bytes, Facts, Grid, Plot, View, grid
 from pipeline.core.artifacts import Checkpoint
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import UNUSABLE
 from pipeline.store.checkpoints import CheckpointRecord, checkpoint_files, read_record
 from pipeline.store.history import (
     EVALUATIONS,
@@ -62,7 +62,7 @@ def unfinished(results: Results, id: str, limit: int) -> View | None:
 def _checkpoints(series: Path, limit: int) -> Iterator[Block]:
     rows = []
     for folder in series.glob("step[0-9]*"):
-        with suppress(CorruptShard, FileNotFoundError):  # it is made again by who trains
+        with suppress(*UNUSABLE, FileNotFoundError):  # it is made again by who trains
             rows.append(checkpoint_row(folder, read_record(folder)))
     if rows:
         yield last_of("checkpoints", sorted(rows, key=lambda row: row["step"]), limit)

@@ -45,10 +45,12 @@ class Inaccessible(PipelineError):
     """
 
     def __init__(self, path: Path | str, error: OSError) -> None:
-        super().__init__(f"{path} cannot be read ({error.strerror}); nothing is known of its state")
+        self.reason = f"cannot be read ({error.strerror}); nothing is known of its state"
+        super().__init__(f"{path} {self.reason}")
         self.path = str(path)
 
 
+UNUSABLE = (CorruptShard, Inaccessible)  # for who passes over such a file and changes nothing
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 
 

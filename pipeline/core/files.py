@@ -142,6 +142,15 @@ def write_file(path: Path, data: bytes) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

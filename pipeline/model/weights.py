@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def save_tensors(state: Mapping[str, Tensor], path: Path, note: dict[str, str] |
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     save_file(dict(state), path, metadata=note)
-    path.chmod(mode)
+    with suppress(PermissionError):  # of a file system that has no modes
+        path.chmod(mode)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

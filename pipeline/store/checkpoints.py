@@ -6,6 +6,7 @@ training can go on, and is dropped from all but the last few (`retention`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from pipeline.core.artifacts import checkpoint_name
-from pipeline.core.errors import CorruptShard, damage
+from pipeline.core.errors import CorruptShard, Inaccessible, damage
 from pipeline.core.untrusted import built
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.tensors import are_complete, kind_of
@@ -24,11 +25,21 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def checkpoint_folders(series: Path) -> list[tuple[int, Path]]:
-    """What has the name of a checkpoint in a series, links too, with its step; first step first."""
+    """What has the name of a checkpoint in a series, links too, with its step; first step first.
+
+    Raises:
+        Inaccessible: the series may not be looked into.
+    """
+    try:
+        names = os.listdir(series)
+    except OSError as error:
+        if isinstance(found_out := damage(series, error), Inaccessible):
+            raise found_out from error
+        return []
     found = [
-        (int(path.name.removeprefix("step")), path)
-        for path in Path(series).glob("step*")
-        if _NAME.fullmatch(path.name)
+        (int(name.removeprefix("step")), Path(series) / name)
+        for name in names
+        if _NAME.fullmatch(name)
     ]
     return sorted(each for each in found if each[1].name == checkpoint_name(each[0]))
 

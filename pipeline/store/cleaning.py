@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import Inaccessible, PipelineError
 from pipeline.store.discarding import discard
+from pipeline.store.inventory import is_id
 from pipeline.store.leases import clear_leftovers, live_leases, run_lease
 from pipeline.store.memo import read_entry
-from pipeline.store.results import Results, is_id
+from pipeline.store.results import Results
 from pipeline.store.series import USERS, forget_users, read_users
 from pipeline.store.survey import UNUSED, Place, Survey, keeps_series, read_runs
 
@@ -214,7 +215,10 @@ def _digests(survey: Survey, places: set[Place]) -> set[str]:
 
 def _is_needed_memory(survey: Survey, place: Place, staying: set[Place], digests: set[str]) -> bool:
     """Whether work that stays rests on a memory; one without files is too small to be removed."""
-    entry = read_entry(place.path)
+    try:
+        entry = read_entry(place.path)
+    except Inaccessible:
+        return True
     if entry is None:
         return abs(time.time() - place.path.stat().st_mtime) < YOUNG_SECONDS
     if not entry.files:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints
-from pipeline.core.errors import CorruptShard, PipelineError
+from pipeline.core.errors import UNUSABLE, PipelineError
 from pipeline.store.inventory import FILES, Inventory, is_note
 from pipeline.store.memo import place_file
 from pipeline.store.results import Results
@@ -103,7 +103,7 @@ def _equals(results: Results, wanted: Artifact) -> Iterator[str]:
         try:
             if Artifact.load(results.folder(id)).content == wanted.content:
                 yield id
-        except CorruptShard:
+        except UNUSABLE:
             continue
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from pipeline.core.artifacts import MANIFEST
 from pipeline.core.keys import Change, Json, changes
 from pipeline.store.code import Code
-from pipeline.store.results import FAILURE, Results, is_id
+from pipeline.store.inventory import is_id
+from pipeline.store.results import FAILURE, Results
 
 Key = dict[str, Json]
 

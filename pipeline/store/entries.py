@@ -21,8 +21,8 @@ from pipeline.core.files import require_inside, write_json
 from pipeline.core.keys import Json
 from pipeline.core.untrusted import built
 from pipeline.store.checkpoints import checkpoint_files
-from pipeline.store.inventory import FILES, FileState
-from pipeline.store.results import FAILURE, KEY, RECORD, Results, is_id, result_id
+from pipeline.store.inventory import FILES, FileState, is_id
+from pipeline.store.results import FAILURE, KEY, RECORD, Results, result_id
 from pipeline.store.tensors import kind_of
 
 OWN = frozenset({MANIFEST, KEY, RECORD, FILES, FAILURE})  # what an entry has no bytes of

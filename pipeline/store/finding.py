@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pipeline.core.errors import PipelineError, nearest
-from pipeline.store.results import Results, is_id
+from pipeline.store.inventory import is_id
+from pipeline.store.results import Results
 from pipeline.store.survey import read_runs
 
 MIN_PREFIX = 4  # hexadecimal digits of an id that stand for it

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenMix
-from pipeline.core.errors import CorruptShard, damage
+from pipeline.core.errors import CorruptShard, Inaccessible, damage
 from pipeline.core.files import file_sha256, require_inside
 from pipeline.core.untrusted import Remembered, built, read_plain_file
 from pipeline.store.checkpoints import checkpoint_files
@@ -34,6 +34,11 @@ FILES = "files.json"
 ID = re.compile(r"[A-Za-z0-9]+-[A-Za-z0-9]+-[0-9a-f]{32}")
 SMALL_BYTES = 16 << 20  # cheap beside what is done with them; a disk that rots moves no time
 RESTAMP_BYTES = 32 << 20  # so much is digested again sooner than a file is written for it
+
+
+def is_id(text: object) -> bool:
+    """Whether something is the id of a result."""
+    return isinstance(text, str) and ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,17 @@ def time_of(path: Path) -> int:
         return os.lstat(path).st_mtime_ns
     except OSError:
         return 0
+
+
+def stands(path: Path) -> bool:
+    """Whether a file has this name; raises Inaccessible where the system does not tell."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if isinstance(found := damage(path, error), Inaccessible):
+            raise found from error
+        return False
+    return True
 
 
 def plain_stat(path: Path | str) -> os.stat_result:
@@ -222,18 +238,25 @@ class Inventory:
         *,
         thorough: bool,
         sha256_of: Callable[[Path], str] = file_sha256,
-    ) -> list[CorruptShard]:
+    ) -> list[CorruptShard | Inaccessible]:
         """Every fault that digests show; when there is none, times that moved are noted anew.
+
+        A file that may not be read is among them.
 
         Args:
             thorough: digest every file, large ones too whose time has not moved.
             sha256_of: how a file is digested.
         """
         noted_ns = time_of(Path(folder) / FILES)
-        found, moved, num_moved_bytes = [], {}, 0
+        found: list[CorruptShard | Inaccessible] = []
+        moved, num_moved_bytes = {}, 0
         for place, state in self.places(folder, series_root):
             path = Path(place)
-            fault = state.fault(path, 0 if thorough else noted_ns, sha256_of)
+            try:
+                fault = state.fault(path, 0 if thorough else noted_ns, sha256_of)
+            except Inaccessible as error:
+                found.append(error)
+                continue
             if fault is not None:
                 found.append(fault)
             elif not state.is_unmoved(now := os.lstat(path), noted_ns):

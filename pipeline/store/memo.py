@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.core.errors import Inaccessible
+from pipeline.core.errors import Inaccessible, damage
 from pipeline.core.files import Shard, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.temporary import temporary_for
@@ -63,7 +63,7 @@ class FileMemo:
     def fetch(self, key: dict[str, Json], root: Path, path: str) -> Shard | None:
         """Link the remembered shard to `root / path`; None if there is none or it is damaged."""
         folder = self._folder(key)
-        entry = read_entry(folder)
+        entry = _usable_entry(folder)
         try:
             shard = Shard(**{**entry.note, "path": path}) if entry else None
         except TypeError:
@@ -76,7 +76,7 @@ class FileMemo:
 
     def note(self, key: dict[str, Json]) -> Json:
         """What was noted of the remembered work; None if there is none, or it is damaged."""
-        entry = read_entry(self._folder(key))
+        entry = _usable_entry(self._folder(key))
         return None if entry is None else entry.note
 
     def place(self, key: dict[str, Json], root: Path, paths: Sequence[str]) -> bool:
@@ -86,7 +86,7 @@ class FileMemo:
         is forgotten, and the work is done again.
         """
         folder = self._folder(key)
-        entry = read_entry(folder)
+        entry = _usable_entry(folder)
         return entry is not None and _placed(folder, entry, root, paths)
 
     def keep_files(
@@ -122,11 +122,25 @@ class MemoEntry(NamedTuple):
 
 
 def read_entry(folder: Path) -> MemoEntry | None:
-    """What a folder of the memo remembers; None if that is nothing, or damaged."""
+    """What a folder of the memo remembers; None if that is nothing, or damaged.
+
+    Raises:
+        Inaccessible: it may be something.
+    """
     try:
         form = read_sealed(folder / NOTE)
         return MemoEntry(built(list[FileState], form["files"], "files"), form["note"])
-    except (OSError, LookupError, ValueError, TypeError, AttributeError):
+    except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        if isinstance(found := damage(folder / NOTE, error), Inaccessible):
+            raise found from error
+        return None
+
+
+def _usable_entry(folder: Path) -> MemoEntry | None:
+    """What a folder remembers, if it may be read; else the work is done again."""
+    try:
+        return read_entry(folder)
+    except Inaccessible:
         return None
 
 

@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.core.artifacts import Artifact, Checkpoints
-from pipeline.core.errors import CorruptShard, Inaccessible, MismatchedInputs, PipelineError
+from pipeline.core.errors import UNUSABLE, CorruptShard, MismatchedInputs, PipelineError
 from pipeline.core.files import file_sha256
 from pipeline.store.checkpoints import read_record
 from pipeline.store.discarding import restore
 from pipeline.store.entries import OWN, Entry, Stored
 from pipeline.store.history import complete_history
+from pipeline.store.inventory import is_id
 from pipeline.store.memo import place_file
 from pipeline.store.objects import ObjectStore, Tell
-from pipeline.store.results import Results, is_id
+from pipeline.store.results import Results
 from pipeline.store.transfers import Bytes, byte_bar, transfer
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class Remote:
             for id in ids:
                 try:
                     moved += self._pull(results, [id], bar)
-                except (CorruptShard, MismatchedInputs) as fault:
+                except (*UNUSABLE, MismatchedInputs) as fault:
                     moved.append(Moved(id, "refused", reason=str(fault)))
         return moved
 
@@ -307,7 +308,7 @@ class Remote:
             return False
         try:
             return attempt()
-        except (CorruptShard, Inaccessible, MismatchedInputs, KeyError, OSError) as fault:
+        except (*UNUSABLE, MismatchedInputs, KeyError, OSError) as fault:
             logger.warning("not taken from the remote: %s", fault)
         except PipelineError as fault:
             self._is_out_of_reach = True

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.core.artifacts import MANIFEST, Artifact
-from pipeline.core.errors import CorruptShard
-from pipeline.core.files import write_json
+from pipeline.core.errors import CorruptShard, Inaccessible
+from pipeline.core.files import sync, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.untrusted import read_json
 from pipeline.store.code import Code
-from pipeline.store.inventory import FILES, Inventory
+from pipeline.store.inventory import FILES, Inventory, is_id, stands
 from pipeline.store.inventory import ID as ID
 from pipeline.store.leases import Lease
 from pipeline.store.memo import FileMemo, ResultMemo, forget, place_file
@@ -102,7 +102,11 @@ class Results:
         return is_id(id) and self.fault(id) is None
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self.standing() if name in self)
+        """Ids of the results that can be used, as far as they may be looked at."""
+        for name in self.standing():
+            with suppress(Inaccessible):
+                if name in self:
+                    yield name
 
     def standing(self) -> Iterator[str]:
         """Ids of all that stands in the cache, whole or not."""
@@ -111,7 +115,11 @@ class Results:
         return (name for name in names if ID.fullmatch(name))
 
     def fault(self, id: str) -> CorruptShard | None:
-        """Why there is no result to use under `id`, by a look at names and sizes; None if it is."""
+        """Why there is no result to use under `id`, by a look at names and sizes; None if it is.
+
+        Raises:
+            Inaccessible: there may be one.
+        """
         folder = self.folder(id)
         try:
             inventory = self.inventory(id)
@@ -132,7 +140,7 @@ class Results:
         folder = self.folder(id)
         if os.path.islink(folder):  # what it leads to is not ours to change
             raise CorruptShard(folder, None, "is a link; a result has a folder of its own")
-        if not os.path.lexists(folder / MANIFEST):
+        if not stands(folder / MANIFEST):
             raise CorruptShard(folder / MANIFEST, None, "is missing")
         known = Inventory.read(folder)
         return known or Inventory.of_manifest(Artifact.load(folder), self.series_root)
@@ -146,7 +154,7 @@ class Results:
         """
         fault = self.fault(id)
         if fault is not None:
-            if not os.path.lexists(self.folder(id) / MANIFEST):
+            if not stands(self.folder(id) / MANIFEST):
                 raise KeyError(id)
             raise fault
         return Artifact.load(self.folder(id))
@@ -197,6 +205,9 @@ class Results:
         if inventory.discarded:
             return [*found, Unreadable(id, True, "its data was discarded")]
         faults = inventory.faults(self.folder(id), self.series_root, thorough=False)
+        for each in faults:
+            if isinstance(each, Inaccessible):
+                raise each
         return [*found, *(Unreadable(id, False, str(each)) for each in faults[:1])]
 
     def find_earlier(self, content_key: str, code: Code | None = None) -> str | None:
@@ -207,7 +218,10 @@ class Results:
         earlier = self.memo.find(content_key)
         if earlier is None or not ID.fullmatch(earlier):
             return None
-        if any(not each.discarded for each in self.unreadable(earlier)):
+        try:
+            if any(not each.discarded for each in self.unreadable(earlier)):
+                return None
+        except Inaccessible:  # it can be made anew
             return None
         return None if self.is_stale(earlier, code) else earlier
 
@@ -352,11 +366,6 @@ def _steps_in(value: Json) -> Iterator[str]:
             yield from _steps_in(each)
 
 
-def is_id(text: object) -> bool:
-    """Whether something is the id of a result."""
-    return isinstance(text, str) and ID.fullmatch(text) is not None
-
-
 def _object(path: Path) -> dict[str, Any] | None:
     """A small JSON file of ours; None where there is none that can be read."""
     try:
@@ -374,11 +383,7 @@ def _inode(path: Path) -> tuple[int, int]:
 def _sync_names(folder: Path) -> None:
     """Have the names in a folder on the disk, where the file system can be asked to."""
     with suppress(OSError):
-        number = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        sync(folder)
 
 
 def _checked(id: str) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import UNUSABLE, CorruptShard, Inaccessible
 from pipeline.core.untrusted import read_json
-from pipeline.store.inventory import Inventory
+from pipeline.store.inventory import Inventory, is_id
 from pipeline.store.leases import live_leases, run_lease
-from pipeline.store.results import FAILURE, Results, inputs_of, is_id
+from pipeline.store.results import FAILURE, Results, inputs_of
 from pipeline.store.series import read_users
 
 UNUSED = ("damaged", "replaced", "trash")  # folders of what was put out of use
@@ -51,7 +51,7 @@ class Standing:
     id: str
     kind: str  # of artifact
     made: float
-    fault: CorruptShard | None
+    fault: CorruptShard | Inaccessible | None
     inventory: Inventory | None
     inputs: list[str]
     series: set[str]  # that it shows, as its manifest says, whether they are whole or not
@@ -99,6 +99,12 @@ class Survey:
         self._by_name = {(each.kind, each.name): each for each in self._places()}
         for place in self._by_name.values():
             self._measure(place)
+
+    @property
+    def unknown(self) -> list[Inaccessible]:
+        """Why it is not known of some results what they need."""
+        faults = (each.fault for each in self.results_by_id.values())
+        return [each for each in faults if isinstance(each, Inaccessible)]
 
     @property
     def places(self) -> list[Place]:
@@ -203,11 +209,14 @@ def look_at(results: Results, id: str) -> Standing:
         kind = str(form["artifact"])
         series = {form["series"]} if isinstance(form.get("series"), str) else set()
         inventory = results.inventory(id)
-    except (CorruptShard, OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (*UNUSABLE, OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
-    return Standing(
-        id, kind, _made(results, id), results.fault(id), inventory, inputs_of(folder), series
-    )
+    fault: CorruptShard | Inaccessible | None
+    try:
+        fault = results.fault(id)
+    except Inaccessible as error:
+        fault = error
+    return Standing(id, kind, _made(results, id), fault, inventory, inputs_of(folder), series)
 
 
 def keeps_series(survey: Survey, name: str, ids: set[str]) -> bool:

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.artifacts import Artifact, Tokens, TokenShard
-from pipeline.core.errors import CorruptShard, Inaccessible, damage
+from pipeline.core.errors import UNUSABLE, CorruptShard, Inaccessible, damage
 from pipeline.core.files import Shard, StoredFile, file_sha256
 from pipeline.core.keys import digest
 from pipeline.core.shards import RowDigest, read_batches
 from pipeline.store.checkpoints import checkpoint_files
-from pipeline.store.inventory import FileState
+from pipeline.store.inventory import FileState, is_id
 from pipeline.store.memo import forget, read_entry
-from pipeline.store.results import KEY, Results, is_id, result_id
+from pipeline.store.results import KEY, Results, result_id
 
 MEMO = "memo"  # the owner of what is remembered of work
 
@@ -66,9 +66,8 @@ def find_damage(
         content: compute the content digests of Parquet files and tokens too.
     """
     reader = reader or Reader()
-    faults: list[CorruptShard] = []
+    faults: list[CorruptShard | Inaccessible] = []
     found: list[Damage] = []
-    kept_from: Inaccessible | None = None
     try:
         inventory = results.inventory(id)
         for each in inventory.references:
@@ -83,15 +82,13 @@ def find_damage(
             faults.append(CorruptShard(folder / KEY, None, f"is not the key of {id}"))
         if content and not faults and not inventory.discarded:
             faults += _content_faults(artifact)
-    except CorruptShard as fault:
+    except UNUSABLE as fault:
         faults.append(fault)
-    except Inaccessible as error:
-        kept_from = error
     except (LookupError, ValueError, TypeError) as error:
         faults.append(CorruptShard(results.folder(id), None, str(error)))
-    if kept_from is not None:
-        return [*found, Damage(id, kept_from)]
-    results.mark(id, f"{faults[0]}" if faults else "")
+    damaged = [each for each in faults if isinstance(each, CorruptShard)]
+    if damaged or not faults:
+        results.mark(id, f"{damaged[0]}" if damaged else "")
     return [*found, *(Damage(id, each) for each in faults)]
 
 
@@ -123,10 +120,10 @@ def find_all_damage(
 
 
 def _memory_fault(folder: Path, reader: Reader) -> CorruptShard | Inaccessible | None:
-    entry = read_entry(folder)
-    if entry is None:
-        return CorruptShard(folder, None, "is no memory of any work")
     try:
+        entry = read_entry(folder)
+        if entry is None:
+            return CorruptShard(folder, None, "is no memory of any work")
         faults = (
             state.fault(folder / str(place), sha256_of=reader.sha256)
             for place, state in enumerate(entry.files)
@@ -144,7 +141,7 @@ def num_bytes_to_read(results: Results, ids: Iterable[str]) -> int:
             continue
         try:
             inventory = results.inventory(id)
-        except CorruptShard:
+        except UNUSABLE:
             continue
         for path, state in inventory.places(results.folder(id), results.series_root):
             try:
@@ -165,7 +162,7 @@ def _checkpoint_faults(folder: Path, reader: Reader) -> list[CorruptShard | Inac
                 state = FileState.of(folder / name, sha256)
                 fault = state.fault(folder / name, sha256_of=reader.sha256)
                 found += [fault] if fault else []
-    except (CorruptShard, Inaccessible) as fault:
+    except UNUSABLE as fault:
         found.append(fault)
     return found
 

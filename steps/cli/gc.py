@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from pipeline.core.errors import PipelineError
 from steps.cli.selecting import open_named, parser_of, refuse_read_only
 
 WORDS = {
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
 
     results = open_named(options.workspace).results
     survey = Survey(results)
+    if unknown := survey.unknown:
+        raise PipelineError(f"{unknown[0]}; as what it needs is not known, nothing is removed")
     removal = plan_cleaning(survey)
     for kind, places in removal.by_kind().items():
         one, many, which = WORDS[kind]

@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.core.errors import nearest
 from pipeline.core.terminal import counted
+from pipeline.store.inventory import is_id
 from pipeline.store.remote import Remote
-from pipeline.store.results import is_id
 from pipeline.store.survey import read_runs
 from steps.cli.push import tell
 from steps.cli.selecting import ids_of, parser_of, refuse_read_only

@@ -56,6 +56,10 @@ def main(arguments: list[str]) -> int:
                 print("They stay valid without it; --force removes it", file=sys.stderr)
             status = 1
             continue
+        if survey.unknown and not options.force:
+            print(f"{survey.unknown[0]}; it may need {id}; --force removes it", file=sys.stderr)
+            status = 1
+            continue
         removal = plan_removal(survey, [id])
         for refused in remove(results, removal):
             print(refused, file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core.errors import Inaccessible
 from pipeline.core.terminal import counted, size, visible
-from pipeline.store.results import is_id
+from pipeline.store.inventory import is_id
 from pipeline.store.verifying import (
     MEMO,
     Damage,

@@ -57,7 +57,8 @@ def mark_damaged_inputs(step: Step[Any], error: BaseException, results: Results)
     for each in step.dependencies:
         if hasattr(each, "make_again"):
             for damage in find_damage(results, each.unique_id):
-                logger.warning("%s; it will be made again by the next run", damage)
+                if isinstance(damage.fault, CorruptShard):
+                    logger.warning("%s; it will be made again by the next run", damage)
 
 
 def _replace(fault: Unreadable, results: Results) -> None:

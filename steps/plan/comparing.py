@@ -12,7 +12,8 @@ from pipeline.core.keys import Json
 from pipeline.store.code import Code
 from pipeline.store.earlier import Cause, Earlier, first_causes
 from pipeline.store.finding import NotFound, find_result
-from pipeline.store.results import Results, is_id
+from pipeline.store.inventory import is_id
+from pipeline.store.results import Results
 from steps.base import PipelineStep
 from steps.plan.planning import reason_of
 

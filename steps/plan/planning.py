@@ -12,7 +12,7 @@ from tango.common.logging import cli_logger
 from tango.step import Step
 from tango.workspace import Workspace
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import UNUSABLE
 from pipeline.core.keys import MISSING, Change, Json, changes, digest
 from pipeline.core.terminal import counted, duration, one_line, size
 from pipeline.store.earlier import Cost, Earlier, is_input
@@ -282,7 +282,7 @@ class _Planner:
         """The content key of a step; None where a result that it reads cannot be had."""
         try:
             return step.content_key({n: self._loaded(v) for n, v in step.kwargs.items()})
-        except (KeyError, CorruptShard):
+        except (KeyError, *UNUSABLE):
             return None
 
     def _loaded(self, value: Any) -> Any:

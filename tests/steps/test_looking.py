@@ -122,6 +122,23 @@ def test_verify_tells_apart_what_it_may_not_read(fresh, olmo, monkeypatch):
     assert olmo("verify", workspace=fresh)[0] == 0
 
 
+def test_a_result_that_may_not_be_looked_at_stops_what_removes_and_not_what_looks(
+    fresh, olmo, monkeypatch
+):
+    before = cache(fresh)
+    with monkeypatch.context() as patch:
+        forbid(patch, folder(fresh, "Tokenize") / "files.json")
+        status, out, _ = olmo("ls", "latest", workspace=fresh)
+        assert status == 0 and "unknown: " in out and out.count("there") > 3
+        assert olmo("verify", "kept", workspace=fresh)[0] == 0
+        assert "files.json cannot be read" in olmo("verify", workspace=fresh)[1]
+        status, _, err = olmo("gc", "--yes", workspace=fresh)
+        assert status == 1 and "as what it needs is not known, nothing is removed" in err
+        status, _, err = olmo("rm", "order", workspace=fresh)
+        assert status == 1 and "--force removes it" in err
+    assert cache(fresh) == before and olmo("verify", workspace=fresh)[0] == 0
+
+
 def test_discard_frees_the_data_and_ls_says_so(fresh, olmo):
     status, out, _ = olmo("discard", "corpus", "quality", workspace=fresh)
     assert status == 0 and out.count("came free") == 2

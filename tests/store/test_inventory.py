@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -5,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.core.errors import CorruptShard, Inaccessible
-from pipeline.store import memo
+from pipeline.store import memo, verifying
 from pipeline.store.checkpoints import drop_state
 from pipeline.store.inventory import FILES, FileState, Inventory
 from pipeline.store.results import Results
@@ -220,13 +221,41 @@ def test_a_file_that_may_not_be_read_is_named_and_nothing_is_taken_for_damaged(
     assert id in maker.results and find_all_damage(maker.results) == []
 
 
-def test_a_memory_that_may_not_be_read_is_not_used_and_stays(tmp_path, monkeypatch):
-    folder = tmp_path / "memory"
-    folder.mkdir()
-    (folder / "0").write_text("a file")
-    entry = memo.MemoEntry([FileState.of(folder / "0")], None)
+def test_what_is_damaged_beside_a_file_that_may_not_be_read_is_told_and_marked(maker, monkeypatch):
+    id = maker.documents()
+    flip(maker.results.folder(id) / "key.json")
     with monkeypatch.context() as patch:
-        forbid(patch, folder / "0")
-        monkeypatch.setattr(FileState, "is_unmoved", lambda *_: False)
-        assert not memo._placed(folder, entry, tmp_path, ["out"])
-    assert (folder / "0").exists() and memo._placed(folder, entry, tmp_path, ["out"])
+        forbid(patch, maker.results.folder(id) / "00000.parquet")
+        told = find_all_damage(maker.results)
+    assert {type(each.fault) for each in told} == {CorruptShard, Inaccessible}
+    assert id not in maker.results
+
+
+def test_of_a_folder_that_may_not_be_searched_nothing_is_said_to_be_missing(maker, monkeypatch):
+    id, real = maker.documents(), os.lstat
+
+    def lstat(path, *rest, **more):
+        if os.fspath(path) == os.fspath(maker.results.folder(id) / "manifest.json"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    for look in (maker.results.load, maker.results.unreadable, maker.results.__contains__):
+        with pytest.raises(Inaccessible, match="manifest.json cannot be read"):
+            look(id)
+    assert list(maker.results) == []
+
+
+@pytest.mark.parametrize("name", ["0", memo.NOTE])
+def test_a_memory_that_may_not_be_read_is_not_used_and_stays(maker, tmp_path, monkeypatch, name):
+    (tmp_path / "a").write_text("a file")
+    kept, key = memo.FileMemo(tmp_path / "memo"), {"of": "work"}
+    kept.keep_files(key, tmp_path, ["a"], None)
+    (place,) = kept.folders()
+    monkeypatch.setattr(FileState, "is_unmoved", lambda *_: False)
+    with monkeypatch.context() as patch:
+        forbid(patch, place / name)
+        assert not kept.place(key, tmp_path, ["b"])
+        broken = verifying._memory_fault(place, verifying.Reader())
+        assert isinstance(broken, Inaccessible)
+    assert kept.place(key, tmp_path, ["b"]) and (tmp_path / "b").read_text() == "a file"

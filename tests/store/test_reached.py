@@ -1,11 +1,15 @@
 """How many updates are left, against the plan that training itself makes of a series."""
 
+import errno
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import Inaccessible
 from pipeline.store.checkpoints import CheckpointRecord, stopped_folder, write_record
 from pipeline.store.reached import updates_left
 from pipeline.train.config import Linear, TrainConfig
@@ -71,3 +75,12 @@ def test_a_series_that_will_begin_as_another_has_what_that_has_up_to_there(tmp_p
     series_of(tmp_path, {0: True, 3: True, 6: True}, paused=7)
     assert updates_left(tmp_path, [0, 3, 6, 9]) == 2
     assert updates_left(tmp_path, [0, 3, 6, 9], branched_at=5) == 6
+
+
+def test_a_series_that_may_not_be_looked_into_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(Inaccessible, match="cannot be read"):
+        updates_left(tmp_path, [0, 5])

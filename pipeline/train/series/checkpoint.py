@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pipeline.core.artifacts import checkpoint_name
 from pipeline.core.errors import CorruptShard
-from pipeline.core.files import file_sha256
+from pipeline.core.files import file_sha256, sync
 from pipeline.model.olmo import Olmo
 from pipeline.model.weights import files_digest, save_tensors
 from pipeline.store.checkpoints import (
@@ -260,12 +260,3 @@ def clear_temporary(folder: Path) -> None:
         temporary.unlink(missing_ok=True)  # whatever a link leads to stays as it is
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-
-
-def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
