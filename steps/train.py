@@ -98,8 +98,7 @@ class TrainingStep(PipelineStep):
         series = results.series(self._name_of_series(results, form))
         origin = self._origin(results, series, form) or (series, None)
         left = updates_left(origin[0], config.kept_steps, origin[1])
-        made_anew = config.stop_at is None or config.stop_at % config.save_steps == 0
-        gone_past = None if made_anew else passed(series, config.last_step)
+        gone_past = passed(series, config.stop_at, config.save_steps)
         return Updates(left, config.last_step, gone_past)
 
     def conduct(

@@ -66,6 +66,12 @@ def damage(
     return CorruptShard(path, None, f"{reason} ({str(error)[:MAX_REASON]})")
 
 
+def require_known(path: Path | str, error: Exception) -> None:
+    """Raises Inaccessible where that reading a file failed says nothing of what is in it."""
+    if isinstance(found := damage(path, error), Inaccessible):
+        raise found from error
+
+
 class TaggerFailed(PipelineError):
     """A tagger fails on a document, or gives what is no measure of it; the document is whole."""
 

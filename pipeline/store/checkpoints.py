@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from pipeline.core.artifacts import checkpoint_name
-from pipeline.core.errors import CorruptShard, Inaccessible, damage
+from pipeline.core.errors import CorruptShard, damage, require_known
 from pipeline.core.untrusted import built
 from pipeline.store.sealed import read_sealed, write_sealed
 from pipeline.store.tensors import are_complete, kind_of
@@ -33,8 +33,7 @@ def checkpoint_folders(series: Path) -> list[tuple[int, Path]]:
     try:
         names = os.listdir(series)
     except OSError as error:
-        if isinstance(found_out := damage(series, error), Inaccessible):
-            raise found_out from error
+        require_known(series, error)
         return []
     found = [
         (int(name.removeprefix("step")), Path(series) / name)

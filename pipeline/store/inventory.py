@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.artifacts import MANIFEST, Artifact, Checkpoints, TokenMix
-from pipeline.core.errors import CorruptShard, Inaccessible, damage
+from pipeline.core.errors import CorruptShard, Inaccessible, damage, require_known
 from pipeline.core.files import file_sha256, require_inside
 from pipeline.core.untrusted import Remembered, built, read_plain_file
 from pipeline.store.checkpoints import checkpoint_files
@@ -90,10 +90,8 @@ class FileState:
         except CorruptShard as error:
             return error
         except OSError as error:
-            found_out = damage(path, error)
-            if isinstance(found_out, CorruptShard):
-                return found_out
-            raise found_out from error
+            require_known(path, error)
+            return CorruptShard(path, None, f"not readable ({error})")
         return None
 
     def is_unmoved(self, found: os.stat_result, noted_ns: int) -> bool:
@@ -114,8 +112,7 @@ def stands(path: Path) -> bool:
     try:
         os.lstat(path)
     except OSError as error:
-        if isinstance(found := damage(path, error), Inaccessible):
-            raise found from error
+        require_known(path, error)
         return False
     return True
 

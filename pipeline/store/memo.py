@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.core.errors import Inaccessible, damage
+from pipeline.core.errors import Inaccessible, require_known
 from pipeline.core.files import Shard, write_json
 from pipeline.core.keys import Json, digest
 from pipeline.core.temporary import temporary_for
@@ -131,8 +131,7 @@ def read_entry(folder: Path) -> MemoEntry | None:
         form = read_sealed(folder / NOTE)
         return MemoEntry(built(list[FileState], form["files"], "files"), form["note"])
     except (OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        if isinstance(found := damage(folder / NOTE, error), Inaccessible):
-            raise found from error
+        require_known(folder / NOTE, error)
         return None
 
 

@@ -16,14 +16,18 @@ from pipeline.store.checkpoints import (
 )
 
 
-def passed(series: Path, stop: int) -> int | None:
-    """The last step of a series that has gone on past a step and did not save it; else None.
+def passed(series: Path, stop_at: int | None, save_steps: int) -> int | None:
+    """The last step of a series that has gone on past `stop_at` and did not save it; else None.
 
-    What was trained after the last state that stands is lost, and may end elsewhere.
+    A multiple of `save_steps` is made again from a checkpoint before it. What was trained after the
+    last state that stands is lost, and may end elsewhere.
     """
+    if stop_at is None or stop_at % save_steps == 0:
+        return None
     steps = [step for step, folder in checkpoint_folders(series) if not folder.is_symlink()]
     last = max([*steps, stopped_at(series)], default=-1)
-    if stop >= last or any(Path(series).glob(f"*{checkpoint_name(stop)}*")):  # or damaged
+    name = checkpoint_name(stop_at)
+    if stop_at >= last or any(Path(series).glob(f"*{name}*")):  # saved, or saved and damaged
         return None
     return last
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.artifacts import Artifact, Tokens, TokenShard
-from pipeline.core.errors import UNUSABLE, CorruptShard, Inaccessible, damage
+from pipeline.core.errors import UNUSABLE, CorruptShard, Inaccessible, require_known
 from pipeline.core.files import Shard, StoredFile, file_sha256
 from pipeline.core.keys import digest
 from pipeline.core.shards import RowDigest, read_batches
@@ -174,9 +174,8 @@ def _content_faults(artifact: Artifact) -> list[CorruptShard]:
         try:
             content = _content(artifact, each)
         except (CorruptShard, pa.ArrowInvalid, OSError) as error:
-            if isinstance(found_out := damage(path, error), Inaccessible):
-                raise found_out from error
-            found.append(found_out)
+            require_known(path, error)
+            found.append(CorruptShard(path, None, f"not readable ({error})"))
             continue
         if content is not None and content != each.content:
             reason = "the digest of its rows is not the one in its manifest"

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.core.errors import CorruptShard
+from pipeline.core.errors import CorruptShard, Inaccessible
 from pipeline.store.tensors import TensorFiles, file_name, sharding_note, tensor_files
+from tests.fixtures.kept_from import forbid
 
 WHOLE = {"a": np.arange(21, dtype=np.float32).reshape(7, 3), "b": np.ones(2, np.float32)}
 
@@ -64,3 +65,11 @@ def test_a_note_of_a_stranger_is_refused_by_the_name_of_its_file(tmp_path, note)
     save_file({"a": np.zeros((2, 2), np.float32)}, path, metadata={"DCP_SHARDING_INFO": note})
     with pytest.raises(CorruptShard, match="model.safetensors: not readable safetensors"):
         TensorFiles([path], "np")
+
+
+def test_tensors_that_may_not_be_read_are_not_said_to_be_broken_or_missing(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros(2, np.float32)}, path)
+    forbid(monkeypatch, path)
+    with pytest.raises(Inaccessible, match="model.safetensors cannot be read"):
+        TensorFiles([path])

@@ -104,10 +104,8 @@ def plan(series: Path, config: TrainConfig) -> list[Stretch]:
 
 
 def _require_not_passed(series: Path, config: TrainConfig) -> None:
-    stop = config.stop_at
-    if stop is None or stop % config.save_steps == 0:
-        return
-    if (last := passed(series, stop)) is not None:
+    stop, last = config.last_step, passed(series, config.stop_at, config.save_steps)
+    if last is not None:
         known = find_checkpoints(series, thorough=False)
         near = sorted(sorted(known, key=lambda each: abs(each - stop))[:2])
         raise PipelineError(
